@@ -1,0 +1,3 @@
+//! Load tests and benchmarks of Eagle.
+
+fn main() {}

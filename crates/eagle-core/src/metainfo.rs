@@ -1,0 +1,169 @@
+//! Metainfo: the geometry of a blob and the hash of each of its pieces.
+//!
+//! A seeder publishes metainfo while it still fetches the blob, so its form on the wire is a stream
+//! of frames: one [`Frame::Header`], then [`Frame::Hashes`] as pieces come in, then either
+//! [`Frame::Complete`] (the blob's own digest was checked) or [`Frame::Failed`]. A frame is a
+//! little-endian `u32` length, then that many bytes of postcard.
+
+use bytes::{Buf, BufMut, BytesMut};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    digest::Digest,
+    geometry::{Geometry, PieceIndex},
+    peer::PeerInfo,
+};
+
+/// Largest frame, bytes: a batch of [`MAX_HASHES_PER_FRAME`] hashes and some room for names.
+pub const MAX_FRAME: usize = 64 << 10;
+/// Most hashes that one frame may carry: 32 bytes each, half of [`MAX_FRAME`].
+pub const MAX_HASHES_PER_FRAME: usize = 1024;
+
+/// SHA-256 of one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PieceHash(pub [u8; 32]);
+
+impl PieceHash {
+    /// Hashes a piece.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+/// Geometry and piece hashes of one blob; hashes are known from the first piece up to some piece.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metainfo {
+    /// The blob.
+    pub digest: Digest,
+    /// Its size and piece length.
+    pub geometry: Geometry,
+    /// Hashes of the first pieces; as many as there are pieces once the metainfo is whole.
+    pub hashes: Vec<PieceHash>,
+}
+
+impl Metainfo {
+    /// Metainfo without any hash yet.
+    pub fn new(digest: Digest, geometry: Geometry) -> Self {
+        Self { digest, geometry, hashes: Vec::new() }
+    }
+
+    /// Whether the hash of every piece is known.
+    pub fn is_whole(&self) -> bool {
+        self.hashes.len() == self.geometry.pieces() as usize
+    }
+
+    /// The hash of a piece, when it is known.
+    pub fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
+        self.hashes.get(piece.0 as usize).copied()
+    }
+}
+
+/// One frame of a metainfo stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Frame {
+    /// Always first.
+    Header {
+        /// The blob.
+        digest: Digest,
+        /// Its size and piece length.
+        geometry: Geometry,
+        /// The seeder itself, as a peer to fetch from.
+        seeder: PeerInfo,
+    },
+    /// Hashes of the pieces that follow those already sent; at most [`MAX_HASHES_PER_FRAME`].
+    Hashes(Vec<PieceHash>),
+    /// Every hash was sent and the whole blob matched its digest.
+    Complete,
+    /// The blob cannot be had from this seeder; the reason is for people.
+    Failed(String),
+    /// Nothing new; sent so that a silent seeder can be told from a slow origin.
+    KeepAlive,
+}
+
+/// Why bytes are not a metainfo stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A frame is longer than [`MAX_FRAME`].
+    #[error("a metainfo frame of {0} bytes exceeds the limit of {MAX_FRAME}")]
+    TooLong(usize),
+    /// A frame does not decode.
+    #[error("a metainfo frame is malformed")]
+    Malformed,
+}
+
+/// Appends one frame to `out`.
+///
+/// # Errors
+/// When the frame is larger than [`MAX_FRAME`].
+pub fn encode(frame: &Frame, out: &mut BytesMut) -> Result<(), DecodeError> {
+    let body = postcard::to_stdvec(frame).map_err(|_| DecodeError::Malformed)?;
+    if body.len() > MAX_FRAME {
+        return Err(DecodeError::TooLong(body.len()));
+    }
+    out.put_u32_le(u32::try_from(body.len()).unwrap_or(u32::MAX));
+    out.put_slice(&body);
+    Ok(())
+}
+
+/// Takes the next whole frame off `buffer`; `None` when more bytes are needed.
+///
+/// # Errors
+/// When a frame is too long or malformed; the stream is useless from then on.
+pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+    let Some(prefix) = buffer.first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_le_bytes(*prefix) as usize;
+    if length > MAX_FRAME {
+        return Err(DecodeError::TooLong(length));
+    }
+    if buffer.len() < 4 + length {
+        return Ok(None);
+    }
+    buffer.advance(4);
+    let body = buffer.split_to(length);
+    let frame: Frame = postcard::from_bytes(&body).map_err(|_| DecodeError::Malformed)?;
+    match &frame {
+        Frame::Hashes(hashes) if hashes.len() > MAX_HASHES_PER_FRAME => Err(DecodeError::Malformed),
+        _ => Ok(Some(frame)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_fragmentation(count in 0usize..200, step in 1usize..64) {
+            let digest = Digest::of(b"blob");
+            let frames = vec![
+                Frame::Header { digest, geometry: Geometry::auto(1 << 30).unwrap(), seeder: PeerInfo::example() },
+                Frame::Hashes((0..count).map(|i| PieceHash::of(&i.to_le_bytes())).collect()),
+                Frame::KeepAlive,
+                Frame::Failed("origin said no".into()),
+                Frame::Complete,
+            ];
+            let mut bytes = BytesMut::new();
+            for frame in &frames {
+                encode(frame, &mut bytes).unwrap();
+            }
+            let mut buffer = BytesMut::new();
+            let mut seen = Vec::new();
+            for part in bytes.chunks(step) {
+                buffer.extend_from_slice(part);
+                while let Some(frame) = decode(&mut buffer).unwrap() {
+                    seen.push(frame);
+                }
+            }
+            prop_assert_eq!(seen, frames);
+        }
+
+        #[test]
+        fn foreign_bytes_never_panic(bytes: Vec<u8>) {
+            let mut buffer = BytesMut::from(&bytes[..]);
+            while let Ok(Some(_)) = decode(&mut buffer) {}
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The control protocol, `/eagle/control/1`: BitTorrent's peer messages over a libp2p stream.
+//!
+//! Each side opens one stream to the other and sends on the stream it opened, so that messages of
+//! one sender arrive in order and no side waits for the other. The first message is
+//! [`ControlMessage::Hello`]. A message is a little-endian `u32` length, then that many bytes of
+//! postcard.
+
+use bytes::{Buf, BufMut, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::{digest::Digest, geometry::Geometry};
+
+/// Name of the protocol in libp2p's negotiation.
+pub const PROTOCOL: &str = "/eagle/control/1";
+/// Largest message, bytes: the bitfield of a blob with the most pieces (32 KiB), with room.
+pub const MAX_MESSAGE: usize = 48 << 10;
+/// Most pieces in one `Have`: longer lists are split.
+pub const MAX_HAVE: usize = 1024;
+
+/// How busy an uploader is; sent along with what it owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+pub struct Load {
+    /// Requests that it serves or holds in its queue.
+    pub requests: u16,
+    /// A seeder with pieces that it has not given to anyone yet: ask it for any piece.
+    pub spreading: bool,
+}
+
+/// How the data channels of a node are protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// TLS 1.3 with libp2p identity certificates on both sides.
+    Tls,
+    /// Plain TCP; the channel is authenticated by a one-time ticket only.
+    None,
+}
+
+/// A one-time secret that lets its holder open one plain data channel.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Ticket(pub [u8; 32]);
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ticket(..)")
+    }
+}
+
+/// A message from one peer to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlMessage {
+    /// First message on a stream.
+    Hello {
+        /// TCP port of the sender's data channel listener, at the address of this connection.
+        data_port: u16,
+        /// How that listener is protected.
+        encryption: Encryption,
+    },
+    /// Asks for a ticket to open a plain data channel to the receiver.
+    TicketRequest,
+    /// Answers a [`ControlMessage::TicketRequest`].
+    Ticket(Ticket),
+    /// Something about one blob.
+    Blob(Digest, BlobMessage),
+}
+
+/// A message about one blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlobMessage {
+    /// "I take part in this blob's swarm and own these pieces"; answered in kind, or by `Leave`.
+    Handshake {
+        /// Size and piece length; both sides must agree.
+        geometry: Geometry,
+        /// Pieces owned, first piece in the highest bit of the first byte.
+        bitfield: Vec<u8>,
+        /// How busy the sender is.
+        load: Load,
+    },
+    /// More pieces are owned; at most [`MAX_HAVE`].
+    Have {
+        /// Their numbers.
+        pieces: Vec<u32>,
+        /// How busy the sender is.
+        load: Load,
+    },
+    /// How busy the sender is, when that changed without a new piece.
+    Load(Load),
+    /// The receiver owns something that the sender needs.
+    Interested,
+    /// It no longer does.
+    NotInterested,
+    /// Requests will be refused.
+    Choke,
+    /// Requests are welcome. A peer starts choked.
+    Unchoke,
+    /// The sender does not have this blob, or no longer.
+    Leave,
+}
+
+/// Why bytes are not a control message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A message is longer than [`MAX_MESSAGE`].
+    #[error("a control message of {0} bytes exceeds the limit of {MAX_MESSAGE}")]
+    TooLong(usize),
+    /// A message does not decode.
+    #[error("a control message is malformed")]
+    Malformed,
+}
+
+/// Appends one message to `out`.
+///
+/// # Errors
+/// When the message is larger than [`MAX_MESSAGE`].
+pub fn encode(message: &ControlMessage, out: &mut BytesMut) -> Result<(), DecodeError> {
+    let body = postcard::to_stdvec(message).map_err(|_| DecodeError::Malformed)?;
+    if body.len() > MAX_MESSAGE {
+        return Err(DecodeError::TooLong(body.len()));
+    }
+    out.put_u32_le(u32::try_from(body.len()).unwrap_or(u32::MAX));
+    out.put_slice(&body);
+    Ok(())
+}
+
+/// Takes the next whole message off `buffer`; `None` when more bytes are needed.
+///
+/// # Errors
+/// When a message is too long or malformed; the connection is useless from then on.
+pub fn decode(buffer: &mut BytesMut) -> Result<Option<ControlMessage>, DecodeError> {
+    let Some(prefix) = buffer.first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_le_bytes(*prefix) as usize;
+    if length > MAX_MESSAGE {
+        return Err(DecodeError::TooLong(length));
+    }
+    if buffer.len() < 4 + length {
+        return Ok(None);
+    }
+    buffer.advance(4);
+    let body = buffer.split_to(length);
+    let message: ControlMessage = postcard::from_bytes(&body).map_err(|_| DecodeError::Malformed)?;
+    match &message {
+        ControlMessage::Blob(_, BlobMessage::Have { pieces, .. }) if pieces.len() > MAX_HAVE => {
+            Err(DecodeError::Malformed)
+        }
+        _ => Ok(Some(message)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_largest_bitfield_fits() {
+        let geometry = Geometry::new(crate::geometry::MAX_BLOB_SIZE, crate::geometry::MAX_PIECE_LENGTH).unwrap();
+        let bitfield = crate::Bitfield::full(geometry.pieces()).to_bytes();
+        let handshake = BlobMessage::Handshake { geometry, bitfield, load: Load::default() };
+        let mut out = BytesMut::new();
+        assert!(encode(&ControlMessage::Blob(Digest::Sha512([0; 64]), handshake), &mut out).is_ok());
+    }
+
+    fn message() -> impl Strategy<Value = ControlMessage> {
+        let load = (any::<u16>(), any::<bool>()).prop_map(|(requests, spreading)| Load { requests, spreading });
+        let blob =
+            prop_oneof![
+                (proptest::collection::vec(any::<u32>(), 0..MAX_HAVE), load.clone())
+                    .prop_map(|(pieces, load)| BlobMessage::Have { pieces, load }),
+                (any::<Vec<u8>>(), 0u64..1 << 40, load.clone()).prop_map(|(bitfield, size, load)| {
+                    BlobMessage::Handshake { geometry: Geometry::auto(size).unwrap(), bitfield, load }
+                }),
+                load.prop_map(BlobMessage::Load),
+                Just(BlobMessage::Interested),
+                Just(BlobMessage::Choke),
+                Just(BlobMessage::Leave),
+            ];
+        prop_oneof![
+            any::<u16>().prop_map(|data_port| ControlMessage::Hello { data_port, encryption: Encryption::Tls }),
+            Just(ControlMessage::TicketRequest),
+            any::<[u8; 32]>().prop_map(|secret| ControlMessage::Ticket(Ticket(secret))),
+            blob.prop_map(|message| ControlMessage::Blob(Digest::of(b"x"), message)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn messages_survive_any_fragmentation(messages in proptest::collection::vec(message(), 1..5), step in 1usize..900) {
+            let mut bytes = BytesMut::new();
+            for message in &messages {
+                encode(message, &mut bytes).unwrap();
+            }
+            let mut buffer = BytesMut::new();
+            let mut seen = Vec::new();
+            for part in bytes.chunks(step) {
+                buffer.extend_from_slice(part);
+                while let Some(message) = decode(&mut buffer).unwrap() {
+                    seen.push(message);
+                }
+            }
+            prop_assert_eq!(seen, messages);
+        }
+
+        #[test]
+        fn foreign_bytes_never_panic(bytes: Vec<u8>) {
+            let mut buffer = BytesMut::from(&bytes[..]);
+            while let Ok(Some(_)) = decode(&mut buffer) {}
+        }
+    }
+}

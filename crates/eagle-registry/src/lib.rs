@@ -1,0 +1,2 @@
+//! OCI registry client of Eagle, and a small embedded registry for demonstrations and tests.
+#![warn(missing_docs)]

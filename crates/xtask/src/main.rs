@@ -1,0 +1,3 @@
+//! Development tasks of Eagle: tests with real registries and runtimes.
+
+fn main() {}
