@@ -14,6 +14,7 @@ pub mod metainfo;
 pub mod peer;
 pub mod piece_set;
 pub mod rendezvous;
+pub mod swarm;
 pub mod time;
 pub mod units;
 pub mod wire;

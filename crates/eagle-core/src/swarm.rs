@@ -1,0 +1,515 @@
+//! One blob's swarm from the point of view of one node: who is asked for which piece, and who is
+//! given what.
+//!
+//! [`Swarm`] is a state machine without I/O. A driver (the peer network or the simulator)
+//! - tells it what happened with the `handle_*` methods, each with the present time,
+//! - then takes [`Action`]s from [`Swarm::poll_action`] until there are none and carries them out,
+//! - and calls [`Swarm::handle_timeout`] at [`Swarm::next_timeout`].
+//!
+//! The same events at the same times with the same seed give the same actions.
+//!
+//! # States of a piece
+//! A piece is *owned*, or *busy* (requested from peers, being verified, or claimed by the driver's
+//! own origin fetch), or *needed*. Only needed pieces whose hash is known are requested. Ownership
+//! is never taken back: what was verified stays verified.
+
+mod choker;
+mod config;
+mod download;
+mod peers;
+mod picker;
+mod requests;
+mod spread;
+mod upload;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use self::{choker::Choker, peers::PeerState, requests::Requests, spread::Spread};
+pub use self::{
+    config::SwarmConfig,
+    picker::{PieceChoice, PiecePicker, RarestFirst},
+};
+use crate::{
+    bitfield::Bitfield,
+    geometry::{Geometry, PieceIndex},
+    time::Timestamp,
+    wire::{
+        control::{BlobMessage, Load, MAX_HAVE},
+        data::RejectReason,
+    },
+};
+
+/// A peer, as the driver numbers them; unique within one driver, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerKey(pub u64);
+
+/// A request for a piece, unique within one swarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u32);
+
+/// What the driver shall do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send a control message about this blob.
+    Send {
+        /// To whom.
+        peer: PeerKey,
+        /// What.
+        message: BlobMessage,
+    },
+    /// Ask for a piece over the data channel; `None` asks for any.
+    Request {
+        /// Whom.
+        peer: PeerKey,
+        /// Number of the request.
+        id: RequestId,
+        /// Which piece.
+        piece: Option<PieceIndex>,
+    },
+    /// Cancel a request; its answer, if one comes still, is to be reported all the same.
+    Cancel {
+        /// Who was asked.
+        peer: PeerKey,
+        /// Number of the request.
+        id: RequestId,
+    },
+    /// Disconnect the peer and keep it away for a while: it sent what no honest peer sends.
+    Ban {
+        /// Whom.
+        peer: PeerKey,
+        /// Why, for the log.
+        reason: BanReason,
+    },
+}
+
+/// Why a peer is banned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BanReason {
+    /// A piece did not match its hash.
+    #[error("sent piece {0} with wrong bytes")]
+    CorruptPiece(PieceIndex),
+    /// A message contradicts the protocol.
+    #[error("broke the protocol: {0}")]
+    Protocol(&'static str),
+}
+
+/// How the verification of a received piece ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The hash matches and the bytes are stored.
+    Stored,
+    /// The bytes are wrong.
+    Corrupt,
+    /// The bytes are right and could not be stored.
+    NotStored,
+}
+
+/// Totals of one swarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SwarmTotals {
+    /// Pieces received that were owned already.
+    pub duplicate_pieces: u64,
+    /// Pieces received with wrong bytes.
+    pub corrupt_pieces: u64,
+    /// Requests that ran out of time.
+    pub stalled_requests: u64,
+    /// Requests made, duplicates of the endgame included.
+    pub requests: u64,
+}
+
+/// One blob's swarm; see the module's documentation for the calling contract.
+#[derive(Debug)]
+pub struct Swarm {
+    config: SwarmConfig,
+    geometry: Geometry,
+    download: bool,
+    have: Bitfield,
+    /// Requested, being verified, or claimed by the driver.
+    busy: Bitfield,
+    /// Pieces whose hash is not known yet.
+    unknown: Bitfield,
+    /// How many neighbours own each piece.
+    availability: Vec<u16>,
+    peers: BTreeMap<PeerKey, PeerState>,
+    requests: Requests,
+    spread: Spread,
+    choker: Choker,
+    picker: Box<dyn PiecePicker>,
+    position: PieceIndex,
+    /// Requests that this node serves or holds, over all of its swarms.
+    node_load: u16,
+    advertised: Load,
+    advertised_at: Timestamp,
+    pending_haves: Vec<PieceIndex>,
+    haves_sent_at: Timestamp,
+    totals: SwarmTotals,
+    actions: VecDeque<Action>,
+    rng: ChaCha8Rng,
+}
+
+/// How a [`Swarm`] begins.
+#[derive(Debug, Clone)]
+pub struct SwarmStart {
+    /// Size and piece length of the blob.
+    pub geometry: Geometry,
+    /// Pieces owned already.
+    pub have: Bitfield,
+    /// How many hashes, from the first piece on, are known.
+    pub hashes_known: u32,
+    /// Whether to fetch what is missing.
+    pub download: bool,
+    /// Whether this node is the first source and spreads each piece once before repeating any.
+    pub spread: bool,
+    /// Seed of all random choices.
+    pub seed: u64,
+}
+
+impl Swarm {
+    /// A swarm without peers.
+    pub fn new(config: SwarmConfig, start: SwarmStart) -> Self {
+        let pieces = start.geometry.pieces();
+        let mut unknown = Bitfield::full(pieces);
+        for piece in (0..start.hashes_known.min(pieces)).map(PieceIndex) {
+            unknown.remove(piece);
+        }
+        Self {
+            choker: Choker::new(config.unchoked_peers),
+            spread: Spread::new(start.spread, pieces),
+            picker: Box::new(RarestFirst),
+            geometry: start.geometry,
+            download: start.download,
+            have: start.have,
+            busy: Bitfield::new(pieces),
+            unknown,
+            availability: vec![0; pieces as usize],
+            peers: BTreeMap::new(),
+            requests: Requests::new(config.initial_service_time),
+            position: PieceIndex(0),
+            node_load: 0,
+            advertised: Load::default(),
+            advertised_at: Timestamp(0),
+            pending_haves: Vec::new(),
+            haves_sent_at: Timestamp(0),
+            totals: SwarmTotals::default(),
+            actions: VecDeque::new(),
+            rng: ChaCha8Rng::seed_from_u64(start.seed),
+            config,
+        }
+    }
+
+    /// Pieces owned and verified.
+    pub fn have(&self) -> &Bitfield {
+        &self.have
+    }
+
+    /// Whether every piece is owned.
+    pub fn is_complete(&self) -> bool {
+        self.have.is_full()
+    }
+
+    /// Size and piece length.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Totals so far.
+    pub fn totals(&self) -> SwarmTotals {
+        self.totals
+    }
+
+    /// Number of peers that take part.
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether this peer takes part.
+    pub fn has_peer(&self, peer: PeerKey) -> bool {
+        self.peers.contains_key(&peer)
+    }
+
+    /// How busy this node is, as it tells its peers.
+    pub fn load(&self) -> Load {
+        Load { requests: self.node_load, spreading: self.spread.wants_to_spread() }
+    }
+
+    /// A peer is connected and shall take part: it is greeted.
+    pub fn handle_peer(&mut self, now: Timestamp, peer: PeerKey) {
+        if self.peers.contains_key(&peer) || self.peers.len() >= self.config.max_peers {
+            return;
+        }
+        self.peers.insert(peer, PeerState::new(self.geometry.pieces(), now));
+        let message = BlobMessage::Handshake {
+            geometry: self.geometry,
+            bitfield: self.have.to_bytes(),
+            load: self.load(),
+        };
+        self.actions.push_back(Action::Send { peer, message });
+    }
+
+    /// A peer is gone.
+    pub fn handle_peer_left(&mut self, now: Timestamp, peer: PeerKey) {
+        if let Some(state) = self.peers.remove(&peer) {
+            for piece in state.have.iter() {
+                let count = &mut self.availability[piece.0 as usize];
+                *count = count.saturating_sub(1);
+            }
+            for piece in self.requests.drop_peer(peer) {
+                self.busy.remove(piece);
+            }
+            self.spread.forget(peer);
+            self.choker.forget(peer);
+            self.rechoke(now);
+            self.fill(now);
+        }
+    }
+
+    /// A peer that takes part sent a message.
+    pub fn handle_message(&mut self, now: Timestamp, peer: PeerKey, message: BlobMessage) {
+        if !self.peers.contains_key(&peer) {
+            return;
+        }
+        match message {
+            BlobMessage::Handshake { geometry, bitfield, load } => {
+                if geometry != self.geometry {
+                    self.ban(peer, BanReason::Protocol("another size or piece length for the same blob"));
+                    return;
+                }
+                match Bitfield::from_bytes(geometry.pieces(), &bitfield) {
+                    Some(field) => {
+                        for piece in field.iter() {
+                            self.note_owned_by(peer, piece);
+                        }
+                    }
+                    None => return self.ban(peer, BanReason::Protocol("a bitfield of the wrong length")),
+                }
+                self.note_load(peer, load);
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.greeted = true;
+                }
+            }
+            BlobMessage::Have { pieces, load } => {
+                for index in pieces {
+                    match self.geometry.piece(index) {
+                        Some(piece) => self.note_owned_by(peer, piece),
+                        None => return self.ban(peer, BanReason::Protocol("a piece past the end of the blob")),
+                    }
+                }
+                self.note_load(peer, load);
+            }
+            BlobMessage::Load(load) => self.note_load(peer, load),
+            BlobMessage::Interested | BlobMessage::NotInterested => {
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.interested = message == BlobMessage::Interested;
+                }
+                self.rechoke(now);
+            }
+            BlobMessage::Choke => {
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.choking = true;
+                }
+            }
+            BlobMessage::Unchoke => {
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.choking = false;
+                }
+            }
+            BlobMessage::Leave => return self.handle_peer_left(now, peer),
+        }
+        self.show_interest(peer);
+        self.fill(now);
+    }
+
+    /// Hashes are now known for the first `known` pieces.
+    pub fn handle_hashes(&mut self, now: Timestamp, known: u32) {
+        let from = self.unknown.first_present(0).map_or(known, |piece| piece.0);
+        for piece in (from..known.min(self.geometry.pieces())).map(PieceIndex) {
+            self.unknown.remove(piece);
+        }
+        self.fill(now);
+    }
+
+    /// The driver stored and verified a piece by its own means.
+    pub fn handle_owned(&mut self, now: Timestamp, piece: PieceIndex) {
+        self.own(now, piece);
+        self.fill(now);
+    }
+
+    /// The driver wants to fetch a piece itself; false when it is owned or on its way.
+    pub fn claim(&mut self, piece: PieceIndex) -> bool {
+        !self.have.contains(piece) && self.busy.insert(piece)
+    }
+
+    /// The driver gives up a piece that it claimed.
+    pub fn release(&mut self, now: Timestamp, piece: PieceIndex) {
+        if !self.requests.wants(piece) {
+            self.busy.remove(piece);
+        }
+        self.fill(now);
+    }
+
+    /// First piece that a reader waits for.
+    pub fn handle_position(&mut self, piece: PieceIndex) {
+        self.position = piece;
+    }
+
+    /// Number of requests that this node serves or holds, over all of its swarms.
+    pub fn handle_node_load(&mut self, requests: u16) {
+        self.node_load = requests;
+    }
+
+    /// The next thing to do; `None` when all is done for now.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Swarm::handle_timeout`] wants to be called; `None` when there is nothing to wait for.
+    pub fn next_timeout(&self) -> Option<Timestamp> {
+        let haves = (!self.pending_haves.is_empty()).then(|| self.haves_sent_at + self.config.have_interval);
+        let load = (self.load() != self.advertised && !self.peers.is_empty())
+            .then(|| self.advertised_at + self.config.load_interval);
+        let stalls = self.requests.next_deadline(&self.config);
+        let hedge = self.next_hedge();
+        let choker = self.choker.next_round(self.config.choke_interval);
+        let snubs = (self.download && !self.is_complete())
+            .then(|| self.peers.values().filter_map(|peer| peer.snubbed_until).min())
+            .flatten();
+        [haves, load, stalls, hedge, choker, snubs].into_iter().flatten().min()
+    }
+
+    /// The time of [`Swarm::next_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.flush_haves(now);
+        if self.load() != self.advertised && now >= self.advertised_at + self.config.load_interval {
+            self.advertise_load(now);
+        }
+        for peer in self.peers.values_mut() {
+            if peer.snubbed_until.is_some_and(|until| now >= until) {
+                peer.snubbed_until = None;
+            }
+        }
+        self.drop_stalled(now);
+        if self.choker.round_due(now, self.config.choke_interval) {
+            self.rechoke(now);
+        }
+        self.fill(now);
+    }
+
+    /// Notes a newly owned piece and tells the neighbours, in batches.
+    fn own(&mut self, now: Timestamp, piece: PieceIndex) {
+        self.busy.remove(piece);
+        if piece.0 >= self.geometry.pieces() || !self.have.insert(piece) {
+            return;
+        }
+        self.pending_haves.push(piece);
+        for (peer, id) in self.requests.others_for(piece) {
+            self.actions.push_back(Action::Cancel { peer, id });
+        }
+        if now >= self.haves_sent_at + self.config.have_interval || self.is_complete() {
+            self.flush_haves(now);
+        }
+        let keys: Vec<PeerKey> =
+            self.peers.iter().filter(|(_, state)| state.we_are_interested).map(|(key, _)| *key).collect();
+        for peer in keys {
+            self.show_interest(peer);
+        }
+    }
+
+    fn flush_haves(&mut self, now: Timestamp) {
+        let due = now >= self.haves_sent_at + self.config.have_interval || self.is_complete();
+        if self.pending_haves.is_empty() || !due {
+            return;
+        }
+        self.haves_sent_at = now;
+        self.advertised_at = now;
+        self.advertised = self.load();
+        let pieces = std::mem::take(&mut self.pending_haves);
+        for (&peer, state) in &self.peers {
+            // A neighbour that owns everything has no use for this, unless it must know what to
+            // spread or when we are done with it.
+            if state.have.is_full() && !state.load.spreading {
+                continue;
+            }
+            for batch in pieces.chunks(MAX_HAVE) {
+                let message =
+                    BlobMessage::Have { pieces: batch.iter().map(|piece| piece.0).collect(), load: self.advertised };
+                self.actions.push_back(Action::Send { peer, message });
+            }
+        }
+    }
+
+    fn advertise_load(&mut self, now: Timestamp) {
+        self.advertised_at = now;
+        self.advertised = self.load();
+        for (&peer, state) in &self.peers {
+            if state.interested {
+                self.actions.push_back(Action::Send { peer, message: BlobMessage::Load(self.advertised) });
+            }
+        }
+    }
+
+    fn note_owned_by(&mut self, peer: PeerKey, piece: PieceIndex) {
+        if let Some(state) = self.peers.get_mut(&peer)
+            && state.have.insert(piece)
+        {
+            state.nothing_to_spread = false;
+            let count = &mut self.availability[piece.0 as usize];
+            *count = count.saturating_add(1);
+            self.spread.note_given(piece);
+        }
+    }
+
+    fn note_load(&mut self, peer: PeerKey, load: Load) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.load = load;
+            state.asked_since_load = 0;
+            state.nothing_to_spread &= load.spreading;
+        }
+    }
+
+    /// Says whether this peer has something we need, when that changed.
+    fn show_interest(&mut self, peer: PeerKey) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let interested = self.download && state.have.any_without(&[&self.have]);
+        if interested != state.we_are_interested {
+            state.we_are_interested = interested;
+            let message = if interested { BlobMessage::Interested } else { BlobMessage::NotInterested };
+            self.actions.push_back(Action::Send { peer, message });
+        }
+    }
+
+    fn rechoke(&mut self, now: Timestamp) {
+        for (peer, unchoke) in self.choker.rechoke(now, self.config.choke_interval, &self.peers) {
+            if let Some(state) = self.peers.get_mut(&peer) {
+                state.unchoked = unchoke;
+                let message = if unchoke { BlobMessage::Unchoke } else { BlobMessage::Choke };
+                self.actions.push_back(Action::Send { peer, message });
+            }
+        }
+    }
+
+    fn ban(&mut self, peer: PeerKey, reason: BanReason) {
+        self.actions.push_back(Action::Ban { peer, reason });
+    }
+
+    /// Decides whether `peer` gets a piece, and which one when it leaves that open.
+    ///
+    /// # Errors
+    /// Why it gets none.
+    pub fn handle_request(&mut self, peer: PeerKey, piece: Option<PieceIndex>) -> Result<PieceIndex, RejectReason> {
+        upload::choose(&self.config, &self.have, &mut self.peers, &mut self.spread, peer, piece)
+    }
+
+    /// A piece that [`Swarm::handle_request`] granted was sent, or will not be.
+    pub fn handle_uploaded(&mut self, peer: PeerKey, piece: PieceIndex, sent: bool) {
+        self.spread.finished(peer, piece, sent);
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.uploads = state.uploads.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

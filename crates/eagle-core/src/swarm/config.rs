@@ -1,0 +1,66 @@
+//! Constants of a swarm, with their reasons.
+
+use std::time::Duration;
+
+/// How a swarm behaves; the defaults suit clusters of 1 to 10,000 nodes.
+#[derive(Debug, Clone)]
+pub struct SwarmConfig {
+    /// Requests in flight at once. Few beat many: with 8, nodes queue at the same uploaders while
+    /// others idle (efficiency 0.68-0.82 at 16 nodes, against 0.87-0.92 with 2 to 4).
+    pub requests_in_flight: usize,
+    /// Requests in flight at one peer: the next is there when one ends, and no more.
+    pub requests_per_peer: usize,
+    /// Requests for any piece in flight at a seeder that spreads; they do not count above, since
+    /// they wait in the seeder's queue rather than use the download.
+    pub spread_requests: usize,
+    /// Pieces from the reader's position on that are preferred, so that a runtime streams; within
+    /// it the rarest goes first. 64 of 256 cost the swarm 0.2 to 2 %.
+    pub window: u32,
+    /// Peers of one swarm: above about 40 the picking no longer improves.
+    pub max_peers: usize,
+    /// Interested peers that are served at a time.
+    pub unchoked_peers: usize,
+    /// Requests of one peer that are held at once; more are refused.
+    pub requests_held_per_peer: u16,
+    /// Time between two batches of `Have`: short against a piece's time on most links, long
+    /// against the cost of a message.
+    pub have_interval: Duration,
+    /// Time between two `Load` messages without a `Have`.
+    pub load_interval: Duration,
+    /// Least time without a byte before a request counts as stalled. Queueing at a busy uploader
+    /// is no stall, so this is several times a piece's time at the slowest usual rates.
+    pub stall: Duration,
+    /// The stall time in multiples of the measured service time, where that is longer.
+    pub stall_factor: u32,
+    /// How long a peer that stalled is asked last.
+    pub snub: Duration,
+    /// A piece is asked for a second time, when nothing else is needed, once its request is older
+    /// than this many times the measured service time.
+    pub hedge_factor: f64,
+    /// Guess of the service time before the first measurement.
+    pub initial_service_time: Duration,
+    /// Time between two rounds of choking.
+    pub choke_interval: Duration,
+}
+
+impl Default for SwarmConfig {
+    fn default() -> Self {
+        Self {
+            requests_in_flight: 4,
+            requests_per_peer: 2,
+            spread_requests: 1,
+            window: 64,
+            max_peers: 64,
+            unchoked_peers: 40,
+            requests_held_per_peer: 8,
+            have_interval: Duration::from_millis(20),
+            load_interval: Duration::from_millis(50),
+            stall: Duration::from_secs(4),
+            stall_factor: 8,
+            snub: Duration::from_secs(10),
+            hedge_factor: 2.0,
+            initial_service_time: Duration::from_millis(500),
+            choke_interval: Duration::from_secs(5),
+        }
+    }
+}

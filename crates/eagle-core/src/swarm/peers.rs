@@ -1,0 +1,64 @@
+//! What a swarm knows of one peer.
+
+use crate::{bitfield::Bitfield, time::Timestamp, wire::control::Load};
+
+#[derive(Debug)]
+pub(super) struct PeerState {
+    /// Pieces the peer says it owns.
+    pub(super) have: Bitfield,
+    /// Its handshake has arrived.
+    pub(super) greeted: bool,
+    /// It refuses our requests; so it begins.
+    pub(super) choking: bool,
+    /// It wants something we own.
+    pub(super) interested: bool,
+    pub(super) we_are_interested: bool,
+    /// We serve its requests.
+    pub(super) unchoked: bool,
+    /// How busy it said it is.
+    pub(super) load: Load,
+    /// Requests made since it said so.
+    pub(super) asked_since_load: u16,
+    /// Our requests in flight there.
+    pub(super) in_flight: usize,
+    /// Of these, how many are for any piece.
+    pub(super) any_in_flight: usize,
+    /// It had nothing to spread when last asked.
+    pub(super) nothing_to_spread: bool,
+    /// Its requests that we hold or serve.
+    pub(super) uploads: u16,
+    /// It stalled; asked last until then.
+    pub(super) snubbed_until: Option<Timestamp>,
+    /// Last time a byte or answer came from it.
+    pub(super) last_heard: Timestamp,
+}
+
+impl PeerState {
+    pub(super) fn new(pieces: u32, now: Timestamp) -> Self {
+        Self {
+            have: Bitfield::new(pieces),
+            greeted: false,
+            choking: true,
+            interested: false,
+            we_are_interested: false,
+            unchoked: false,
+            load: Load::default(),
+            asked_since_load: 0,
+            in_flight: 0,
+            any_in_flight: 0,
+            nothing_to_spread: false,
+            uploads: 0,
+            snubbed_until: None,
+            last_heard: now,
+        }
+    }
+
+    /// Requests that a new one would wait behind, as far as we know.
+    pub(super) fn queue(&self) -> u32 {
+        u32::from(self.load.requests) + u32::from(self.asked_since_load)
+    }
+
+    pub(super) fn is_snubbed(&self) -> bool {
+        self.snubbed_until.is_some()
+    }
+}
