@@ -241,11 +241,8 @@ impl Swarm {
             return;
         }
         self.peers.insert(peer, PeerState::new(self.geometry.pieces(), now));
-        let message = BlobMessage::Handshake {
-            geometry: self.geometry,
-            bitfield: self.have.to_bytes(),
-            load: self.load(),
-        };
+        let message =
+            BlobMessage::Handshake { geometry: self.geometry, bitfield: self.have.to_bytes(), load: self.load() };
         self.actions.push_back(Action::Send { peer, message });
     }
 
@@ -374,7 +371,7 @@ impl Swarm {
         let hedge = self.next_hedge();
         let choker = self.choker.next_round(self.config.choke_interval);
         let snubs = (self.download && !self.is_complete())
-            .then(|| self.peers.values().filter_map(|peer| peer.snubbed_until).min())
+            .then(|| self.peers.values().flat_map(|peer| [peer.snubbed_until, peer.blocked_until]).flatten().min())
             .flatten();
         [haves, load, stalls, hedge, choker, snubs].into_iter().flatten().min()
     }
@@ -388,6 +385,9 @@ impl Swarm {
         for peer in self.peers.values_mut() {
             if peer.snubbed_until.is_some_and(|until| now >= until) {
                 peer.snubbed_until = None;
+            }
+            if peer.blocked_until.is_some_and(|until| now >= until) {
+                peer.blocked_until = None;
             }
         }
         self.drop_stalled(now);
@@ -462,10 +462,18 @@ impl Swarm {
     }
 
     fn note_load(&mut self, peer: PeerKey, load: Load) {
+        self.note_queue(peer, load);
         if let Some(state) = self.peers.get_mut(&peer) {
-            state.load = load;
-            state.asked_since_load = 0;
+            state.load.spreading = load.spreading;
             state.nothing_to_spread &= load.spreading;
+        }
+    }
+
+    /// The load in an answer: it is the node's queue, and says nothing of this blob's spreading.
+    fn note_queue(&mut self, peer: PeerKey, load: Load) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.load.requests = load.requests;
+            state.asked_since_load = 0;
         }
     }
 

@@ -1,2 +1,16 @@
-//! The peer network of Eagle: libp2p control connections, data channels, bandwidth limits and the driver of the swarm state machine.
+//! The peer network of Eagle.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`identity`] | the Ed25519 key of a node, which its name is made of |
+//! | [`limits`] | bandwidth limits of the host, one per direction |
+//! | [`network`] | who is connected, and control messages between peers, over libp2p |
+//! | [`channel`] | pieces between connected peers, over direct TCP connections |
+//! | [`node`] | the engine that drives the swarms of blobs; what seeder and proxy use |
 #![warn(missing_docs)]
+
+pub mod channel;
+pub mod identity;
+pub mod limits;
+pub mod network;
+pub mod node;

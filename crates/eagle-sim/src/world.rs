@@ -30,17 +30,55 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 enum Event {
     Start(usize),
     OriginPiece(PieceIndex),
-    Message { from: usize, to: usize, message: BlobMessage },
-    Request { from: usize, to: usize, id: RequestId, piece: Option<PieceIndex> },
-    Cancel { from: usize, to: usize, id: RequestId },
-    Reject { from: usize, to: usize, id: RequestId, reason: RejectReason, load: Load },
-    Begin { from: usize, to: usize, id: RequestId, piece: PieceIndex, load: Load },
+    Message {
+        from: usize,
+        to: usize,
+        message: BlobMessage,
+    },
+    Request {
+        from: usize,
+        to: usize,
+        id: RequestId,
+        piece: Option<PieceIndex>,
+    },
+    Cancel {
+        from: usize,
+        to: usize,
+        id: RequestId,
+    },
+    Reject {
+        from: usize,
+        to: usize,
+        id: RequestId,
+        reason: RejectReason,
+        load: Load,
+    },
+    Begin {
+        from: usize,
+        to: usize,
+        id: RequestId,
+        piece: PieceIndex,
+        load: Load,
+    },
     /// The sender's link is free for the next chunk.
-    Sent { node: usize },
+    Sent {
+        node: usize,
+    },
     /// A chunk is through the receiver's link.
-    Arrived { from: usize, transfer: Transfer },
-    Verified { node: usize, from: usize, piece: PieceIndex, verdict: Verdict },
-    Timeout { node: usize, at: u64 },
+    Arrived {
+        from: usize,
+        transfer: Transfer,
+    },
+    Verified {
+        node: usize,
+        from: usize,
+        piece: PieceIndex,
+        verdict: Verdict,
+    },
+    Timeout {
+        node: usize,
+        at: u64,
+    },
 }
 
 struct Queued {

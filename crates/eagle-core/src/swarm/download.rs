@@ -35,7 +35,7 @@ impl Swarm {
                 self.actions.push_back(Action::Cancel { peer: other, id });
             }
         }
-        self.note_load(peer, load);
+        self.note_queue(peer, load);
         self.fill(now);
         true
     }
@@ -55,7 +55,8 @@ impl Swarm {
     pub fn handle_received(&mut self, now: Timestamp, id: RequestId, piece: PieceIndex) -> bool {
         let Some(request) = self.requests.remove(id) else {
             // Given up in the meantime; welcome all the same if nobody else has brought it.
-            let wanted = piece.0 < self.geometry.pieces() && !self.have.contains(piece) && !self.unknown.contains(piece);
+            let wanted =
+                piece.0 < self.geometry.pieces() && !self.have.contains(piece) && !self.unknown.contains(piece);
             if wanted {
                 self.busy.insert(piece);
             } else {
@@ -102,7 +103,7 @@ impl Swarm {
     pub fn handle_rejected(&mut self, now: Timestamp, id: RequestId, reason: RejectReason, load: Load) {
         let Some(request) = self.requests.remove(id) else { return };
         self.answered(&request);
-        self.note_load(request.peer, load);
+        self.note_queue(request.peer, load);
         if let Some(state) = self.peers.get_mut(&request.peer) {
             match reason {
                 RejectReason::NothingToSpread => state.nothing_to_spread = true,
@@ -131,6 +132,7 @@ impl Swarm {
         self.free(request.piece);
         if let Some(state) = self.peers.get_mut(&request.peer) {
             state.snubbed_until = Some(now + self.config.snub);
+            state.blocked_until = Some(now + self.config.retry);
         }
         self.fill(now);
     }
@@ -193,7 +195,7 @@ impl Swarm {
             .iter()
             .filter(|(_, state)| {
                 state.load.spreading
-                    && !state.choking
+                    && state.serves()
                     && !state.nothing_to_spread
                     && !state.is_snubbed()
                     && state.any_in_flight < limit
@@ -227,7 +229,7 @@ impl Swarm {
         let mut best: Option<((bool, u32), PeerKey)> = None;
         let mut ties = 0u32;
         for (&key, state) in &self.peers {
-            let may = !state.choking
+            let may = state.serves()
                 && !state.load.spreading
                 && state.in_flight - state.any_in_flight < self.config.requests_per_peer
                 && state.have.any_without(&[&self.have, &self.busy, &self.unknown]);
@@ -299,7 +301,7 @@ impl Swarm {
             .iter()
             .filter(|(key, state)| {
                 **key != but
-                    && !state.choking
+                    && state.serves()
                     && !state.is_snubbed()
                     && !state.load.spreading
                     && state.in_flight < self.config.requests_per_peer

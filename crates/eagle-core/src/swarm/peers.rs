@@ -29,6 +29,8 @@ pub(super) struct PeerState {
     pub(super) uploads: u16,
     /// It stalled; asked last until then.
     pub(super) snubbed_until: Option<Timestamp>,
+    /// Its channel failed; not asked at all until then.
+    pub(super) blocked_until: Option<Timestamp>,
     /// Last time a byte or answer came from it.
     pub(super) last_heard: Timestamp,
 }
@@ -49,6 +51,7 @@ impl PeerState {
             nothing_to_spread: false,
             uploads: 0,
             snubbed_until: None,
+            blocked_until: None,
             last_heard: now,
         }
     }
@@ -56,6 +59,11 @@ impl PeerState {
     /// Requests that a new one would wait behind, as far as we know.
     pub(super) fn queue(&self) -> u32 {
         u32::from(self.load.requests) + u32::from(self.asked_since_load)
+    }
+
+    /// Whether requests may be made there at all.
+    pub(super) fn serves(&self) -> bool {
+        !self.choking && self.blocked_until.is_none()
     }
 
     pub(super) fn is_snubbed(&self) -> bool {

@@ -39,11 +39,7 @@ impl PiecePicker for RarestFirst {
     }
 }
 
-fn rarest(
-    pieces: impl Iterator<Item = PieceIndex>,
-    availability: &[u16],
-    rng: &mut dyn Rng,
-) -> Option<PieceIndex> {
+fn rarest(pieces: impl Iterator<Item = PieceIndex>, availability: &[u16], rng: &mut dyn Rng) -> Option<PieceIndex> {
     let mut best: Option<(u16, PieceIndex)> = None;
     let mut ties = 0u32;
     for piece in pieces {

@@ -32,12 +32,7 @@ impl Requests {
         Self { in_flight: BTreeMap::new(), next_id: 0, service_time: initial_service_time }
     }
 
-    pub(super) fn add(
-        &mut self,
-        now: Timestamp,
-        peer: PeerKey,
-        piece: Option<PieceIndex>,
-    ) -> RequestId {
+    pub(super) fn add(&mut self, now: Timestamp, peer: PeerKey, piece: Option<PieceIndex>) -> RequestId {
         let id = RequestId(self.next_id);
         self.next_id = self.next_id.wrapping_add(1);
         let any = piece.is_none();
@@ -74,8 +69,12 @@ impl Requests {
 
     /// Forgets a peer's requests; returns the pieces that now nobody brings.
     pub(super) fn drop_peer(&mut self, peer: PeerKey) -> Vec<PieceIndex> {
-        let lost: Vec<PieceIndex> =
-            self.in_flight.values().filter(|request| request.peer == peer).filter_map(|request| request.piece).collect();
+        let lost: Vec<PieceIndex> = self
+            .in_flight
+            .values()
+            .filter(|request| request.peer == peer)
+            .filter_map(|request| request.piece)
+            .collect();
         self.in_flight.retain(|_, request| request.peer != peer);
         lost.into_iter().filter(|piece| !self.wants(*piece)).collect()
     }
@@ -103,11 +102,7 @@ impl Requests {
     /// Requests that brought nothing for too long.
     pub(super) fn stalled(&self, now: Timestamp, config: &SwarmConfig) -> Vec<RequestId> {
         let stall = self.stall_time(config);
-        self.in_flight
-            .iter()
-            .filter(|(_, request)| now >= request.heard_at + stall)
-            .map(|(id, _)| *id)
-            .collect()
+        self.in_flight.iter().filter(|(_, request)| now >= request.heard_at + stall).map(|(id, _)| *id).collect()
     }
 
     /// Requests for a piece that only one peer was asked for, the oldest first.

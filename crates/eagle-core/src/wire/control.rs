@@ -163,18 +163,17 @@ mod tests {
 
     fn message() -> impl Strategy<Value = ControlMessage> {
         let load = (any::<u16>(), any::<bool>()).prop_map(|(requests, spreading)| Load { requests, spreading });
-        let blob =
-            prop_oneof![
-                (proptest::collection::vec(any::<u32>(), 0..MAX_HAVE), load.clone())
-                    .prop_map(|(pieces, load)| BlobMessage::Have { pieces, load }),
-                (any::<Vec<u8>>(), 0u64..1 << 40, load.clone()).prop_map(|(bitfield, size, load)| {
-                    BlobMessage::Handshake { geometry: Geometry::auto(size).unwrap(), bitfield, load }
-                }),
-                load.prop_map(BlobMessage::Load),
-                Just(BlobMessage::Interested),
-                Just(BlobMessage::Choke),
-                Just(BlobMessage::Leave),
-            ];
+        let blob = prop_oneof![
+            (proptest::collection::vec(any::<u32>(), 0..MAX_HAVE), load.clone())
+                .prop_map(|(pieces, load)| BlobMessage::Have { pieces, load }),
+            (any::<Vec<u8>>(), 0u64..1 << 40, load.clone()).prop_map(|(bitfield, size, load)| {
+                BlobMessage::Handshake { geometry: Geometry::auto(size).unwrap(), bitfield, load }
+            }),
+            load.prop_map(BlobMessage::Load),
+            Just(BlobMessage::Interested),
+            Just(BlobMessage::Choke),
+            Just(BlobMessage::Leave),
+        ];
         prop_oneof![
             any::<u16>().prop_map(|data_port| ControlMessage::Hello { data_port, encryption: Encryption::Tls }),
             Just(ControlMessage::TicketRequest),

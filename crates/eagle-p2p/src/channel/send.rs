@@ -1,0 +1,178 @@
+//! Sends answers on the uploading side.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::{Bytes, BytesMut};
+use eagle_core::{
+    Digest, PieceIndex,
+    geometry::MAX_PIECE_LENGTH,
+    wire::{
+        control::Load,
+        data::{Answer, RejectReason},
+    },
+};
+use eagle_store::ssi::BlobReader;
+use libp2p::PeerId;
+
+use super::{
+    Permit, Upload, UploadHandler,
+    transport::{Writer, send_file},
+};
+use crate::limits::Limiter;
+
+/// Bytes read from the storage at once where the kernel cannot send from the file.
+const BLOCK: usize = 256 << 10;
+/// Bytes that the kernel sends from a file per hop to a blocking thread when there is no limit. A
+/// hop costs about as much as moving 100 KiB.
+const FILE_BLOCK: usize = 1 << 20;
+
+/// An upload that the handler granted; it is told of the end when this is dropped.
+pub(super) struct Granted {
+    handler: Arc<dyn UploadHandler>,
+    peer: PeerId,
+    digest: Digest,
+    piece: PieceIndex,
+    reader: Arc<dyn BlobReader>,
+    offset: u64,
+    length: u32,
+    load: Load,
+    sent: u64,
+    ok: bool,
+    _permit: Permit,
+}
+
+impl Granted {
+    /// The next block of the piece from the storage.
+    fn next_block(&self) -> impl Future<Output = io::Result<Bytes>> + Send + use<> {
+        let left = u64::from(self.length) - self.sent;
+        let size = usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK);
+        let (reader, offset) = (Arc::clone(&self.reader), self.offset + self.sent);
+        let (digest, piece) = (self.digest, self.piece);
+        async move {
+            reader.read_at(offset, size).await.map_err(|error| {
+                tracing::warn!(%digest, %piece, %error, "cannot read a piece to send it");
+                io::Error::other(error)
+            })
+        }
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        self.handler.finished(self.peer, self.digest, self.piece, self.sent, self.ok);
+    }
+}
+
+/// What goes out for one request.
+pub(super) enum Reply {
+    Piece(Granted),
+    Reject { reason: RejectReason, load: Load },
+}
+
+impl Reply {
+    pub(super) fn new(handler: &Arc<dyn UploadHandler>, peer: PeerId, digest: Digest, upload: Upload) -> Self {
+        match upload {
+            Upload::Serve { piece, reader, offset, length, load, permit } => Self::Piece(Granted {
+                handler: Arc::clone(handler),
+                peer,
+                digest,
+                piece,
+                reader,
+                offset,
+                length,
+                load,
+                sent: 0,
+                ok: false,
+                _permit: permit,
+            }),
+            Upload::Reject { reason, load } => Self::Reject { reason, load },
+        }
+    }
+}
+
+/// The sending end of a channel.
+pub(super) struct Sender {
+    pub(super) writer: Writer,
+    pub(super) limiter: Limiter,
+    /// Bytes of pieces sent by this node.
+    pub(super) uploaded: Arc<AtomicU64>,
+}
+
+impl Sender {
+    /// Sends one answer. After an error the channel is useless.
+    pub(super) async fn send(&mut self, id: u32, reply: Reply) -> io::Result<()> {
+        match reply {
+            Reply::Reject { reason, load } => self.reject(id, reason, load).await,
+            Reply::Piece(granted) => self.piece(id, granted).await,
+        }
+    }
+
+    async fn reject(&mut self, id: u32, reason: RejectReason, load: Load) -> io::Result<()> {
+        self.header(&Answer::Reject { id, reason, load }).await?;
+        self.writer.flush().await
+    }
+
+    async fn header(&mut self, answer: &Answer) -> io::Result<()> {
+        let mut header = BytesMut::new();
+        answer.encode(&mut header);
+        self.writer.write_all(&header).await
+    }
+
+    async fn piece(&mut self, id: u32, mut granted: Granted) -> io::Result<()> {
+        let Granted { piece, offset, length, load, .. } = granted;
+        let end = offset.saturating_add(u64::from(length));
+        if length > MAX_PIECE_LENGTH || end > granted.reader.size() {
+            tracing::error!(digest = %granted.digest, %piece, length, "not sending a piece with impossible bounds");
+            return self.reject(id, RejectReason::Failed, load).await;
+        }
+        let answer = Answer::Piece { id, piece, length, load };
+        if let (Some(stream), Some(file)) = (self.writer.plain().cloned(), granted.reader.file()) {
+            self.header(&answer).await?;
+            while granted.sent < u64::from(length) {
+                let size = self.turn(u64::from(length) - granted.sent, FILE_BLOCK).await;
+                send_file(&stream, &file, offset + granted.sent, size).await?;
+                self.count(&mut granted, size);
+            }
+        } else {
+            let mut block = match granted.next_block().await {
+                Ok(block) => block,
+                Err(_) => return self.reject(id, RejectReason::Failed, load).await,
+            };
+            self.header(&answer).await?;
+            loop {
+                while !block.is_empty() {
+                    let size = self.turn(block.len() as u64, BLOCK).await;
+                    self.writer.write_all(&block.split_to(size)).await?;
+                    self.count(&mut granted, size);
+                }
+                if granted.sent == u64::from(length) {
+                    break;
+                }
+                // The header promised these bytes, so there is no way to refuse them now.
+                block = granted.next_block().await?;
+            }
+        }
+        self.writer.flush().await?;
+        granted.ok = true;
+        Ok(())
+    }
+
+    /// Waits for the limit and says how many bytes may go now: at least 1 of `left`, at most `most`.
+    async fn turn(&self, left: u64, most: usize) -> usize {
+        let chunk = if self.limiter.is_unlimited() { most } else { self.limiter.chunk().min(most) };
+        let size = usize::try_from(left).unwrap_or(usize::MAX).min(chunk);
+        self.limiter.acquire(size as u64).await;
+        size
+    }
+
+    fn count(&self, granted: &mut Granted, size: usize) {
+        granted.sent += size as u64;
+        self.uploaded.fetch_add(size as u64, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,360 @@
+//! Bandwidth limits of a host.
+//!
+//! One [`Limiter`] per direction is shared by everything that moves bytes in that direction, so the
+//! limit holds for the host and not for a blob or a peer. It is a token bucket in the form of GCRA
+//! (`governor`), with two things added: cells of a size that fits the rate, and a queue.
+//!
+//! **Cells.** `governor` counts cells that come one per whole number of nanoseconds. A cell of one
+//! byte cannot say 5 GiB/s (0.19 ns), so a cell is what the rate moves in about [`CELL_PERIOD`],
+//! and one byte where that is less. The period then is at least half of [`CELL_PERIOD`], and
+//! rounding it to nanoseconds is off by 0.001 % at most. What is left of a cell after an odd number
+//! of bytes is kept for the next caller, so nothing is lost to rounding either.
+//!
+//! **Burst.** The bucket holds what [`BURST`] brings and no more. It makes up for timers that wake
+//! late, and is the most by which a window of one second can exceed the rate: 2 %.
+//!
+//! **Queue.** Callers are served in the order in which they came.
+
+use std::{
+    num::NonZeroU32,
+    ops::Add,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use eagle_core::units::Rate;
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, Reference},
+    middleware::NoOpMiddleware,
+    nanos::Nanos,
+    state::{InMemoryState, NotKeyed},
+};
+use tokio::{
+    sync::{Mutex, watch},
+    time::Instant,
+};
+
+/// Time that one cell stands for, about. Short against [`BURST`], so that the burst is cut finely;
+/// long against a nanosecond, which is what a period is rounded to.
+const CELL_PERIOD: Duration = Duration::from_micros(100);
+/// Time that the whole bucket stands for: ten ticks of tokio's timer wheel and some scheduling
+/// delay, and with 2 % of a second well below the 5 % that a window may be off.
+const BURST: Duration = Duration::from_millis(20);
+/// Largest piece of work per turn, bytes. Above this, the cost of a turn no longer shows.
+const MAX_CHUNK: u64 = 256 << 10;
+/// Smallest piece of work per turn, bytes, where the rate can afford it: below, system calls cost
+/// more than the bytes.
+const MIN_CHUNK: u64 = 16 << 10;
+
+type Bucket = RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Tick>>;
+
+/// A limit on bytes per second, shared by its clones.
+#[derive(Debug, Clone)]
+pub struct Limiter(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Bytes paid for and not yet used: the rest of the last cell. The lock is also the queue, which
+    /// is why it is held while waiting for tokens: tokio's mutex is fair, so the order of arrival is
+    /// the order of service, and a large request is not overtaken by small ones for ever.
+    turn: Mutex<u64>,
+    pace: watch::Sender<Pace>,
+    moved: AtomicU64,
+}
+
+/// What a rate means in cells.
+#[derive(Debug, Clone)]
+struct Pace {
+    rate: Rate,
+    /// `None` without a limit.
+    bucket: Option<Arc<Bucket>>,
+    /// Bytes of a cell.
+    cell: u64,
+    /// Cells that the bucket holds.
+    burst: NonZeroU32,
+}
+
+impl Pace {
+    fn new(rate: Rate) -> Self {
+        let Rate::Limited(rate_in_bytes) = rate else {
+            return Self { rate, bucket: None, cell: 1, burst: NonZeroU32::MIN };
+        };
+        let per_second = rate_in_bytes.max(1);
+        let cells_per_second = Duration::from_secs(1).as_nanos() / CELL_PERIOD.as_nanos();
+        let cell = (u128::from(per_second) / cells_per_second).max(1);
+        let rate_in_bytes = u128::from(per_second);
+        let nanoseconds = (cell * 1_000_000_000 + rate_in_bytes / 2) / rate_in_bytes;
+        let period = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)).max(Duration::from_nanos(1));
+        let burst = u32::try_from(BURST.as_nanos() / period.as_nanos()).unwrap_or(u32::MAX);
+        let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
+        let bucket = Quota::with_period(period)
+            .map(|quota| Arc::new(Bucket::direct_with_clock(quota.allow_burst(burst), TokioClock)));
+        Self { rate, bucket, cell: u64::try_from(cell).unwrap_or(u64::MAX), burst }
+    }
+}
+
+impl Limiter {
+    /// A limiter that lets bytes pass at `rate`.
+    pub fn new(rate: Rate) -> Self {
+        let (pace, _) = watch::channel(Pace::new(rate));
+        Self(Arc::new(Inner { turn: Mutex::new(0), pace, moved: AtomicU64::new(0) }))
+    }
+
+    /// Changes the rate for everyone, also for those who wait already.
+    pub fn set_rate(&self, rate: Rate) {
+        let pace = Pace::new(rate);
+        if let Some(bucket) = &pace.bucket {
+            // A new bucket is full. Emptied, a rate that is changed often gives no extra bursts.
+            let _ = bucket.check_n(pace.burst);
+        }
+        self.0.pace.send_if_modified(|current| {
+            // The same rate again would only forget the debt.
+            let changed = current.rate != rate;
+            if changed {
+                *current = pace;
+            }
+            changed
+        });
+    }
+
+    /// The present rate.
+    pub fn rate(&self) -> Rate {
+        self.0.pace.borrow().rate
+    }
+
+    /// Bytes let pass so far.
+    pub fn passed(&self) -> u64 {
+        self.0.moved.load(Ordering::Relaxed)
+    }
+
+    /// A good number of bytes for one [`Limiter::acquire`] at the present rate.
+    ///
+    /// About a millisecond's worth between 16 and 256 KiB, so that many channels that each hold one
+    /// chunk do not add up to a burst; 10 ms worth where that is less than 16 KiB.
+    pub fn chunk(&self) -> usize {
+        let bytes = match self.rate() {
+            Rate::Unlimited => MAX_CHUNK,
+            Rate::Limited(rate) => (rate / 1000).clamp(MIN_CHUNK, MAX_CHUNK).min(rate / 100).max(1),
+        };
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Waits until `bytes` may move, after everyone who asked before.
+    ///
+    /// Any number is fine; more than the bucket holds is taken in parts. When the future is dropped,
+    /// its place is free at once and the parts it had taken are lost.
+    pub async fn acquire(&self, bytes: u64) {
+        if !self.is_unlimited() {
+            self.wait(bytes).await;
+        }
+        self.0.moved.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_unlimited(&self) -> bool {
+        self.0.pace.borrow().bucket.is_none()
+    }
+
+    async fn wait(&self, bytes: u64) {
+        let mut credit = self.0.turn.lock().await;
+        let mut paces = self.0.pace.subscribe();
+        let mut left = bytes;
+        while left > 0 {
+            let pace = paces.borrow_and_update().clone();
+            let Some(bucket) = &pace.bucket else { return };
+            // A rest of a larger cell, from before the rate changed, would be a burst now.
+            *credit = (*credit).min(pace.cell);
+            let used = left.min(*credit);
+            *credit -= used;
+            left -= used;
+            if left == 0 {
+                return;
+            }
+            let cells = u32::try_from(left.div_ceil(pace.cell)).unwrap_or(u32::MAX);
+            let cells = NonZeroU32::new(cells).unwrap_or(NonZeroU32::MIN).min(pace.burst);
+            match bucket.check_n(cells) {
+                Ok(Ok(())) => {
+                    let paid = u64::from(cells.get()).saturating_mul(pace.cell);
+                    *credit = paid.saturating_sub(left);
+                    left = left.saturating_sub(paid);
+                }
+                Ok(Err(not_until)) => {
+                    let earliest = not_until.earliest_possible();
+                    tokio::select! {
+                        () = tokio::time::sleep_until(earliest.0) => {}
+                        // Fails only without a sender, which `self` is.
+                        _ = paces.changed() => {}
+                    }
+                }
+                // More cells than the bucket holds; `cells` is cut to `burst` above.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Tokio's clock for `governor`, so that tests can run on virtual time.
+#[derive(Debug, Clone, Copy)]
+struct TokioClock;
+
+/// An instant of [`TokioClock`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Tick(Instant);
+
+impl Add<Nanos> for Tick {
+    type Output = Self;
+
+    fn add(self, nanos: Nanos) -> Self {
+        Self(self.0 + Duration::from(nanos))
+    }
+}
+
+impl Reference for Tick {
+    fn duration_since(&self, earlier: Self) -> Nanos {
+        self.0.saturating_duration_since(earlier.0).into()
+    }
+
+    fn saturating_sub(&self, duration: Nanos) -> Self {
+        Self(self.0.checked_sub(duration.into()).unwrap_or(self.0))
+    }
+}
+
+impl Clock for TokioClock {
+    type Instant = Tick;
+
+    fn now(&self) -> Tick {
+        Tick(Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Lets four callers take what they can for `time`, and gives what each got and when.
+    async fn run(rate: u64, time: Duration) -> Vec<Vec<(Duration, u64)>> {
+        let limiter = Limiter::new(Rate::Limited(rate));
+        let start = Instant::now();
+        let callers = (0..4).map(|_| {
+            let limiter = limiter.clone();
+            async move {
+                let mut log = Vec::new();
+                while start.elapsed() < time {
+                    let bytes = limiter.chunk() as u64;
+                    limiter.acquire(bytes).await;
+                    log.push((start.elapsed(), bytes));
+                }
+                log
+            }
+        });
+        futures::future::join_all(callers).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_window_of_a_second_holds() {
+        for rate in [1, 3, 999, 12_345, 1_000_000, 10_000_000, 50 << 20, 1 << 30, 6 << 30] {
+            let seconds = if rate < 10 { 40 } else { 3 };
+            let logs = run(rate, Duration::from_secs(seconds)).await;
+            let mut log: Vec<_> = logs.into_iter().flatten().collect();
+            log.sort();
+            let total: u64 = log.iter().map(|(_, bytes)| bytes).sum();
+            assert!(total as f64 >= 0.95 * (rate * seconds) as f64, "{rate} B/s: only {total} in {seconds} s");
+            // One whole caller's chunk is granted at an instant, so it may lie wholly in a window.
+            let limit = (rate as f64 * 1.05).max(rate as f64 + 1.0);
+            let (mut first, mut sum) = (0, 0);
+            for (at, bytes) in &log {
+                sum += bytes;
+                while *at - log[first].0 >= Duration::from_secs(1) {
+                    sum -= log[first].1;
+                    first += 1;
+                }
+                assert!(sum as f64 <= limit, "{rate} B/s: {sum} in the second before {at:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_get_equal_shares() {
+        let logs = run(10_000_000, Duration::from_secs(2)).await;
+        let sums: Vec<u64> = logs.iter().map(|log| log.iter().map(|(_, bytes)| bytes).sum()).collect();
+        let (least, most) = (sums.iter().min().unwrap(), sums.iter().max().unwrap());
+        assert!(most - least <= 2 * MIN_CHUNK, "{sums:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_rate_reaches_those_who_wait() {
+        for rate in [Rate::Limited(1_000_000), Rate::Unlimited] {
+            let limiter = Limiter::new(Rate::Limited(1));
+            let waiting = tokio::spawn({
+                let limiter = limiter.clone();
+                async move { limiter.acquire(100_000).await }
+            });
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            assert!(!waiting.is_finished());
+            limiter.set_rate(rate);
+            let start = Instant::now();
+            waiting.await.unwrap();
+            assert!(start.elapsed() < Duration::from_millis(150), "{rate}: {:?}", start.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changing_the_rate_gives_nothing_away() {
+        let limiter = Limiter::new(Rate::Limited(1_000_000));
+        let start = Instant::now();
+        let mut taken = 0;
+        while start.elapsed() < Duration::from_secs(2) {
+            limiter.acquire(10_000).await;
+            taken += 10_000;
+            limiter.set_rate(Rate::Limited(1_000_000 + taken % 2));
+            limiter.set_rate(Rate::Limited(1_000_001 - taken % 2));
+        }
+        assert!(taken <= 2_100_000, "{taken}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_is_not_waited_for() {
+        let limiter = Limiter::new(Rate::Limited(10));
+        let hopeless = tokio::spawn({
+            let limiter = limiter.clone();
+            async move { limiter.acquire(1_000_000).await }
+        });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        hopeless.abort();
+        let start = Instant::now();
+        limiter.acquire(10).await;
+        assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_amounts_take_their_time() {
+        let limiter = Limiter::new(Rate::Limited(1_000_000));
+        let start = Instant::now();
+        limiter.acquire(4_000_000).await;
+        let seconds = start.elapsed().as_secs_f64();
+        assert!((3.9..4.1).contains(&seconds), "{seconds}");
+        assert_eq!(limiter.passed(), 4_000_000);
+    }
+
+    proptest! {
+        #[test]
+        fn any_rate_is_represented(exponent in 0u32..43, mantissa in 1u64..1024) {
+            let rate = mantissa << exponent;
+            let pace = Pace::new(Rate::Limited(rate));
+            let bucket = pace.bucket.unwrap();
+            // An empty bucket says when the next cell comes, which is the period.
+            bucket.check_n(pace.burst).unwrap().unwrap();
+            let quota = bucket.check().unwrap_err().quota();
+            let period = quota.replenish_interval();
+            let real = pace.cell as f64 / period.as_secs_f64();
+            prop_assert!((real / rate as f64 - 1.0).abs() < 0.005, "{rate}: {real}");
+            prop_assert!(pace.burst.get() == 1 || period * pace.burst.get() <= BURST);
+            prop_assert!(pace.cell == 1 || period * 2 >= CELL_PERIOD);
+        }
+    }
+}

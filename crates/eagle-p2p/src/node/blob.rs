@@ -1,0 +1,115 @@
+//! One blob that this node shares: its state machine, where its bytes are, and who is in.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use eagle_core::{Bitfield, Geometry, PieceHash, PieceIndex, Timestamp, swarm::Swarm};
+use eagle_store::{
+    cache::{CachedBlob, PartialEntry},
+    ssi::BlobReader,
+};
+use libp2p::PeerId;
+use tokio::sync::watch;
+
+use super::swarm_handle::Counters;
+
+/// Peers that were named for one blob and are not connected yet; more are forgotten, since a
+/// tracker names them again.
+const MAX_CANDIDATES: usize = 256;
+
+/// Where the bytes of a blob are.
+pub(super) enum Source {
+    /// Still growing, written through this entry.
+    Partial(PartialEntry),
+    /// Complete in the cache, and kept there while this lives.
+    Cached(CachedBlob),
+}
+
+impl Source {
+    pub(super) fn reader(&self) -> Arc<dyn BlobReader> {
+        match self {
+            Self::Partial(entry) => entry.reader(),
+            Self::Cached(blob) => blob.reader(),
+        }
+    }
+}
+
+pub(super) struct Blob {
+    pub(super) swarm: Swarm,
+    pub(super) source: Source,
+    pub(super) hashes: Vec<PieceHash>,
+    /// Which call of `join` this is; 0 for a blob that is only served.
+    pub(super) generation: u64,
+    /// Peers to take in once they are connected.
+    pub(super) candidates: HashMap<PeerId, ()>,
+    pub(super) counters: Arc<Counters>,
+    /// Last time a peer asked for something.
+    pub(super) used: Instant,
+    pieces: watch::Sender<Arc<Bitfield>>,
+    published: u32,
+}
+
+impl Blob {
+    pub(super) fn new(swarm: Swarm, source: Source, hashes: Vec<PieceHash>, generation: u64) -> Self {
+        let (pieces, _) = watch::channel(Arc::new(swarm.have().clone()));
+        let published = swarm.have().count();
+        Self {
+            swarm,
+            source,
+            hashes,
+            generation,
+            candidates: HashMap::new(),
+            counters: Arc::default(),
+            used: Instant::now(),
+            pieces,
+            published,
+        }
+    }
+
+    pub(super) fn pieces(&self) -> watch::Receiver<Arc<Bitfield>> {
+        self.pieces.subscribe()
+    }
+
+    /// Tells the handles of new pieces.
+    pub(super) fn publish(&mut self) {
+        let count = self.swarm.have().count();
+        if count != self.published {
+            self.published = count;
+            self.pieces.send_replace(Arc::new(self.swarm.have().clone()));
+        }
+    }
+
+    pub(super) fn add_candidate(&mut self, peer: PeerId) -> bool {
+        if self.candidates.len() >= MAX_CANDIDATES {
+            return false;
+        }
+        self.candidates.insert(peer, ());
+        true
+    }
+
+    /// Takes hashes that continue those already known.
+    pub(super) fn add_hashes(&mut self, now: Timestamp, first: u32, hashes: &[PieceHash]) {
+        let known = self.hashes.len();
+        let Some(skip) = known.checked_sub(first as usize) else { return };
+        let room = (self.swarm.geometry().pieces() as usize).saturating_sub(known);
+        self.hashes.extend(hashes.iter().skip(skip).take(room));
+        let known = u32::try_from(self.hashes.len()).unwrap_or(u32::MAX);
+        self.swarm.handle_hashes(now, known);
+    }
+
+    pub(super) fn geometry(&self) -> Geometry {
+        self.swarm.geometry()
+    }
+
+    pub(super) fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
+        self.hashes.get(piece.0 as usize).copied()
+    }
+
+    pub(super) fn count(&self, piece: PieceIndex, counter: impl Fn(&Counters) -> &std::sync::atomic::AtomicU64) {
+        let bytes = u64::from(self.geometry().length(piece));
+        counter(&self.counters).fetch_add(bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,158 @@
+//! Why a storage could not do what it was asked.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use eagle_core::{Digest, PieceIndex};
+
+/// Why a storage could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb and its object.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The file system or the quota is full, whatever the limit of the cache says.
+    #[error("no space left for {}: free some on its file system, or lower the cache limit", path.display())]
+    OutOfSpace {
+        /// The file that could not grow.
+        path: PathBuf,
+    },
+    /// Another process uses the directory.
+    #[error("{} is in use by another eagle process: give each process a data directory of its own", path.display())]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// A piece number past the end of the blob.
+    #[error("blob {digest} has {pieces} pieces, so there is no piece {piece}")]
+    NoSuchPiece {
+        /// The blob.
+        digest: Digest,
+        /// The number asked for.
+        piece: PieceIndex,
+        /// Number of pieces of the blob.
+        pieces: u32,
+    },
+    /// A piece of another length than the geometry says.
+    #[error("piece {piece} of blob {digest} is {expected} bytes long, and {actual} were given")]
+    PieceLength {
+        /// The blob.
+        digest: Digest,
+        /// The piece.
+        piece: PieceIndex,
+        /// Its length, bytes.
+        expected: u32,
+        /// Bytes given.
+        actual: usize,
+    },
+    /// A read past the end of a blob.
+    #[error("blob {digest} has {size} bytes, so {length} bytes cannot be read at {offset}")]
+    OutOfRange {
+        /// The blob.
+        digest: Digest,
+        /// Where the read begins, bytes.
+        offset: u64,
+        /// Bytes asked for.
+        length: usize,
+        /// Size of the blob, bytes.
+        size: u64,
+    },
+    /// A read of a piece that was not written yet.
+    #[error("piece {piece} of blob {digest} is not here yet")]
+    NotWritten {
+        /// The blob.
+        digest: Digest,
+        /// The first piece missing.
+        piece: PieceIndex,
+    },
+    /// A commit of a blob that has holes.
+    #[error("blob {digest} cannot be completed: {missing} of its pieces were never written")]
+    Incomplete {
+        /// The blob.
+        digest: Digest,
+        /// Number of pieces missing.
+        missing: u32,
+    },
+    /// The blob is complete already, so it cannot be written.
+    #[error("blob {digest} is complete already")]
+    AlreadyComplete {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Somebody else in this process writes the blob.
+    #[error("blob {digest} is being written already")]
+    InUse {
+        /// The blob.
+        digest: Digest,
+    },
+    /// The blob was removed while it was being written.
+    #[error("blob {digest} was removed while it was being written")]
+    Removed {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Metainfo that does not fit the blob or cannot be stored.
+    #[error("the metainfo of blob {digest} cannot be stored: {reason}")]
+    Metainfo {
+        /// The blob.
+        digest: Digest,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The process is shutting down.
+    #[error("the storage is shutting down")]
+    Stopped,
+}
+
+impl StorageError {
+    /// An error of the operating system; one that means "full" becomes [`StorageError::OutOfSpace`].
+    pub fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::OutOfSpace { path: path.to_owned() },
+            _ => Self::Io { action, path: path.to_owned(), source },
+        }
+    }
+
+    /// Whether the file system or the quota is full.
+    pub const fn is_out_of_space(&self) -> bool {
+        matches!(self, Self::OutOfSpace { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_full_device_is_told_apart() {
+        let path = Path::new("/dev/full");
+        let Ok(mut file) = std::fs::OpenOptions::new().write(true).open(path) else {
+            eprintln!("skipped: this system has no /dev/full");
+            return;
+        };
+        let source = file.write_all(b"x").unwrap_err();
+        let error = StorageError::io("write", path, source);
+        assert!(error.is_out_of_space(), "{error}");
+        assert!(error.to_string().contains("/dev/full"), "{error}");
+    }
+
+    #[test]
+    fn other_errors_name_the_path_and_the_cause() {
+        let path = Path::new("/nonexistent/eagle");
+        let error = StorageError::io("open", path, std::fs::File::open(path).unwrap_err());
+        assert!(!error.is_out_of_space());
+        assert!(error.to_string().starts_with("cannot open /nonexistent/eagle: "), "{error}");
+    }
+}

@@ -1,0 +1,317 @@
+//! Names and small operations of the directory tree. Everything here blocks.
+
+use std::{
+    fs::{self, DirBuilder, File, Metadata, OpenOptions},
+    io::{self, ErrorKind, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use eagle_core::{Bitfield, Digest, Geometry, Metainfo};
+use serde::{Deserialize, Serialize};
+use tracing::{debug, warn};
+
+use crate::{
+    envelope::{self, Magic},
+    ssi::{StorageError, StoredBlob},
+};
+
+/// The directory of all blobs, below the root.
+pub(super) const BLOBS: &str = "blobs";
+/// The lock file, below the root.
+pub(super) const LOCK: &str = "lock";
+
+const DATA: &str = "data";
+const PARTIAL: &str = "partial";
+const PIECES: &str = "pieces";
+const METAINFO: &str = "metainfo";
+/// Ends the names of files that are not finished; no finished name ends so.
+const TEMPORARY: &str = ".tmp";
+
+/// What others must not read: content may be private to those whom the registry lets in.
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+
+const METAINFO_MAGIC: Magic = *b"eaglemi1";
+const PIECES_MAGIC: Magic = *b"eaglepr1";
+/// Largest small file that is read, bytes: metainfo of the most pieces (2^18 hashes of 32 bytes)
+/// is half of it.
+const MAX_SMALL_FILE: u64 = 16 << 20;
+
+/// Which pieces of a partial blob are durable.
+#[derive(Serialize, Deserialize)]
+struct PieceRecord {
+    geometry: Geometry,
+    pieces: Vec<u8>,
+}
+
+/// The directory of one blob.
+#[derive(Debug, Clone)]
+pub(super) struct BlobDirectory {
+    root: PathBuf,
+    path: PathBuf,
+    digest: Digest,
+}
+
+impl BlobDirectory {
+    pub(super) fn new(root: &Path, digest: Digest) -> Self {
+        let hex = digest.hex();
+        // Two levels keep directories below a few thousand entries at a million blobs.
+        let path = root.join(BLOBS).join(digest.algorithm().name()).join(&hex[..2]).join(&hex);
+        Self { root: root.to_owned(), path, digest }
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.path.join(DATA)
+    }
+
+    pub(super) fn partial(&self) -> PathBuf {
+        self.path.join(PARTIAL)
+    }
+
+    /// Makes the directory, durably.
+    pub(super) fn create(&self) -> Result<(), StorageError> {
+        if self.path.is_dir() {
+            return Ok(());
+        }
+        let below = self.path.strip_prefix(&self.root).unwrap_or(&self.path);
+        let mut path = self.root.clone();
+        for part in below {
+            let parent = path.clone();
+            path.push(part);
+            if create_private(&path, "create the directory")? {
+                sync_directory(&parent)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The complete blob, when there is one.
+    pub(super) fn open_data(&self) -> Result<Option<(File, Metadata)>, StorageError> {
+        let path = self.data();
+        let Some(file) = absent_is_none(File::open(&path)).map_err(|e| StorageError::io("open", &path, e))? else {
+            return Ok(None);
+        };
+        let metadata = file.metadata().map_err(|e| StorageError::io("examine", &path, e))?;
+        Ok(metadata.is_file().then_some((file, metadata)))
+    }
+
+    /// The partial file and the pieces of it that are durable, when it has this geometry.
+    pub(super) fn open_partial(&self, geometry: Geometry) -> Result<Option<(File, Bitfield)>, StorageError> {
+        let path = self.partial();
+        let opened = absent_is_none(OpenOptions::new().read(true).write(true).open(&path));
+        let Some(file) = opened.map_err(|e| StorageError::io("open", &path, e))? else { return Ok(None) };
+        let metadata = file.metadata().map_err(|e| StorageError::io("examine", &path, e))?;
+        if !metadata.is_file() || metadata.len() != geometry.size() {
+            return Ok(None);
+        }
+        let record = self.read_small::<PieceRecord>(PIECES, PIECES_MAGIC)?;
+        let pieces = record
+            .filter(|record| record.geometry == geometry)
+            .and_then(|record| Bitfield::from_bytes(geometry.pieces(), &record.pieces));
+        Ok(pieces.map(|pieces| (file, pieces)))
+    }
+
+    /// A partial file of holes in place of whatever there was.
+    ///
+    /// An old record must not meet a new file, so its removal is durable before the file is made.
+    pub(super) fn reset_partial(&self, geometry: Geometry) -> Result<File, StorageError> {
+        if remove_file(&self.path.join(PIECES))? | remove_file(&self.partial())? {
+            sync_directory(&self.path)?;
+        }
+        let path = self.partial();
+        let file = create_file(&path, false)?;
+        file.set_len(geometry.size()).map_err(|e| StorageError::io("reserve", &path, e))?;
+        Ok(file)
+    }
+
+    /// Makes the names in the directory durable.
+    pub(super) fn sync(&self) -> Result<(), StorageError> {
+        sync_directory(&self.path)
+    }
+
+    /// Replaces the record of durable pieces.
+    pub(super) fn write_pieces(&self, geometry: Geometry, pieces: &Bitfield) -> Result<(), StorageError> {
+        self.write_small(PIECES, PIECES_MAGIC, &PieceRecord { geometry, pieces: pieces.to_bytes() })
+    }
+
+    /// Turns the partial file, whose bytes are durable, into the complete blob, durably.
+    pub(super) fn finish_partial(&self) -> Result<(), StorageError> {
+        let (from, to) = (self.partial(), self.data());
+        fs::rename(&from, &to).map_err(|e| StorageError::io("complete", &from, e))?;
+        sync_directory(&self.path)?;
+        if let Err(error) = remove_file(&self.path.join(PIECES)) {
+            debug!(%error, "a record that is not needed stays until the next start");
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_metainfo(&self, metainfo: &Metainfo) -> Result<(), StorageError> {
+        self.write_small(METAINFO, METAINFO_MAGIC, metainfo)
+    }
+
+    /// The metainfo, when there is some and it is undamaged and of this blob.
+    pub(super) fn read_metainfo(&self) -> Result<Option<Metainfo>, StorageError> {
+        let metainfo = self.read_small::<Metainfo>(METAINFO, METAINFO_MAGIC)?;
+        let pieces = |metainfo: &Metainfo| metainfo.geometry.pieces() as usize;
+        Ok(metainfo.filter(|found| found.digest == self.digest && found.hashes.len() <= pieces(found)))
+    }
+
+    /// Removes the blob in an order that never leaves a complete one without its bytes, nor bytes
+    /// that nobody knows of.
+    pub(super) fn remove(&self) -> Result<(), StorageError> {
+        for name in [DATA, PIECES, PARTIAL, METAINFO] {
+            remove_file(&self.path.join(name))?;
+            remove_file(&self.path.join(format!("{name}{TEMPORARY}")))?;
+        }
+        match fs::remove_dir(&self.path) {
+            // Somebody else's file keeps the directory; the blob is gone all the same.
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+                Err(StorageError::io("remove", &self.path, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what a crash may leave: temporary files, a record next to a complete blob, and
+    /// metainfo of nothing.
+    fn sweep(&self) -> Result<(), StorageError> {
+        for name in [PIECES, METAINFO] {
+            remove_file(&self.path.join(format!("{name}{TEMPORARY}")))?;
+        }
+        if self.data().exists() {
+            remove_file(&self.path.join(PIECES))?;
+            remove_file(&self.partial())?;
+        } else if !self.partial().exists() {
+            self.remove()?;
+        }
+        Ok(())
+    }
+
+    fn stored(&self) -> Option<StoredBlob> {
+        let (metadata, complete) = match fs::metadata(self.data()) {
+            Ok(metadata) => (metadata, true),
+            Err(_) => (fs::metadata(self.partial()).ok()?, false),
+        };
+        let last_used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        metadata.is_file().then_some(StoredBlob { digest: self.digest, size: metadata.len(), complete, last_used })
+    }
+
+    /// Replaces a small file: the old or the new one is there after a crash, never a part of it.
+    fn write_small<T: Serialize>(&self, name: &str, magic: Magic, value: &T) -> Result<(), StorageError> {
+        let reason = "it cannot be encoded";
+        let bytes = envelope::encode(magic, value).ok_or(StorageError::Metainfo { digest: self.digest, reason })?;
+        let temporary = self.path.join(format!("{name}{TEMPORARY}"));
+        let written = create_file(&temporary, true).and_then(|mut file| {
+            let written = file.write_all(&bytes).and_then(|()| file.sync_data());
+            written.map_err(|e| StorageError::io("write", &temporary, e))
+        });
+        if let Err(error) = written {
+            // What is left of it would only take space that is short.
+            let _ = fs::remove_file(&temporary);
+            return Err(error);
+        }
+        let path = self.path.join(name);
+        fs::rename(&temporary, &path).map_err(|e| StorageError::io("replace", &path, e))
+    }
+
+    /// Reads a small file; `None` when it is absent, damaged or too large to be one.
+    fn read_small<T: serde::de::DeserializeOwned>(&self, name: &str, magic: Magic) -> Result<Option<T>, StorageError> {
+        let path = self.path.join(name);
+        let Some(file) = absent_is_none(File::open(&path)).map_err(|e| StorageError::io("open", &path, e))? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        let read = file.take(MAX_SMALL_FILE).read_to_end(&mut bytes);
+        read.map_err(|e| StorageError::io("read", &path, e))?;
+        let value = envelope::decode(magic, &bytes);
+        if value.is_none() {
+            warn!(path = %path.display(), "ignored: the file is damaged or of another version");
+        }
+        Ok(value)
+    }
+}
+
+/// Every blob below `root`.
+pub(super) fn list(root: &Path) -> Result<Vec<StoredBlob>, StorageError> {
+    let mut blobs = Vec::new();
+    for_each_blob(root, |directory| {
+        blobs.extend(directory.stored());
+        Ok(())
+    })?;
+    Ok(blobs)
+}
+
+/// Removes what a crash may have left below `root`.
+pub(super) fn sweep(root: &Path) -> Result<(), StorageError> {
+    for_each_blob(root, |directory| directory.sweep())
+}
+
+/// Calls `visit` for every directory that is named as that of a blob; other names are left alone.
+fn for_each_blob(
+    root: &Path,
+    mut visit: impl FnMut(&BlobDirectory) -> Result<(), StorageError>,
+) -> Result<(), StorageError> {
+    for algorithm in names(&root.join(BLOBS))? {
+        for prefix in names(&root.join(BLOBS).join(&algorithm))? {
+            for name in names(&root.join(BLOBS).join(&algorithm).join(&prefix))? {
+                if let Ok(digest) = format!("{algorithm}:{name}").parse::<Digest>()
+                    && name.starts_with(&prefix)
+                {
+                    visit(&BlobDirectory::new(root, digest))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The directories in a directory; none when it is absent.
+fn names(path: &Path) -> Result<Vec<String>, StorageError> {
+    let failed = |e| StorageError::io("list", path, e);
+    let Some(entries) = absent_is_none(fs::read_dir(path)).map_err(failed)? else { return Ok(Vec::new()) };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if let (true, Ok(name)) = (entry.file_type().map_err(failed)?.is_dir(), entry.file_name().into_string()) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Makes one directory; says whether it was new.
+pub(super) fn create_private(path: &Path, action: &'static str) -> Result<bool, StorageError> {
+    match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(false),
+        Err(e) => Err(StorageError::io(action, path, e)),
+    }
+}
+
+/// Opens a file for reading and writing, made when it is missing, emptied where that is asked.
+pub(super) fn create_file(path: &Path, empty: bool) -> Result<File, StorageError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(empty).mode(FILE_MODE);
+    options.open(path).map_err(|e| StorageError::io("create", path, e))
+}
+
+/// Makes the names in a directory durable.
+fn sync_directory(path: &Path) -> Result<(), StorageError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| StorageError::io("sync", path, e))
+}
+
+/// Removes a file; says whether it was there.
+fn remove_file(path: &Path) -> Result<bool, StorageError> {
+    let removed = absent_is_none(fs::remove_file(path)).map_err(|e| StorageError::io("remove", path, e))?;
+    Ok(removed.is_some())
+}
+
+fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,223 @@
+//! Which blob leaves the cache: decisions alone, no I/O.
+//!
+//! [`LruPolicy`] counts the bytes of every entry from its reservation until its removal is done. A
+//! newcomer asks [`LruPolicy::make_room`] which entries have to go; these are *leaving* (they cannot
+//! be pinned, and still count) until [`LruPolicy::forget`] or [`LruPolicy::restore`] says how their
+//! removal ended. Then [`LruPolicy::reserve`] lets the newcomer in. So the bytes counted never
+//! exceed the limit, and neither do those on disk. Entries in use are pinned and never leave by
+//! themselves; one that is removed while pinned counts as a *ghost* until its last pin goes, since
+//! open files hold its bytes.
+
+use std::collections::HashMap;
+
+use eagle_core::Digest;
+use lru::LruCache;
+
+/// Tells an entry from an earlier one of the same blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct EntryId(u64);
+
+/// Entries in the order of their use, and the bytes they take.
+#[derive(Debug)]
+pub(crate) struct LruPolicy<V> {
+    limit: u64,
+    used: u64,
+    next: u64,
+    order: LruCache<Digest, Slot<V>>,
+    ghosts: HashMap<EntryId, Ghost>,
+}
+
+/// One entry.
+#[derive(Debug)]
+pub(crate) struct Slot<V> {
+    pub(crate) id: EntryId,
+    pub(crate) size: u64,
+    pub(crate) value: V,
+    pins: u32,
+    leaving: bool,
+}
+
+#[derive(Debug)]
+struct Ghost {
+    size: u64,
+    pins: u32,
+}
+
+/// An entry that has to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Victim {
+    pub(crate) digest: Digest,
+    pub(crate) id: EntryId,
+    pub(crate) size: u64,
+}
+
+/// Why there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// It is larger than the limit.
+    TooLarge,
+    /// What would have to go is in use.
+    Full,
+}
+
+impl<V> Slot<V> {
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pins > 0
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+}
+
+impl<V> LruPolicy<V> {
+    /// No entries, and room for `limit` bytes.
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { limit, used: 0, next: 0, order: LruCache::unbounded(), ghosts: HashMap::new() }
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes of all entries, those that are leaving and ghosts included.
+    pub(crate) fn used(&self) -> u64 {
+        self.used
+    }
+
+    pub(crate) fn get(&self, digest: Digest) -> Option<&Slot<V>> {
+        self.order.peek(&digest)
+    }
+
+    pub(crate) fn get_mut(&mut self, digest: Digest, id: EntryId) -> Option<&mut Slot<V>> {
+        self.order.peek_mut(&digest).filter(|slot| slot.id == id)
+    }
+
+    /// All entries, the least recently used first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Digest, &Slot<V>)> {
+        self.order.iter().rev()
+    }
+
+    /// Adds an entry that exists already, used more recently than all others, whether or not it fits.
+    pub(crate) fn adopt(&mut self, digest: Digest, size: u64, value: V) -> EntryId {
+        let id = EntryId(self.next);
+        self.next += 1;
+        self.used += size;
+        if let Some(old) = self.order.put(digest, Slot { id, size, value, pins: 0, leaving: false }) {
+            self.used -= old.size;
+        }
+        id
+    }
+
+    /// What has to go before `size` more bytes fit: the least recently used that can, and no more
+    /// than needed. None of it is chosen when it would not be enough.
+    pub(crate) fn make_room(&mut self, size: u64) -> Result<Vec<Victim>, NoRoom> {
+        if size > self.limit {
+            return Err(NoRoom::TooLarge);
+        }
+        let excess = self.used.saturating_add(size).saturating_sub(self.limit);
+        let victims = self.oldest(excess);
+        if victims.iter().map(|victim| victim.size).sum::<u64>() < excess {
+            return Err(NoRoom::Full);
+        }
+        self.dismiss(&victims);
+        Ok(victims)
+    }
+
+    /// What has to go to free `bytes`, or as much of them as can be.
+    pub(crate) fn shrink(&mut self, bytes: u64) -> Vec<Victim> {
+        let victims = self.oldest(bytes);
+        self.dismiss(&victims);
+        victims
+    }
+
+    /// Lets a newcomer in, pinned once; `None` when there is no room or the blob has an entry.
+    pub(crate) fn reserve(&mut self, digest: Digest, size: u64, value: V) -> Option<EntryId> {
+        if self.used.saturating_add(size) > self.limit || self.order.contains(&digest) {
+            return None;
+        }
+        let id = self.adopt(digest, size, value);
+        self.pin(digest);
+        Some(id)
+    }
+
+    /// Marks an entry as leaving, pinned or not; `None` when it is gone or leaving already.
+    pub(crate) fn leave(&mut self, digest: Digest, id: EntryId) -> Option<Victim> {
+        let slot = self.get_mut(digest, id).filter(|slot| !slot.leaving)?;
+        slot.leaving = true;
+        Some(Victim { digest, id, size: slot.size })
+    }
+
+    /// Ends the leaving of an entry whose bytes are removed.
+    pub(crate) fn forget(&mut self, victim: Victim) {
+        if self.get_mut(victim.digest, victim.id).is_none_or(|slot| !slot.leaving) {
+            return;
+        }
+        if let Some(slot) = self.order.pop(&victim.digest) {
+            if slot.pins == 0 {
+                self.used -= slot.size;
+            } else {
+                self.ghosts.insert(slot.id, Ghost { size: slot.size, pins: slot.pins });
+            }
+        }
+    }
+
+    /// Ends the leaving of an entry that could not be removed. It counts as used just now, so that
+    /// the next victim is another one.
+    pub(crate) fn restore(&mut self, victim: Victim) {
+        if let Some(slot) = self.get_mut(victim.digest, victim.id) {
+            slot.leaving = false;
+            self.order.promote(&victim.digest);
+        }
+    }
+
+    /// Keeps an entry from leaving and counts a use; `None` when there is none or it is leaving.
+    pub(crate) fn pin(&mut self, digest: Digest) -> Option<EntryId> {
+        let slot = self.order.get_mut(&digest).filter(|slot| !slot.leaving)?;
+        slot.pins += 1;
+        Some(slot.id)
+    }
+
+    /// Takes one pin back. With the last one the use ends, which makes it the most recent; says
+    /// whether that happened to an entry that stays.
+    pub(crate) fn unpin(&mut self, digest: Digest, id: EntryId) -> bool {
+        if let Some(ghost) = self.ghosts.get_mut(&id) {
+            ghost.pins -= 1;
+            if ghost.pins == 0 {
+                self.used -= ghost.size;
+                self.ghosts.remove(&id);
+            }
+            return false;
+        }
+        let Some(slot) = self.get_mut(digest, id) else { return false };
+        slot.pins = slot.pins.saturating_sub(1);
+        let ends = slot.pins == 0 && !slot.leaving;
+        if ends {
+            self.order.promote(&digest);
+        }
+        ends
+    }
+
+    /// The least recently used entries that can leave, until they make up `bytes` or there are no more.
+    fn oldest(&self, bytes: u64) -> Vec<Victim> {
+        let mut freed = 0;
+        let mut victims = Vec::new();
+        let mut candidates = self.iter().filter(|(_, slot)| slot.pins == 0 && !slot.leaving && slot.size > 0);
+        while freed < bytes
+            && let Some((digest, slot)) = candidates.next()
+        {
+            freed += slot.size;
+            victims.push(Victim { digest: *digest, id: slot.id, size: slot.size });
+        }
+        victims
+    }
+
+    fn dismiss(&mut self, victims: &[Victim]) {
+        for victim in victims {
+            self.leave(victim.digest, victim.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! The seeder storage interface: what a place to keep blobs has to offer.
+//!
+//! A blob is in one of three states: absent, *partial* (created, some pieces written) or *complete*.
+//! [`BlobStorage::create`] makes it partial, [`PartialBlob::commit`] complete, and
+//! [`BlobStorage::remove`] absent. Nothing else moves it, and a crash at any instant leaves one of
+//! the three. The storage never hashes: who commits a blob has checked its digest, and who resumes
+//! a partial one can check the recovered pieces.
+
+use std::{fmt::Debug, fs::File, ops::Range, sync::Arc, time::SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use eagle_core::{Bitfield, Digest, Geometry, Metainfo, PieceIndex};
+
+pub use crate::error::StorageError;
+
+/// Read access to the bytes of one blob. It stays valid when the blob is removed meanwhile.
+#[async_trait]
+pub trait BlobReader: Debug + Send + Sync {
+    /// Size of the whole blob, bytes.
+    fn size(&self) -> u64;
+
+    /// Exactly `length` bytes from `offset` on.
+    ///
+    /// # Errors
+    /// When the range does not lie within the blob, when a piece in it was not written yet, or when
+    /// the storage fails.
+    async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes, StorageError>;
+
+    /// The file whose bytes from 0 to [`BlobReader::size`] are the blob, where there is one, for
+    /// `sendfile`. In that of a partial blob only the pieces written are meaningful. Keep the reader
+    /// as long as the file: it is what holds the blob in a cache.
+    fn file(&self) -> Option<Arc<File>> {
+        None
+    }
+}
+
+/// A blob that is being written. Reads find the pieces written so far.
+///
+/// Dropping it without [`PartialBlob::commit`] keeps the pieces for a later
+/// [`BlobStorage::create`] of the same blob.
+#[async_trait]
+pub trait PartialBlob: BlobReader {
+    /// The blob.
+    fn digest(&self) -> Digest;
+
+    /// Its size and piece length.
+    fn geometry(&self) -> Geometry;
+
+    /// Pieces that were there when this was created, from an earlier process or writer. Their bytes
+    /// were written and, on a storage that outlives the process, durable; checking their hashes is
+    /// left to the caller.
+    fn recovered(&self) -> Bitfield;
+
+    /// Writes one piece; pieces may come in any order, at the same time, and more than once.
+    ///
+    /// # Errors
+    /// When there is no such piece or `bytes` has not exactly its length, when the storage is full
+    /// ([`StorageError::OutOfSpace`]) or fails, or when the blob was removed or committed meanwhile.
+    async fn write_piece(&self, piece: PieceIndex, bytes: Bytes) -> Result<(), StorageError>;
+
+    /// Makes the blob complete, durably and at once. The caller has checked its digest. A second
+    /// call gives the same reader.
+    ///
+    /// # Errors
+    /// When pieces are missing, when the blob was removed meanwhile, or when the storage fails; the
+    /// blob is then still partial and the commit can be tried again.
+    async fn commit(&self) -> Result<Arc<dyn BlobReader>, StorageError>;
+}
+
+/// A blob found in a storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBlob {
+    /// The blob.
+    pub digest: Digest,
+    /// Its whole size, bytes, also when it is partial.
+    pub size: u64,
+    /// Whether it is complete.
+    pub complete: bool,
+    /// About when it was last used.
+    pub last_used: SystemTime,
+}
+
+/// A place to keep blobs and their metainfo.
+#[async_trait]
+pub trait BlobStorage: Debug + Send + Sync + 'static {
+    /// Begins a blob, or takes up a partial one where it was left. A partial blob of another
+    /// geometry is thrown away.
+    ///
+    /// # Errors
+    /// When the blob is complete ([`StorageError::AlreadyComplete`]) or being written
+    /// ([`StorageError::InUse`]), or when the storage fails.
+    async fn create(&self, digest: Digest, geometry: Geometry) -> Result<Arc<dyn PartialBlob>, StorageError>;
+
+    /// A complete blob; `None` when it is absent or partial.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    async fn open(&self, digest: Digest) -> Result<Option<Arc<dyn BlobReader>>, StorageError>;
+
+    /// Keeps metainfo, in place of any older one of the same blob. Metainfo of a blob that is not
+    /// there may be forgotten when the storage is opened the next time.
+    ///
+    /// # Errors
+    /// When it has more hashes than pieces, or when the storage is full or fails.
+    async fn put_metainfo(&self, metainfo: &Metainfo) -> Result<(), StorageError>;
+
+    /// The metainfo kept for a blob; `None` when there is none or it is damaged.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    async fn metainfo(&self, digest: Digest) -> Result<Option<Metainfo>, StorageError>;
+
+    /// Removes a blob, complete or partial, and its metainfo. It is no error when it is absent. A
+    /// writer of the blob gets [`StorageError::Removed`] from then on; readers stay valid, and the
+    /// space is free when they are gone.
+    ///
+    /// # Errors
+    /// When the storage fails; the blob may then be partly removed, and is not complete any more.
+    async fn remove(&self, digest: Digest) -> Result<(), StorageError>;
+
+    /// Every complete and partial blob, in no order. Looks at names and sizes, not at contents.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    async fn list(&self) -> Result<Vec<StoredBlob>, StorageError>;
+
+    /// Notes that a complete blob is used now, for [`StoredBlob::last_used`]. Returns at once; a
+    /// storage may keep it with a delay, or not at all.
+    fn touch(&self, _digest: Digest) {}
+}
+
+/// Refuses a piece that the blob has not, or of the wrong length.
+pub(crate) fn check_piece(
+    digest: Digest,
+    geometry: Geometry,
+    piece: PieceIndex,
+    actual: usize,
+) -> Result<(), StorageError> {
+    if geometry.piece(piece.0).is_none() {
+        return Err(StorageError::NoSuchPiece { digest, piece, pieces: geometry.pieces() });
+    }
+    let expected = geometry.length(piece);
+    if usize::try_from(expected) != Ok(actual) {
+        return Err(StorageError::PieceLength { digest, piece, expected, actual });
+    }
+    Ok(())
+}
+
+/// The range of a read, when it lies within the blob.
+pub(crate) fn check_range(digest: Digest, size: u64, offset: u64, length: usize) -> Result<Range<u64>, StorageError> {
+    let end = u64::try_from(length).ok().and_then(|length| offset.checked_add(length));
+    match end {
+        Some(end) if end <= size => Ok(offset..end),
+        _ => Err(StorageError::OutOfRange { digest, offset, length, size }),
+    }
+}
+
+/// Refuses metainfo with more hashes than pieces.
+pub(crate) fn check_metainfo(metainfo: &Metainfo) -> Result<(), StorageError> {
+    if metainfo.hashes.len() > metainfo.geometry.pieces() as usize {
+        return Err(StorageError::Metainfo { digest: metainfo.digest, reason: "it has more hashes than pieces" });
+    }
+    Ok(())
+}
