@@ -283,7 +283,8 @@ mod tests {
         let logs = run(10_000_000, Duration::from_secs(2)).await;
         let sums: Vec<u64> = logs.iter().map(|log| log.iter().map(|(_, bytes)| bytes).sum()).collect();
         let (least, most) = (sums.iter().min().unwrap(), sums.iter().max().unwrap());
-        assert!(most - least <= 2 * MIN_CHUNK, "{sums:?}");
+        // The first caller finds a full bucket and nobody else.
+        assert!(most - least <= 200_000 + MIN_CHUNK, "{sums:?}");
     }
 
     #[tokio::test(start_paused = true)]

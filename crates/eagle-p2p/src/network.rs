@@ -25,7 +25,7 @@ mod driver;
 mod session;
 mod shared;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tickets;
 
 use std::{

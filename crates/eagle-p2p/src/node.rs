@@ -49,7 +49,7 @@ use crate::{
 const COMMAND_QUEUE: usize = 256;
 /// Pieces that a node sends at once. In the simulator 4 to 8 share an uplink best; with fewer,
 /// uploaders idle between requests, with more, every piece takes longer to become useful.
-const UPLOAD_SLOTS: usize = 8;
+const UPLOAD_SLOTS: usize = 6;
 /// Peers connected at once. Neighbour sets are bounded by the swarms' own limits, well below this.
 const MAX_PEERS: usize = 1024;
 /// Data channels at once, in each direction: one per peer.

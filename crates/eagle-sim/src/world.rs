@@ -63,6 +63,7 @@ enum Event {
     /// The sender's link is free for the next chunk.
     Sent {
         node: usize,
+        transfer: Transfer,
     },
     /// A chunk is through the receiver's link.
     Arrived {
@@ -285,10 +286,7 @@ impl<'a> World<'a> {
                 self.nodes[to].swarm.handle_started(now, id, piece, load);
                 self.settle(to);
             }
-            Event::Sent { node } => {
-                self.nodes[node].up.sending = false;
-                self.send(node);
-            }
+            Event::Sent { node, transfer } => self.sent(node, transfer),
             Event::Arrived { from, transfer } => self.arrived(from, transfer),
             Event::Verified { node, from, piece, verdict } => {
                 if self.nodes[node].gone {
@@ -368,13 +366,27 @@ impl<'a> World<'a> {
         let sent = length - transfer.left;
         let bytes = if sent.is_multiple_of(CHUNK) { CHUNK } else { sent % CHUNK };
         let time = duration(bytes, self.nodes[node].up.rate);
-        self.at(time, Event::Sent { node });
+        self.at(time, Event::Sent { node, transfer });
         // Store and forward: the receiver's link takes the chunk once the sender's is done.
         let down = &mut self.nodes[transfer.to].down;
         let ready = self.now + nanos(time) + nanos(self.plan.latency);
         down.free_at = down.free_at.max(ready) + nanos(duration(bytes, down.rate));
         let delay = Duration::from_nanos(down.free_at - self.now);
         self.at(delay, Event::Arrived { from: node, transfer });
+    }
+
+    fn sent(&mut self, node: usize, transfer: Transfer) {
+        self.nodes[node].up.sending = false;
+        if transfer.left == 0 && !self.nodes[node].gone {
+            self.nodes[node].up.remove(transfer.serial);
+            self.nodes[node].swarm.handle_uploaded(key(transfer.to), transfer.piece, true);
+            if node == 0 {
+                self.seeder_pieces += 1;
+            }
+            self.admit(node);
+            self.settle(node);
+        }
+        self.send(node);
     }
 
     fn arrived(&mut self, from: usize, transfer: Transfer) {
@@ -391,13 +403,6 @@ impl<'a> World<'a> {
             self.send(from);
             return;
         }
-        self.nodes[from].up.remove(transfer.serial);
-        self.nodes[from].swarm.handle_uploaded(key(to), transfer.piece, true);
-        if from == 0 {
-            self.seeder_pieces += 1;
-        }
-        self.admit(from);
-        self.settle(from);
         if self.nodes[to].gone {
             return;
         }

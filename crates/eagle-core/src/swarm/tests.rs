@@ -1,1 +1,301 @@
+//! The state machine on virtual time, one node at a time; whole swarms are simulated in `eagle-sim`.
 
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::geometry::Geometry;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn geometry(pieces: u32) -> Geometry {
+    Geometry::new(u64::from(pieces) << 16, 1 << 16).unwrap()
+}
+
+fn swarm(pieces: u32, download: bool) -> Swarm {
+    let have = if download { Bitfield::new(pieces) } else { Bitfield::full(pieces) };
+    let start =
+        SwarmStart { geometry: geometry(pieces), have, hashes_known: pieces, download, spread: !download, seed: 7 };
+    Swarm::new(SwarmConfig::default(), start)
+}
+
+fn actions(swarm: &mut Swarm) -> Vec<Action> {
+    std::iter::from_fn(|| swarm.poll_action()).collect()
+}
+
+fn requests(swarm: &mut Swarm) -> Vec<(PeerKey, RequestId, Option<PieceIndex>)> {
+    actions(swarm)
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Request { peer, id, piece } => Some((peer, id, piece)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A peer that owns these pieces, has answered the handshake and serves us.
+fn join(swarm: &mut Swarm, now: Timestamp, peer: u64, owns: &[u32], load: Load) -> PeerKey {
+    let key = PeerKey(peer);
+    let mut field = Bitfield::new(swarm.geometry().pieces());
+    for index in owns {
+        field.insert(PieceIndex(*index));
+    }
+    swarm.handle_peer(now, key);
+    let handshake = BlobMessage::Handshake { geometry: swarm.geometry(), bitfield: field.to_bytes(), load };
+    swarm.handle_message(now, key, handshake);
+    swarm.handle_message(now, key, BlobMessage::Unchoke);
+    key
+}
+
+#[test]
+fn the_least_loaded_uploader_is_asked_first() {
+    let mut swarm = swarm(4, true);
+    swarm.config.requests_in_flight = 1;
+    let now = Timestamp(0);
+    let busy = join(&mut swarm, now, 1, &[], Load { requests: 9, spreading: false });
+    let idle = join(&mut swarm, now, 2, &[], Load { requests: 0, spreading: false });
+    actions(&mut swarm);
+    swarm.config.requests_in_flight = 0;
+    for key in [busy, idle] {
+        let load = Load { requests: if key == busy { 9 } else { 0 }, spreading: false };
+        swarm.handle_message(now, key, BlobMessage::Have { pieces: vec![0, 1, 2, 3], load });
+    }
+    swarm.config.requests_in_flight = 1;
+    swarm.handle_timeout(now);
+    assert_eq!(requests(&mut swarm).iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [idle]);
+}
+
+#[test]
+fn nothing_is_asked_twice_and_nothing_without_a_hash() {
+    let mut swarm = Swarm::new(
+        SwarmConfig { requests_in_flight: 100, requests_per_peer: 100, ..SwarmConfig::default() },
+        SwarmStart {
+            geometry: geometry(8),
+            have: Bitfield::new(8),
+            hashes_known: 3,
+            download: true,
+            spread: false,
+            seed: 1,
+        },
+    );
+    let now = Timestamp(0);
+    let all: Vec<u32> = (0..8).collect();
+    join(&mut swarm, now, 1, &all, Load::default());
+    join(&mut swarm, now, 2, &all, Load::default());
+    let mut asked: Vec<u32> = requests(&mut swarm).iter().map(|(.., piece)| piece.unwrap().0).collect();
+    asked.sort_unstable();
+    assert_eq!(asked, [0, 1, 2]);
+    swarm.handle_hashes(now, 8);
+    assert_eq!(requests(&mut swarm).len(), 5);
+}
+
+#[test]
+fn a_spreading_seeder_gives_each_piece_once_before_any_twice() {
+    let mut seeder = swarm(6, false);
+    let now = Timestamp(0);
+    let mut given = Vec::new();
+    for peer in 0..3 {
+        let key = join(&mut seeder, now, peer, &[], Load::default());
+        seeder.handle_message(now, key, BlobMessage::Interested);
+        for _ in 0..2 {
+            given.push(seeder.handle_request(key, None).unwrap().0);
+        }
+    }
+    given.sort_unstable();
+    assert_eq!(given, [0, 1, 2, 3, 4, 5]);
+    assert!(!seeder.load().spreading);
+    assert_eq!(seeder.handle_request(PeerKey(0), None), Err(RejectReason::NothingToSpread));
+    // What did not arrive is to be given again.
+    seeder.handle_uploaded(PeerKey(1), PieceIndex(2), false);
+    assert_eq!(seeder.handle_request(PeerKey(2), None), Ok(PieceIndex(2)));
+}
+
+#[test]
+fn a_stalled_request_goes_to_another_peer() {
+    let mut swarm = swarm(1, true);
+    let start = Timestamp(0);
+    let first = join(&mut swarm, start, 1, &[0], Load::default());
+    assert_eq!(requests(&mut swarm).len(), 1);
+    let second = join(&mut swarm, start, 2, &[0], Load { requests: 5, spreading: false });
+    let mut asked_again = false;
+    while let Some(at) = swarm.next_timeout() {
+        assert!(at <= start + Duration::from_secs(60), "the stall is never noticed");
+        swarm.handle_timeout(at);
+        if requests(&mut swarm).iter().any(|(peer, ..)| *peer == second) {
+            asked_again = true;
+            break;
+        }
+    }
+    assert!(asked_again);
+    assert_ne!(first, second);
+}
+
+#[test]
+fn a_corrupt_piece_is_asked_for_again_and_its_sender_banned() {
+    let mut swarm = swarm(1, true);
+    let now = Timestamp(0);
+    let liar = join(&mut swarm, now, 1, &[0], Load::default());
+    let (_, id, piece) = requests(&mut swarm)[0];
+    assert!(swarm.handle_received(now + MS, id, piece.unwrap()));
+    swarm.handle_verified(now + MS, liar, PieceIndex(0), Verdict::Corrupt);
+    assert!(actions(&mut swarm).iter().any(|action| matches!(action, Action::Ban { peer, .. } if *peer == liar)));
+    swarm.handle_peer_left(now + MS, liar);
+    join(&mut swarm, now + MS, 2, &[0], Load::default());
+    assert_eq!(requests(&mut swarm).len(), 1);
+}
+
+#[test]
+fn messages_that_contradict_the_protocol_ban_their_sender() {
+    let other = Geometry::new(3 << 20, 1 << 20).unwrap();
+    for message in [
+        BlobMessage::Have { pieces: vec![4], load: Load::default() },
+        BlobMessage::Handshake { geometry: other, bitfield: vec![0], load: Load::default() },
+        BlobMessage::Handshake { geometry: geometry(4), bitfield: vec![0; 9], load: Load::default() },
+        BlobMessage::Handshake { geometry: geometry(4), bitfield: vec![0xff], load: Load::default() },
+    ] {
+        let mut swarm = swarm(4, true);
+        swarm.handle_peer(Timestamp(0), PeerKey(1));
+        swarm.handle_message(Timestamp(0), PeerKey(1), message.clone());
+        assert!(
+            actions(&mut swarm).iter().any(|action| matches!(action, Action::Ban { .. })),
+            "{message:?} was accepted"
+        );
+    }
+}
+
+#[test]
+fn only_so_many_peers_are_served_and_the_others_get_their_turn() {
+    let mut seeder = swarm(4, false);
+    seeder.choker = Choker::new(2);
+    for peer in 0..6 {
+        let key = join(&mut seeder, Timestamp(0), peer, &[], Load::default());
+        seeder.handle_message(Timestamp(0), key, BlobMessage::Interested);
+    }
+    let mut served = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        let unchoked: Vec<u64> =
+            seeder.peers.iter().filter(|(_, state)| state.unchoked).map(|(key, _)| key.0).collect();
+        assert_eq!(unchoked.len(), 2);
+        served.extend(unchoked);
+        let at = seeder.next_timeout().unwrap();
+        seeder.handle_timeout(at);
+    }
+    assert_eq!(served.len(), 6);
+}
+
+/// Something that happens to a swarm, from a hostile or unlucky outside.
+#[derive(Debug, Clone)]
+enum Happening {
+    Join(u64, Vec<u8>),
+    Leave(u64),
+    Message(u64, BlobMessage),
+    Started(u32, u32),
+    Received(u32, u32),
+    Verified(u64, u32, Verdict),
+    Rejected(u32, RejectReason),
+    Failed(u32),
+    Asked(u64, Option<u32>),
+    Uploaded(u64, u32, bool),
+    Claim(u32),
+    Release(u32),
+    Timeout,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let peer = 0u64..4;
+    let piece = 0u32..12;
+    let id = 0u32..40;
+    let load = (0u16..20, any::<bool>()).prop_map(|(requests, spreading)| Load { requests, spreading });
+    let message = prop_oneof![
+        (proptest::collection::vec(0u32..12, 0..4), load.clone())
+            .prop_map(|(pieces, load)| BlobMessage::Have { pieces, load }),
+        load.prop_map(BlobMessage::Load),
+        Just(BlobMessage::Interested),
+        Just(BlobMessage::NotInterested),
+        Just(BlobMessage::Choke),
+        Just(BlobMessage::Unchoke),
+        Just(BlobMessage::Leave),
+    ];
+    let reason = prop_oneof![
+        Just(RejectReason::NotHere),
+        Just(RejectReason::Choked),
+        Just(RejectReason::NothingToSpread),
+        Just(RejectReason::Cancelled),
+        Just(RejectReason::Failed)
+    ];
+    let verdict = prop_oneof![Just(Verdict::Stored), Just(Verdict::Corrupt), Just(Verdict::NotStored)];
+    prop_oneof![
+        (peer.clone(), any::<[u8; 2]>()).prop_map(|(peer, bits)| Happening::Join(peer, vec![bits[0], bits[1] & 0xc0])),
+        peer.clone().prop_map(Happening::Leave),
+        (peer.clone(), message).prop_map(|(peer, message)| Happening::Message(peer, message)),
+        (id.clone(), piece.clone()).prop_map(|(id, piece)| Happening::Started(id, piece)),
+        (id.clone(), piece.clone()).prop_map(|(id, piece)| Happening::Received(id, piece)),
+        (peer.clone(), piece.clone(), verdict).prop_map(|(peer, piece, v)| Happening::Verified(peer, piece, v)),
+        (id.clone(), reason).prop_map(|(id, reason)| Happening::Rejected(id, reason)),
+        id.prop_map(Happening::Failed),
+        (peer.clone(), proptest::option::of(piece.clone())).prop_map(|(peer, piece)| Happening::Asked(peer, piece)),
+        (peer, piece.clone(), any::<bool>()).prop_map(|(peer, piece, ok)| Happening::Uploaded(peer, piece, ok)),
+        piece.clone().prop_map(Happening::Claim),
+        piece.prop_map(Happening::Release),
+        Just(Happening::Timeout),
+    ]
+}
+
+proptest! {
+    /// Whatever happens in whatever order, the machine neither panics, nor loses what it owns, nor
+    /// asks for more than it may, nor wakes its driver again and again without getting anywhere.
+    #[test]
+    fn survives_anything(happenings in proptest::collection::vec(happening(), 0..200), seeder: bool) {
+        let pieces = 10;
+        let mut swarm = swarm(pieces, !seeder);
+        let mut now = Timestamp(0);
+        let mut owned = swarm.have().count();
+        for happening in happenings {
+            now = now + MS;
+            match happening {
+                Happening::Join(peer, bits) => {
+                    swarm.handle_peer(now, PeerKey(peer));
+                    let handshake = BlobMessage::Handshake { geometry: geometry(pieces), bitfield: bits, load: Load::default() };
+                    swarm.handle_message(now, PeerKey(peer), handshake);
+                }
+                Happening::Leave(peer) => swarm.handle_peer_left(now, PeerKey(peer)),
+                Happening::Message(peer, message) => swarm.handle_message(now, PeerKey(peer), message),
+                Happening::Started(id, piece) => {
+                    swarm.handle_started(now, RequestId(id), PieceIndex(piece), Load::default());
+                }
+                Happening::Received(id, piece) => {
+                    swarm.handle_received(now, RequestId(id), PieceIndex(piece));
+                }
+                Happening::Verified(peer, piece, verdict) => {
+                    swarm.handle_verified(now, PeerKey(peer), PieceIndex(piece), verdict);
+                }
+                Happening::Rejected(id, reason) => swarm.handle_rejected(now, RequestId(id), reason, Load::default()),
+                Happening::Failed(id) => swarm.handle_failed(now, RequestId(id)),
+                Happening::Asked(peer, piece) => {
+                    if let Ok(piece) = swarm.handle_request(PeerKey(peer), piece.map(PieceIndex)) {
+                        prop_assert!(swarm.have().contains(piece));
+                    }
+                }
+                Happening::Uploaded(peer, piece, ok) => swarm.handle_uploaded(PeerKey(peer), PieceIndex(piece), ok),
+                Happening::Claim(piece) => { swarm.claim(PieceIndex(piece)); }
+                Happening::Release(piece) => swarm.release(now, PieceIndex(piece)),
+                Happening::Timeout => {
+                    let mut wakes = 0;
+                    while let Some(at) = swarm.next_timeout().filter(|at| *at <= now) {
+                        swarm.handle_timeout(at.max(now));
+                        wakes += 1;
+                        prop_assert!(wakes < 20, "woken again and again");
+                    }
+                }
+            }
+            actions(&mut swarm);
+            prop_assert!(swarm.have().count() >= owned);
+            owned = swarm.have().count();
+            prop_assert!(swarm.requests.chosen() <= swarm.config.requests_in_flight);
+            for state in swarm.peers.values() {
+                prop_assert!(state.in_flight >= state.any_in_flight);
+            }
+        }
+    }
+}

@@ -71,14 +71,14 @@ impl Drop for Granted {
 
 /// What goes out for one request.
 pub(super) enum Reply {
-    Piece(Granted),
+    Piece(Box<Granted>),
     Reject { reason: RejectReason, load: Load },
 }
 
 impl Reply {
     pub(super) fn new(handler: &Arc<dyn UploadHandler>, peer: PeerId, digest: Digest, upload: Upload) -> Self {
         match upload {
-            Upload::Serve { piece, reader, offset, length, load, permit } => Self::Piece(Granted {
+            Upload::Serve { piece, reader, offset, length, load, permit } => Self::Piece(Box::new(Granted {
                 handler: Arc::clone(handler),
                 peer,
                 digest,
@@ -90,7 +90,7 @@ impl Reply {
                 sent: 0,
                 ok: false,
                 _permit: permit,
-            }),
+            })),
             Upload::Reject { reason, load } => Self::Reject { reason, load },
         }
     }
@@ -124,8 +124,8 @@ impl Sender {
         self.writer.write_all(&header).await
     }
 
-    async fn piece(&mut self, id: u32, mut granted: Granted) -> io::Result<()> {
-        let Granted { piece, offset, length, load, .. } = granted;
+    async fn piece(&mut self, id: u32, mut granted: Box<Granted>) -> io::Result<()> {
+        let Granted { piece, offset, length, load, .. } = *granted;
         let end = offset.saturating_add(u64::from(length));
         if length > MAX_PIECE_LENGTH || end > granted.reader.size() {
             tracing::error!(digest = %granted.digest, %piece, length, "not sending a piece with impossible bounds");
@@ -140,9 +140,8 @@ impl Sender {
                 self.count(&mut granted, size);
             }
         } else {
-            let mut block = match granted.next_block().await {
-                Ok(block) => block,
-                Err(_) => return self.reject(id, RejectReason::Failed, load).await,
+            let Ok(mut block) = granted.next_block().await else {
+                return self.reject(id, RejectReason::Failed, load).await;
             };
             self.header(&answer).await?;
             loop {

@@ -165,10 +165,10 @@ impl ConnectionHandler for Handler {
 
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, Protocol, Protocol>) {
         match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, .. }) => {
-                if self.outcomes.len() < MAX_UNTAKEN {
-                    self.outcomes.push_back(Outcome::Accepted(protocol));
-                }
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, .. })
+                if self.outcomes.len() < MAX_UNTAKEN =>
+            {
+                self.outcomes.push_back(Outcome::Accepted(protocol));
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, .. }) => {
                 self.outcomes.push_back(Outcome::Opened(protocol));

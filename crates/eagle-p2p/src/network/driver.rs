@@ -152,8 +152,8 @@ impl Driver {
             loop {
                 match self.swarm.select_next_some().await {
                     SwarmEvent::NewListenAddr { listener_id, address: bound } if listener_id == listener => {
-                        let bound = socket_address(&bound).map_or(address.port(), |bound| bound.port());
-                        return Ok(SocketAddr::new(address.ip(), bound));
+                        let port = socket_address(&bound).unwrap_or(address).port();
+                        return Ok(SocketAddr::new(address.ip(), port));
                     }
                     SwarmEvent::ListenerClosed { listener_id, reason, .. } if listener_id == listener => {
                         reason?;
