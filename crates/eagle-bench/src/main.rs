@@ -1,3 +1,61 @@
-//! Load tests and benchmarks of Eagle.
+//! Load tests and benchmarks of Eagle, on real processes and real sockets.
 
-fn main() {}
+mod cli;
+mod client;
+mod cluster;
+mod floor;
+mod host;
+mod origin;
+mod process;
+mod progress;
+mod pull;
+mod report;
+mod stats;
+mod swarm;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{Cli, Command};
+
+/// Exit code of a process that a Ctrl-C ended: 128 plus the number of SIGINT.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            // `{:#}` joins the chain of causes on one line.
+            eprintln!("eagle-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        // These two need no runtime: one becomes another program, one measures with plain threads.
+        Command::Owned(args) => process::become_owned(&args),
+        Command::Floor(args) => floor::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Swarm(args) => block_on(swarm::run(args)),
+        Command::Pull(args) => block_on(pull::run(args)),
+        Command::Origin(args) => block_on(origin::run(args)),
+    }
+}
+
+/// Runs a command to its end, or until a signal drops it; dropping it ends every process that it started.
+fn block_on(command: impl Future<Output = Result<()>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("the asynchronous runtime cannot start")?.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            result = command => result.map(|()| ExitCode::SUCCESS),
+            _ = interrupt.recv() => Ok(INTERRUPTED.into()),
+            _ = terminate.recv() => Ok(INTERRUPTED.into()),
+        }
+    })
+}

@@ -1,2 +1,30 @@
 //! OCI registry client of Eagle, and a small embedded registry for demonstrations and tests.
+//!
+//! The client ([`Registries`], [`Registry`]) speaks the OCI distribution specification 1.1 to the
+//! origin: it authenticates (Basic, Bearer tokens), follows redirects without leaking credentials,
+//! verifies TLS, resumes blobs, and gives every wait a deadline. The vocabulary of the specification
+//! (names, ranges, paths, manifests, errors) is shared with the servers of the other crates.
 #![warn(missing_docs)]
+
+pub mod body;
+pub mod caller;
+mod client;
+pub mod config;
+pub mod embedded;
+pub mod errors;
+pub mod headers;
+pub mod manifest;
+pub mod name;
+pub mod origin;
+pub mod path;
+pub mod range;
+
+pub use body::{BlobBody, Body};
+pub use caller::Caller;
+pub use client::{ForwardRequest, ForwardRequestError, Registries, Registry};
+pub use config::{ConfigError, RegistryConfig, Secret};
+pub use embedded::EmbeddedRegistry;
+pub use errors::{ErrorCode, OciError, response_json};
+pub use manifest::{Descriptor, Manifest};
+pub use name::{ImageReference, Reference, RegistryName, RepositoryName, Tag};
+pub use origin::OriginError;

@@ -1,3 +1,71 @@
-//! Peer-to-peer distribution of container images: tracker, seeder and proxy in one binary.
+//! Eagle: peer-to-peer distribution of container images.
+//!
+//! The binary reads the command line and the configuration, starts what was asked for, and ends with an exit code:
+//! 0 done, 1 failed, 64 bad usage, 78 bad configuration, 130 interrupted.
 
-fn main() {}
+mod admin;
+mod cli;
+mod commands;
+mod config;
+mod demo;
+mod exit;
+mod p2p;
+mod roles;
+mod shutdown;
+mod status;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Command},
+    exit::Failure,
+    roles::Role,
+};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, and are no failure. There is nobody to tell if printing fails.
+            let _ = error.print();
+            return if error.use_stderr() { Failure::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(&error),
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let Cli { command, log } = cli;
+    match command {
+        Command::Tracker(args) => start(Role::Tracker, commands::tracker(args, &log)?),
+        Command::Seeder(args) => start(Role::Seeder, commands::seeder(args, &log)?),
+        Command::Proxy(args) => start(Role::Proxy, commands::proxy(args, &log)?),
+        Command::Standalone(args) => start(Role::Standalone, commands::standalone(args, &log)?),
+        Command::Demo(args) => block_on(demo::run(args, &log)),
+        Command::Status(args) => block_on(status::run(&args)),
+        Command::Config(command) => commands::config(command, &log),
+    }
+}
+
+fn start(role: Role, launch: commands::Launch) -> Result<()> {
+    telemetry::init(&launch.loaded.settings.log).map_err(anyhow::Error::msg)?;
+    block_on(roles::run(role, launch))
+}
+
+fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
+    // Several libraries can bring a provider of cryptography; one must be named before the first is asked.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("the asynchronous runtime cannot start")?;
+    let result = runtime.block_on(command);
+    // What still reads a disk on a blocking thread must not hold up the end.
+    runtime.shutdown_background();
+    result
+}

@@ -1,3 +1,123 @@
 //! Development tasks of Eagle: tests with real registries and runtimes.
+//!
+//! `cargo xtask test` is the whole suite: the workspace's own tests, the checks of the Helm chart,
+//! and the end-to-end scenarios, which start Docker Distribution, dockerd, containerd, podman and
+//! skopeo, and let them pull a real image through real `eagle` processes.
 
-fn main() {}
+mod boundaries;
+mod chart;
+mod cluster;
+mod http;
+mod image;
+mod lab;
+mod oci;
+mod process;
+mod registry;
+mod report;
+mod runtimes;
+mod scenarios;
+mod setup;
+mod tree;
+mod workspace;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use report::Report;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Development tasks of Eagle", version)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Everything: the workspace's tests, the Helm chart, the end-to-end scenarios.
+    Test(TestArgs),
+    /// The end-to-end scenarios alone: real registries, real runtimes, real `eagle` processes.
+    E2e(E2eArgs),
+    /// The Helm chart alone: lint, render, validate against the Kubernetes schemas.
+    Chart,
+    /// Installs the Debian packages that the tests need (as root), or says which are missing.
+    Setup,
+    /// The inner half of `e2e`, inside its own namespaces. Not for use by hand.
+    #[command(hide = true)]
+    E2eInside(lab::InsideArgs),
+}
+
+#[derive(Debug, Args)]
+struct TestArgs {
+    /// Leave out the end-to-end scenarios and the chart (not in CI).
+    #[arg(long)]
+    fast: bool,
+    /// Run only tests and scenarios whose name contains this.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct E2eArgs {
+    /// Run only scenarios whose name contains this.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// List the scenarios and what each proves, and run none.
+    #[arg(long)]
+    list: bool,
+    /// Keep the working directory (configurations, logs, data) and print where it is.
+    #[arg(long)]
+    keep: bool,
+    /// Test this `eagle` program instead of building one.
+    #[arg(long, value_name = "FILE")]
+    eagle: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Carries out a task; false if something was tested and failed.
+fn run(task: Task) -> Result<bool> {
+    match task {
+        Task::Setup => setup::ensure(setup::Need::All).map(|()| true),
+        Task::Chart => {
+            let mut report = Report::default();
+            chart::check(&mut report)?;
+            Ok(report.finish())
+        }
+        Task::E2e(args) if args.list => {
+            scenarios::list();
+            Ok(true)
+        }
+        Task::E2e(args) => {
+            let mut report = Report::default();
+            lab::run(&mut report, args.only.as_deref(), args.keep, args.eagle)?;
+            Ok(report.finish())
+        }
+        Task::E2eInside(args) => lab::run_inside(&args),
+        Task::Test(args) => {
+            let mut report = Report::default();
+            workspace::test(&mut report, args.only.as_deref())?;
+            boundaries::check(&mut report);
+            if args.fast && !setup::in_ci() {
+                report.skip("chart", "--fast");
+                report.skip("e2e", "--fast");
+            } else {
+                if args.only.as_deref().is_none_or(|only| "chart".contains(only)) {
+                    chart::check(&mut report)?;
+                }
+                lab::run(&mut report, args.only.as_deref(), false, None)?;
+            }
+            Ok(report.finish())
+        }
+    }
+}

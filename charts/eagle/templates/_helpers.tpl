@@ -1,0 +1,270 @@
+{{/* The chart's name, or its override. */}}
+{{- define "eagle.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* The start of every object's name: 52 characters leave room for the longest suffix. */}}
+{{- define "eagle.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "eagle.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "eagle.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "eagle.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that select the pods of a role: never change between releases. Takes (dict "root" $ "role" "..."). */}}
+{{- define "eagle.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "eagle.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .role }}
+{{- end -}}
+
+{{- define "eagle.labels" -}}
+{{ include "eagle.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "eagle.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ default $.Chart.AppVersion .tag }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "eagle.trackerUrl" -}}
+http://{{ include "eagle.fullname" . }}-tracker.{{ .Release.Namespace }}.svc:{{ .Values.tracker.ports.http }}
+{{- end -}}
+
+{{/*
+The URL of every seeder. Proxies agree on the seeder of a blob by hashing it over this list, so each
+has to be named, and not hidden behind one address.
+*/}}
+{{- define "eagle.seederUrls" -}}
+{{- $service := printf "%s-seeder" (include "eagle.fullname" .) -}}
+{{- $urls := list -}}
+{{- range $index := until (int .Values.seeder.replicas) -}}
+{{- $urls = append $urls (printf "http://%s-%d.%s.%s.svc:%d" $service $index $service $.Release.Namespace (int $.Values.seeder.ports.http)) -}}
+{{- end -}}
+{{- toJson $urls -}}
+{{- end -}}
+
+{{/* What seeder and proxy read besides their own section. Empty topology labels are absent ones. */}}
+{{- define "eagle.sharedConfig" -}}
+p2p:
+  encryption: {{ .Values.p2p.encryption }}
+  {{- $topology := dict -}}
+  {{- range $label, $value := .Values.p2p.topology -}}
+  {{- if $value }}{{ $_ := set $topology $label $value }}{{ end -}}
+  {{- end }}
+  {{- with $topology }}
+  topology:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- with .Values.registries }}
+registries:
+  {{- range . }}
+  {{- list (omit . "passwordSecret") | toYaml | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "eagle.logConfig" -}}
+log:
+  {{- toYaml .Values.log | nindent 2 }}
+{{- end -}}
+
+{{/*
+The configuration of each role. The chart's own keys are laid over `config`, whose schema leaves them out.
+*/}}
+{{- define "eagle.section" -}}
+{{- range $key, $value := . }}
+{{- /* Helm reads every number as a float, and would write a million as 1e+06. */}}
+{{ $key }}: {{ if kindIs "float64" $value }}{{ int64 $value }}{{ else }}{{ toJson $value }}{{ end }}
+{{- end }}
+{{- end -}}
+
+{{- define "eagle.trackerConfig" -}}
+{{- $ports := .Values.tracker.ports -}}
+{{- $own := dict "listen" (printf "0.0.0.0:%d" (int $ports.http)) "admin" (printf "0.0.0.0:%d" (int $ports.admin)) -}}
+{{ include "eagle.logConfig" . }}
+tracker:
+  {{- include "eagle.section" (merge $own (deepCopy .Values.tracker.config)) | trim | nindent 2 }}
+{{- end -}}
+
+{{- define "eagle.seederConfig" -}}
+{{- $ports := .Values.seeder.ports -}}
+{{- $own := dict
+  "listen" (printf "0.0.0.0:%d" (int $ports.http))
+  "admin" (printf "0.0.0.0:%d" (int $ports.admin))
+  "p2p_listen" (printf "0.0.0.0:%d" (int $ports.p2p))
+  "data_listen" (printf "0.0.0.0:%d" (int $ports.data))
+  "data_dir" "/var/lib/eagle/seeder"
+  "trackers" (list (include "eagle.trackerUrl" .))
+-}}
+{{ include "eagle.logConfig" . }}
+{{ include "eagle.sharedConfig" . }}
+seeder:
+  {{- include "eagle.section" (merge $own (deepCopy .Values.seeder.config)) | trim | nindent 2 }}
+{{- end -}}
+
+{{- define "eagle.proxyConfig" -}}
+{{- $ports := .Values.proxy.ports -}}
+{{- /* Only this node's runtime may talk to the proxy: on the node's network it listens on loopback; in a pod's own
+       network it has to listen on all, and the host port is bound to loopback. */ -}}
+{{- $host := ternary "127.0.0.1" "0.0.0.0" .Values.proxy.hostNetwork -}}
+{{- $own := dict
+  "listen" (printf "%s:%d" $host (int $ports.registry))
+  "admin" (printf "0.0.0.0:%d" (int $ports.admin))
+  "p2p_listen" (printf "0.0.0.0:%d" (int $ports.p2p))
+  "data_listen" (printf "0.0.0.0:%d" (int $ports.data))
+  "data_dir" "/var/lib/eagle/proxy"
+  "trackers" (list (include "eagle.trackerUrl" .))
+  "seeders" (include "eagle.seederUrls" . | fromJsonArray)
+-}}
+{{ include "eagle.logConfig" . }}
+{{ include "eagle.sharedConfig" . }}
+proxy:
+  {{- include "eagle.section" (merge $own (deepCopy .Values.proxy.config)) | trim | nindent 2 }}
+{{- end -}}
+
+{{/* Annotations of a role's pods. Takes (dict "root" $ "role" "..." "values" .Values.ROLE). */}}
+{{- define "eagle.podAnnotations" -}}
+{{- /* A changed configuration starts the pods of the roles that read it anew. */ -}}
+checksum/config: {{ include (printf "eagle.%sConfig" .role) .root | sha256sum }}
+{{- if .root.Values.metrics.annotations }}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .values.ports.admin | quote }}
+prometheus.io/path: /metrics
+{{- end }}
+{{- with .values.podAnnotations }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Where pods of a role may run. Takes the role's values. */}}
+{{- define "eagle.scheduling" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+terminationGracePeriodSeconds: {{ .terminationGracePeriodSeconds }}
+{{- end -}}
+
+{{- define "eagle.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: {{ .Values.securityContext.runAsUser }}
+runAsGroup: {{ .Values.securityContext.runAsGroup }}
+fsGroup: {{ .Values.securityContext.runAsGroup }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "eagle.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* The address that peers are told, and the passwords that must not stand in a ConfigMap. */}}
+{{- define "eagle.nodeEnv" -}}
+- name: EAGLE_{{ upper .role }}__ADVERTISE
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+{{- range $index, $registry := .root.Values.registries }}
+{{- with $registry.passwordSecret }}
+- name: EAGLE_REGISTRIES__{{ $index }}__PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ .name }}
+      key: {{ .key }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "eagle.probes" -}}
+startupProbe:
+  httpGet:
+    path: /healthz
+    port: admin
+  periodSeconds: 1
+  failureThreshold: 60
+livenessProbe:
+  httpGet:
+    path: /healthz
+    port: admin
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+readinessProbe:
+  httpGet:
+    path: /readyz
+    port: admin
+  periodSeconds: 5
+  timeoutSeconds: 3
+{{- end -}}
+
+{{- define "eagle.configMounts" -}}
+- name: config
+  mountPath: /etc/eagle
+  readOnly: true
+{{- range .Values.caBundles }}
+- name: ca-{{ .name }}
+  mountPath: /etc/eagle-ca/{{ .name }}
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{/* Takes (dict "root" $ "role" "..."). Each role is given its own file alone. */}}
+{{- define "eagle.configVolumes" -}}
+- name: config
+  configMap:
+    name: {{ include "eagle.fullname" .root }}
+    items:
+      - key: {{ .role }}.yaml
+        path: eagle.yaml
+{{- range .root.Values.caBundles }}
+- name: ca-{{ .name }}
+  {{- if .secret }}
+  secret:
+    secretName: {{ .secret }}
+  {{- else }}
+  configMap:
+    name: {{ .configMap }}
+  {{- end }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,252 @@
+//! The command line.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use eagle_core::{
+    Geometry,
+    units::{Rate, Size},
+};
+use eagle_registry::ImageReference;
+use serde::Serialize;
+use url::Url;
+
+/// Load tests and benchmarks of Eagle, on real processes and real sockets.
+#[derive(Debug, Parser)]
+#[command(name = "eagle-bench", version, max_term_width = 110, after_help = "\
+Examples:
+  eagle-bench swarm --nodes 8 --size 128MiB --rate 20MB/s --json swarm.json
+  eagle-bench pull --local --nodes 4 --size 64MiB
+  eagle-bench pull --image registry.example/app:1 --direct --proxy http://node-1:43002 --csv pulls.csv
+  eagle-bench floor")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a cluster of real processes and pull one blob through every node at the same moment.
+    Swarm(SwarmArgs),
+    /// Pull an image many times, directly and through proxies, and compare.
+    Pull(PullArgs),
+    /// Measure what a verified download costs at least on this machine.
+    Floor(FloorArgs),
+    /// The origin registry of a local cluster.
+    #[command(hide = true)]
+    Origin(OriginArgs),
+    /// Run a program that ends when the one that started it does.
+    #[command(hide = true)]
+    Owned(OwnedArgs),
+}
+
+/// A cluster on this machine.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct ClusterArgs {
+    /// Proxies, each a node of the swarm
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) nodes: u32,
+    /// Bytes of content, a multiple of 512 and at least 2048
+    #[arg(long, default_value = "128MiB", value_name = "SIZE")]
+    pub(crate) size: Size,
+    /// Limit of every node, down and up, as in 20MB/s; or unlimited
+    #[arg(long, default_value = "unlimited", value_name = "RATE")]
+    pub(crate) rate: Rate,
+    /// Limit of the seeder, down and up; that of the nodes unless given
+    #[arg(long, value_name = "RATE")]
+    pub(crate) seeder_rate: Option<Rate>,
+    /// How pieces travel between nodes
+    #[arg(long, value_enum, default_value_t = Encryption::Tls, value_name = "MODE")]
+    pub(crate) encryption: Encryption,
+    /// How the seeder cuts blobs: auto, by their size, or a power of two from 64KiB to 16MiB
+    #[arg(long, default_value = "auto", value_name = "auto|SIZE", value_parser = piece_length)]
+    pub(crate) piece_length: PieceLength,
+    /// The eagle program; the one beside this program unless given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) eagle: Option<PathBuf>,
+    /// Keep logs and configurations of all processes in this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep_logs: Option<PathBuf>,
+    /// What the processes log: error, warn, info, debug, trace or a filter
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    pub(crate) log_level: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  eagle-bench swarm --nodes 8 --size 128MiB --rate 20MB/s
+  eagle-bench swarm --nodes 16 --size 256MiB --rate 10MB/s --json swarm-16.json
+  eagle-bench swarm --nodes 8 --size 1GiB --rate unlimited --encryption none
+
+Exit code 0 only if every node got the whole blob with the right digest. The fields of the JSON are
+described in docs/benchmarks.md.")]
+pub(crate) struct SwarmArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Time between the starts of one node and the next, as in 500ms
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) stagger: Duration,
+    /// Write the result to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  eagle-bench pull --local --nodes 4 --size 64MiB
+  eagle-bench pull --image docker.io/library/debian:12 --proxy http://127.0.0.1:43002 --concurrency 1,10
+  eagle-bench pull --image registry.example:5000/app:1 --direct http://registry.example:5000 \\
+      --proxy http://node-1:43002 --proxy http://node-2:43002 --csv pulls.csv --json pulls.json
+
+A pull is the manifest (of linux/amd64 where there are several), the configuration and the layers, three at
+a time, with every digest checked; the content is thrown away. Proxies keep what they have pulled: only the
+first pull of an image through a proxy is a cold one.")]
+pub(crate) struct PullArgs {
+    /// The image, as in docker.io/library/debian:12
+    #[arg(long, value_name = "REF", required_unless_present = "local", conflicts_with = "local")]
+    pub(crate) image: Option<ImageReference>,
+    /// Also pull directly from the registry, at this URL if it is not https://NAME; the only series if no proxy is given
+    #[arg(long, value_name = "URL", num_args = 0..=1, conflicts_with = "local")]
+    #[expect(clippy::option_option, reason = "clap's form of a flag with an optional value")]
+    pub(crate) direct: Option<Option<Url>>,
+    /// A proxy to pull through, as in http://127.0.0.1:43002; repeatable, used in turn
+    #[arg(long = "proxy", value_name = "URL", conflicts_with = "local")]
+    pub(crate) proxies: Vec<Url>,
+    /// Numbers of clients that pull at the same time, one step after the other
+    #[arg(long, value_delimiter = ',', default_value = "1,10,30", value_name = "N,...",
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) concurrency: Vec<u32>,
+    /// Pulls of every client in a step
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) iterations: u32,
+    /// Write a line per pull to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
+    /// Write the result to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Start a registry, a tracker, a seeder and proxies on this machine and pull from them
+    #[arg(long)]
+    pub(crate) local: bool,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FloorArgs {
+    /// Bytes to move
+    #[arg(long, default_value = "1GiB", value_name = "SIZE")]
+    pub(crate) size: Size,
+    /// Write the result to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OriginArgs {
+    /// Size of a layer of the image; repeatable
+    #[arg(long = "layer", value_name = "SIZE", required = true)]
+    pub(crate) layers: Vec<Size>,
+    /// Written once it listens
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OwnedArgs {
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Modes of `p2p.encryption`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Encryption {
+    /// TLS between peers that prove who they are.
+    Tls,
+    /// In clear, for trusted networks.
+    None,
+}
+
+impl Encryption {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::None => "none",
+        }
+    }
+}
+
+/// The seeder's `piece_length`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PieceLength {
+    Auto,
+    Fixed(u32),
+}
+
+impl PieceLength {
+    /// How the seeder cuts a blob of `size` bytes: as it is told, or by itself where there would be too many pieces.
+    pub(crate) fn geometry(self, size: u64) -> Result<Geometry, eagle_core::geometry::GeometryError> {
+        match self {
+            Self::Auto => Geometry::auto(size),
+            Self::Fixed(length) => Geometry::new(size, length).or_else(|_| Geometry::auto(size)),
+        }
+    }
+}
+
+impl std::fmt::Display for PieceLength {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Fixed(length) => Size(u64::from(*length)).fmt(f),
+        }
+    }
+}
+
+fn piece_length(text: &str) -> Result<PieceLength, String> {
+    if text == "auto" {
+        return Ok(PieceLength::Auto);
+    }
+    let size: Size = text.parse().map_err(|error| format!("{error}"))?;
+    let length = u32::try_from(size.0).map_err(|error| error.to_string())?;
+    Geometry::new(0, length).map_err(|error| error.to_string())?;
+    Ok(PieceLength::Fixed(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn piece_lengths() {
+        assert_eq!(piece_length("auto"), Ok(PieceLength::Auto));
+        assert_eq!(piece_length("1MiB"), Ok(PieceLength::Fixed(1 << 20)));
+        assert_eq!(PieceLength::Fixed(1 << 20).to_string(), "1MiB");
+        for bad in ["3MiB", "1", "32MiB", "many", "8GiB"] {
+            assert!(piece_length(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn direct_takes_a_url_or_none() {
+        let parse = |args: &[&str]| match Cli::try_parse_from(args).map(|cli| cli.command) {
+            Ok(Command::Pull(args)) => args.direct,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(parse(&["eagle-bench", "pull", "--image", "debian:12"]), None);
+        assert_eq!(parse(&["eagle-bench", "pull", "--image", "debian:12", "--direct"]), Some(None));
+        let url = parse(&["eagle-bench", "pull", "--image", "debian:12", "--direct", "http://127.0.0.1:5000"]);
+        assert_eq!(url.flatten().map(|url| url.to_string()).as_deref(), Some("http://127.0.0.1:5000/"));
+    }
+}

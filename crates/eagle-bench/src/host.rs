@@ -1,0 +1,103 @@
+//! What the kernel knows of this machine and its processes.
+
+use std::{fs, thread::available_parallelism};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+/// Unit of times in `/proc/PID/stat`, per second: `USER_HZ`, part of Linux's interface to programs and 100
+/// on every architecture that Rust supports.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// The machine that a result was measured on.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Host {
+    pub(crate) cpu: String,
+    /// Usable by this process.
+    pub(crate) cores: usize,
+    pub(crate) memory_bytes: u64,
+    pub(crate) kernel: String,
+    /// Mean number of runnable processes in the minute before; anything above a few tenths is somebody else.
+    pub(crate) load_before: f64,
+}
+
+impl Host {
+    /// This machine. What cannot be read is empty or zero.
+    pub(crate) fn this() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let cpu = field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+        let load = read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default();
+        Self {
+            cpu,
+            cores: available_parallelism().map_or(1, usize::from),
+            memory_bytes: kibibytes(&read("/proc/meminfo"), "MemTotal").unwrap_or_default(),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            load_before: load,
+        }
+    }
+}
+
+/// What a process has used since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct ProcessUse {
+    /// User and system time of all its threads, seconds.
+    pub(crate) cpu_seconds: f64,
+    /// The most memory that it had resident at a time (`VmHWM`), bytes.
+    pub(crate) max_rss_bytes: u64,
+}
+
+impl ProcessUse {
+    /// Of the process with this id, or of `self`.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub(crate) fn of(id: &str) -> Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+        let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+        let cpu_seconds = cpu_seconds(&stat).context("/proc/PID/stat has another form")?;
+        // A process that has ended but was not waited for has no memory.
+        Ok(Self { cpu_seconds, max_rss_bytes: kibibytes(&status, "VmHWM").unwrap_or_default() })
+    }
+}
+
+/// proc_pid_stat(5): utime and stime are the fields 14 and 15. The second is the program's name in
+/// parentheses, which may itself hold spaces and parentheses.
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ').skip(11);
+    let mut ticks = || fields.next()?.parse::<u32>().ok().map(f64::from);
+    Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
+}
+
+fn field(text: &str, name: &str) -> Option<String> {
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim() == name)
+        .map(|(_, value)| value.trim().to_owned())
+}
+
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    field(text, name)?.strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_kernel_writes() {
+        let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 12345 1000 200 184";
+        assert_eq!(cpu_seconds(stat), Some(3.0));
+        assert_eq!(kibibytes("VmPeak:\t 100 kB\nVmHWM:\t    2048 kB\n", "VmHWM"), Some(2 << 20));
+        assert_eq!(field("model name\t: A CPU: fast\n", "model name").as_deref(), Some("A CPU: fast"));
+    }
+
+    #[test]
+    fn knows_this_process_and_machine() {
+        let before = ProcessUse::of("self").unwrap();
+        assert!(before.max_rss_bytes > 1 << 16, "{before:?}");
+        assert!(ProcessUse::of("0").is_err());
+        let host = Host::this();
+        assert!(host.cores > 0 && host.memory_bytes > 1 << 20 && !host.kernel.is_empty(), "{host:?}");
+    }
+}

@@ -1,0 +1,79 @@
+//! `eagle-bench origin`: the registry of a local cluster, a process of its own so that its work is not
+//! counted as Eagle's nor as the clients'.
+
+use std::{
+    io::Write as _,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use eagle_core::Digest;
+use eagle_registry::{
+    EmbeddedRegistry,
+    embedded::{EmbeddedConfig, GeneratedImage},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::OriginArgs;
+
+const REPOSITORY: &str = "bench/image";
+const TAG: &str = "latest";
+/// The same bytes in every run.
+const SEED: u64 = 1;
+
+/// What the origin says of itself once it listens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct OriginReady {
+    pub(crate) listen: SocketAddr,
+    pub(crate) repository: String,
+    pub(crate) tag: String,
+    pub(crate) layers: Vec<Layer>,
+}
+
+/// A layer of its image.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Layer {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+}
+
+/// Serves a generated image until the process is ended.
+///
+/// # Errors
+/// When it cannot listen, the image cannot be, or the ready file not be written.
+pub(crate) async fn run(args: OriginArgs) -> Result<()> {
+    let image = GeneratedImage {
+        repository: REPOSITORY.parse()?,
+        tag: TAG.parse()?,
+        layers: args.layers.iter().map(|size| size.0).collect(),
+        seed: SEED,
+    };
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let registry = EmbeddedRegistry::start(EmbeddedConfig::new(any_port, vec![image])).await?;
+    let published = registry.images().first().context("the registry has no image")?;
+    let layers: Vec<_> =
+        published.layers.iter().map(|layer| Layer { digest: layer.digest, size: layer.size }).collect();
+    for (layer, wanted) in layers.iter().zip(&args.layers) {
+        ensure!(
+            layer.size == wanted.0,
+            "a layer of {} bytes cannot be made (the nearest has {}): layers are tar files, multiples of 512 bytes",
+            wanted.0,
+            layer.size
+        );
+    }
+    let ready =
+        OriginReady { listen: registry.local_addr(), repository: REPOSITORY.to_owned(), tag: TAG.to_owned(), layers };
+    write_whole(&args.ready_file, &serde_json::to_vec(&ready)?)
+        .with_context(|| format!("{} cannot be written", args.ready_file.display()))?;
+    std::future::pending().await
+}
+
+/// Writes beside and renames: who waits for the file never reads half of it.
+fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(content)?;
+    file.persist(path)?;
+    Ok(())
+}

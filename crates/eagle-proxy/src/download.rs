@@ -1,0 +1,288 @@
+//! Getting blobs: one download per blob, however many runtimes ask for it.
+//!
+//! A [`Download`](state::Download) moves through the phases of [`state::Phase`]. Its task
+//! ([`task`]) is the only one that changes the phase; readers ([`reader`]) follow it and give the
+//! runtime bytes in order. Beside the task run the feed of piece hashes from a seeder ([`feed`]),
+//! the hash of the whole blob ([`verify`]) and, when the peer network does not deliver, the filler
+//! ([`filler`]), which takes bytes from a seeder over HTTP or from the origin ([`sources`]).
+//! A blob that cannot be kept on this node is relayed ([`passthrough`]).
+
+mod feed;
+mod filler;
+mod passthrough;
+mod reader;
+mod run;
+mod sources;
+mod state;
+mod task;
+mod verify;
+
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use eagle_core::{Digest, PeerInfo};
+use eagle_p2p::node::Node;
+use eagle_registry::Registries;
+use eagle_seeder::client::SeederClient;
+use eagle_store::Cache;
+use eagle_tracker::Announcer;
+use http::{HeaderMap, StatusCode};
+use lru::LruCache;
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::state::{Download, Phase, Ticket, Whole};
+pub(crate) use self::{reader::Opened, sources::Failure};
+pub use self::{
+    reader::{BlobStream, OpenBlob},
+    state::BlobRequest,
+};
+use crate::metrics::Metrics;
+
+/// How long a download goes on after its last reader left: a runtime that was interrupted asks again
+/// within seconds, and containerd closes ranges early as a matter of course.
+const LINGER: Duration = Duration::from_secs(30);
+/// How long a blob that did not match its digest is fetched from the origin alone.
+const DISTRUST: Duration = Duration::from_secs(600);
+/// Blobs remembered as distrusted; more than a few mean trouble that remembering does not cure.
+const MAX_DISTRUSTED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+
+/// An answer of the origin that is the answer to the runtime.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// Its status.
+    pub status: StatusCode,
+    /// Those of its headers that the runtime needs, such as `WWW-Authenticate` and `Retry-After`.
+    pub headers: HeaderMap,
+    /// Its body, usually errors in JSON.
+    pub body: Bytes,
+}
+
+/// Why a blob cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The origin said no.
+    #[error("the registry answered {}", .0.status)]
+    Refused(Box<Refusal>),
+    /// No source could give it.
+    #[error("no source could give the blob: {}", tried.join("; "))]
+    Unavailable {
+        /// What was tried, and how each one failed.
+        tried: Vec<String>,
+    },
+    /// The bytes that arrived are not the blob.
+    #[error("the bytes that arrived have the digest {actual}; they were thrown away")]
+    Corrupt {
+        /// Digest of what arrived.
+        actual: Digest,
+    },
+    /// The disk failed under a blob that is being read.
+    #[error("{0}")]
+    Storage(String),
+    /// The proxy shuts down.
+    #[error("the proxy is shutting down")]
+    Stopped,
+}
+
+/// How downloads behave.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How long no piece may arrive before another source takes over.
+    pub stall_timeout: Duration,
+}
+
+/// What all downloads of a proxy share.
+pub(crate) struct Context {
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) node: Node,
+    pub(crate) announcer: Announcer,
+    pub(crate) seeders: SeederClient,
+    pub(crate) registries: Arc<Registries>,
+    pub(crate) metrics: Metrics,
+    pub(crate) settings: Settings,
+    pub(crate) tasks: TaskTracker,
+    /// Ends everything at once; comes after the server has drained.
+    pub(crate) stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// The downloads of a proxy; clones share them.
+#[derive(Debug, Clone)]
+pub struct Downloads(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    context: Arc<Context>,
+    running: Mutex<HashMap<Digest, Arc<Download>>>,
+    distrusted: Mutex<LruCache<Digest, Instant>>,
+}
+
+impl Downloads {
+    pub(crate) fn new(context: Context) -> Self {
+        Self(Arc::new(Inner {
+            context: Arc::new(context),
+            running: Mutex::default(),
+            distrusted: Mutex::new(LruCache::new(MAX_DISTRUSTED)),
+        }))
+    }
+
+    /// Opens a blob for a caller who may read it. Returns as soon as its size is known.
+    ///
+    /// # Errors
+    /// When the origin refuses, or no source can give it.
+    pub async fn open(&self, request: BlobRequest) -> Result<OpenBlob, Arc<BlobError>> {
+        let mut own_attempt = false;
+        loop {
+            if let Some(open) = self.cached(request.digest).await {
+                return Ok(open);
+            }
+            let (ticket, started_it) = self.attach(request.clone());
+            let error = match self.wait_for_size(&ticket).await {
+                Ok(size) => {
+                    return Ok(OpenBlob::new(
+                        Arc::clone(&self.0.context),
+                        request.digest,
+                        size,
+                        Opened::Arriving(ticket),
+                    ));
+                }
+                Err(error) => error,
+            };
+            // A download that somebody else began may have failed for their credentials' sake.
+            if started_it || own_attempt || !matches!(*error, BlobError::Refused(_)) {
+                return Err(error);
+            }
+            own_attempt = true;
+        }
+    }
+
+    /// Size of a blob that is here or on its way; `None` when nothing is known of it.
+    pub async fn size(&self, digest: Digest) -> Option<u64> {
+        if let Some(blob) = self.0.context.cache.get(digest).await {
+            return Some(blob.size());
+        }
+        let download = self.running().get(&digest).cloned()?;
+        let phase = download.phase();
+        match &*phase.borrow() {
+            Phase::Running(running) => Some(running.geometry.size()),
+            Phase::PassThrough { size, .. } => Some(*size),
+            Phase::Complete(whole) => Some(whole.reader.size()),
+            Phase::Starting | Phase::Failed(_) => None,
+        }
+    }
+
+    /// Peers that a tracker has named for a blob.
+    pub(crate) async fn found(&self, digest: Digest, peers: Vec<PeerInfo>) {
+        let download = self.running().get(&digest).cloned();
+        if let Some(swarm) = download.and_then(|download| download.swarm()) {
+            swarm.add_peers(peers).await;
+        }
+    }
+
+    /// For people: what is on its way.
+    pub fn status(&self) -> serde_json::Value {
+        let downloads: Vec<_> = self.running().values().cloned().collect();
+        downloads.iter().map(|download| download.status()).collect()
+    }
+
+    /// Ends when every download and reader has ended, after the context's `stop` was cancelled.
+    pub(crate) async fn stopped(&self) {
+        self.0.context.tasks.close();
+        self.0.context.tasks.wait().await;
+    }
+
+    async fn cached(&self, digest: Digest) -> Option<OpenBlob> {
+        let blob = self.0.context.cache.get(digest).await?;
+        let size = blob.size();
+        let whole = Whole { reader: blob.reader() };
+        Some(OpenBlob::new(Arc::clone(&self.0.context), digest, size, Opened::Cached(Arc::new(whole))))
+    }
+
+    /// A place among the readers of the blob's download, which is begun when there is none.
+    fn attach(&self, request: BlobRequest) -> (Ticket, bool) {
+        let digest = request.digest;
+        let mut running = self.running();
+        if let Some(download) = running.get(&digest) {
+            return (download.attach(request), false);
+        }
+        let download = Arc::new(Download::new(digest, self.is_distrusted(&digest)));
+        let ticket = download.attach(request);
+        running.insert(digest, Arc::clone(&download));
+        drop(running);
+        let (this, context) = (self.clone(), Arc::clone(&self.0.context));
+        let count = context.metrics.running();
+        self.0.context.tasks.spawn(async move {
+            let end = task::run(&context, &download, || this.abandon(&download)).await;
+            if let Phase::Failed(error) = &end
+                && matches!(**error, BlobError::Corrupt { .. })
+            {
+                this.distrust(digest);
+            }
+            // First out of the map, so that nobody joins a download that has ended.
+            this.forget(&download);
+            download.set_phase(end);
+            drop(count);
+        });
+        (ticket, true)
+    }
+
+    async fn wait_for_size(&self, ticket: &Ticket) -> Result<u64, Arc<BlobError>> {
+        let mut phases = ticket.download().phase();
+        loop {
+            match &*phases.borrow_and_update() {
+                Phase::Starting => {}
+                // There is no byte to hold back, so the check must come before the answer.
+                Phase::Running(running) if running.geometry.size() == 0 => {}
+                Phase::Running(running) => return Ok(running.geometry.size()),
+                Phase::Complete(whole) => return Ok(whole.reader.size()),
+                Phase::PassThrough { size, .. } => return Ok(*size),
+                Phase::Failed(error) => return Err(Arc::clone(error)),
+            }
+            phases.changed().await.map_err(|_| Arc::new(BlobError::Stopped))?;
+        }
+    }
+
+    /// Takes a download without readers out of the map; false when somebody reads it after all.
+    fn abandon(&self, download: &Arc<Download>) -> bool {
+        let mut running = self.running();
+        if download.reader_count() > 0 {
+            return false;
+        }
+        remove(&mut running, download);
+        true
+    }
+
+    fn forget(&self, download: &Arc<Download>) {
+        remove(&mut self.running(), download);
+    }
+
+    fn distrust(&self, digest: Digest) {
+        self.0.distrusted.lock().unwrap_or_else(PoisonError::into_inner).put(digest, Instant::now() + DISTRUST);
+    }
+
+    fn is_distrusted(&self, digest: &Digest) -> bool {
+        let mut distrusted = self.0.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
+        distrusted.get(digest).is_some_and(|until| *until > Instant::now())
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Download>>> {
+        // The map is whole between operations: a panic elsewhere leaves it usable.
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn remove(running: &mut HashMap<Digest, Arc<Download>>, download: &Arc<Download>) {
+    if running.get(&download.digest).is_some_and(|current| Arc::ptr_eq(current, download)) {
+        running.remove(&download.digest);
+    }
+}

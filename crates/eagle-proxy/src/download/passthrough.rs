@@ -1,0 +1,191 @@
+//! Relays a blob that this node cannot keep, straight from a seeder or the origin to the runtime.
+//!
+//! A response with the whole blob in it is hashed on the way, and its end is held back until the
+//! digest matched. A response with a part of it cannot be checked here; the runtime checks the
+//! blob that it puts together.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use eagle_core::digest::Hasher;
+use eagle_store::BlobReader;
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use super::{
+    BlobError, Context,
+    reader::{Closed, Sink},
+    sources::{self, Content, Failure},
+    state::Download,
+    verify,
+};
+
+/// Bytes that are hashed and handed on at a time, so that the switch to a blocking thread does not show.
+const BLOCK: usize = 256 << 10;
+/// A source that fails this often without giving a byte is done with.
+const MAX_FAILURES: u32 = 2;
+
+/// What a reader still wants.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// Size of the whole blob, bytes.
+    pub(crate) size: u64,
+    /// What the runtime asked for.
+    pub(crate) range: Range<u64>,
+    /// The first byte that it does not have.
+    pub(crate) at: u64,
+    /// The bytes before `at`, when this node has them.
+    pub(crate) prefix: Option<Arc<dyn BlobReader>>,
+}
+
+/// Why a relay ends early.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Closed,
+    Failed(BlobError),
+}
+
+impl From<Closed> for Stop {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+/// Gives the rest of a range to a runtime, changing sources as often as it takes.
+pub(crate) async fn relay(
+    context: &Arc<Context>,
+    download: &Arc<Download>,
+    part: Part,
+    sink: &mut Sink,
+) -> Result<(), Stop> {
+    let Part { size, range, at, prefix } = part;
+    let mut relay = Relay { context, at, end: range.end, hasher: None, block: BytesMut::new(), sink };
+    if range == (0..size) {
+        let hasher = download.digest.hasher();
+        let hashed = match (at, prefix) {
+            (0, _) => Ok(hasher),
+            (_, Some(prefix)) => verify::hash_prefix(hasher, &prefix, at).await.map_err(|error| error.to_string()),
+            (_, None) => Err("what was sent so far is no longer on the disk".to_owned()),
+        };
+        relay.hasher = Some(hashed.map_err(|error| Stop::Failed(BlobError::Storage(error)))?);
+    }
+    let mut tried = Vec::new();
+    let mut stashed = download.take_content().filter(|content| content.start <= at);
+    for request in download.requests() {
+        for server in sources::servers(context, &request, download.origin_only) {
+            let mut failures = 0;
+            while failures < MAX_FAILURES {
+                let content = match stashed.take() {
+                    Some(content) => Ok(content),
+                    None => sources::content(context, &request, &server, relay.at + relay.block.len() as u64).await,
+                };
+                let content = match content {
+                    Ok(content) if content.size == size => content,
+                    Ok(content) => {
+                        tried.push(format!(
+                            "{server}: it says that the blob has {} bytes, and it has {size}",
+                            content.size
+                        ));
+                        break;
+                    }
+                    Err(Failure::Refused(refusal)) => {
+                        tried.push(format!("{server}: {}", refusal.status));
+                        break;
+                    }
+                    Err(Failure::Failed(reason)) => {
+                        tried.push(reason);
+                        break;
+                    }
+                };
+                context.metrics.fallback(content.server.source());
+                let before = relay.at;
+                match relay.copy(content, download).await? {
+                    Copied::All => return Ok(()),
+                    Copied::Broken(reason) => {
+                        tried.push(format!("{server}: {reason}"));
+                        failures = if relay.at > before { 1 } else { failures + 1 };
+                    }
+                }
+            }
+        }
+    }
+    Err(Stop::Failed(BlobError::Unavailable { tried }))
+}
+
+enum Copied {
+    All,
+    Broken(String),
+}
+
+struct Relay<'a> {
+    context: &'a Arc<Context>,
+    /// The first byte that was not sent.
+    at: u64,
+    end: u64,
+    /// Present when the whole blob goes through; has seen every byte before `at`.
+    hasher: Option<Hasher>,
+    /// Bytes from `at` on that were not sent yet.
+    block: BytesMut,
+    sink: &'a mut Sink,
+}
+
+impl Relay<'_> {
+    async fn copy(&mut self, content: Content, download: &Download) -> Result<Copied, Stop> {
+        let Content { server, start, mut body, .. } = content;
+        let stall = self.context.settings.stall_timeout;
+        // A server without ranges begins at the start.
+        let mut skip = (self.at + self.block.len() as u64).saturating_sub(start);
+        while self.at + (self.block.len() as u64) < self.end {
+            let frame = match timeout(stall, body.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(error))) => return Ok(Copied::Broken(error.to_string())),
+                Ok(None) => return Ok(Copied::Broken("it ended early".to_owned())),
+                Err(_) => return Ok(Copied::Broken(format!("it sent nothing for {stall:?}"))),
+            };
+            let Ok(mut data) = frame.into_data() else { continue };
+            self.context.node.download_limiter().acquire(data.len() as u64).await;
+            download.received.add(server.source(), data.len() as u64);
+            self.context.metrics.bytes(server.source(), data.len() as u64);
+            let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(data.len());
+            let _ = data.split_to(skipped);
+            skip -= skipped as u64;
+            let left = self.end - self.at - self.block.len() as u64;
+            data.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            self.block.extend_from_slice(&data);
+            // The last block stays until the digest is known.
+            while self.block.len() > BLOCK {
+                let block = self.block.split_to(BLOCK).freeze();
+                self.send(block).await?;
+            }
+        }
+        let block = self.block.split().freeze();
+        if let Some(hasher) = self.hasher.take() {
+            let actual = hash(hasher, block.clone()).await?.finish();
+            if actual != download.digest {
+                self.context.metrics.verification_failure();
+                return Err(Stop::Failed(BlobError::Corrupt { actual }));
+            }
+        }
+        if !block.is_empty() {
+            self.send(block).await?;
+        }
+        Ok(Copied::All)
+    }
+
+    async fn send(&mut self, block: Bytes) -> Result<(), Stop> {
+        if let Some(hasher) = self.hasher.take() {
+            self.hasher = Some(hash(hasher, block.clone()).await?);
+        }
+        self.at += block.len() as u64;
+        self.sink.send(block).await?;
+        Ok(())
+    }
+}
+
+async fn hash(mut hasher: Hasher, bytes: Bytes) -> Result<Hasher, Stop> {
+    let hashed = tokio::task::spawn_blocking(move || {
+        hasher.update(&bytes);
+        hasher
+    });
+    hashed.await.map_err(|_| Stop::Failed(BlobError::Stopped))
+}

@@ -1,0 +1,257 @@
+//! One reader of a blob: bytes in order, as soon as they may be given away.
+//!
+//! The last piece is kept back until the whole blob matched its digest, so that no runtime ever gets
+//! a complete response with wrong bytes in it.
+
+use std::{
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+};
+
+use bytes::Bytes;
+use eagle_core::Digest;
+use futures::Stream;
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    BlobError, Context, passthrough,
+    state::{Phase, Ticket, Whole},
+};
+use crate::metrics::Source;
+
+/// Bytes that are read and handed on at a time: a few socket buffers, and at least as small as any
+/// piece but the smallest ones.
+const BLOCK: u64 = 256 << 10;
+/// Blocks read ahead of the runtime, so that disk and socket overlap: at most this many and one
+/// more, which is in hand.
+const READ_AHEAD: usize = 3;
+
+/// A blob that can be read; dropping it gives up the interest in the blob.
+#[derive(Debug)]
+pub struct OpenBlob {
+    context: Arc<Context>,
+    digest: Digest,
+    size: u64,
+    source: Opened,
+}
+
+#[derive(Debug)]
+pub(crate) enum Opened {
+    Cached(Arc<Whole>),
+    Arriving(Ticket),
+}
+
+/// The bytes of a blob or a part of it; an error means that the connection must be cut.
+#[derive(Debug)]
+pub struct BlobStream(mpsc::Receiver<Result<Bytes, Arc<BlobError>>>);
+
+impl Stream for BlobStream {
+    type Item = Result<Bytes, Arc<BlobError>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// Where a reader gives its bytes to, and how far it is.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    out: mpsc::Sender<Result<Bytes, Arc<BlobError>>>,
+    context: Arc<Context>,
+    started: Option<Instant>,
+}
+
+/// The runtime has closed its connection.
+#[derive(Debug)]
+pub(crate) struct Closed;
+
+impl Sink {
+    /// Hands on bytes as soon as there is room.
+    pub(crate) async fn send(&mut self, bytes: Bytes) -> Result<(), Closed> {
+        let length = bytes.len() as u64;
+        self.out.send(Ok(bytes)).await.map_err(|_| Closed)?;
+        self.context.metrics.delivered(length);
+        if let Some(started) = self.started.take() {
+            self.context.metrics.first_byte(started.elapsed());
+        }
+        Ok(())
+    }
+
+    async fn fail(&self, error: Arc<BlobError>) {
+        let _ = self.out.send(Err(error)).await;
+    }
+}
+
+impl OpenBlob {
+    pub(crate) fn new(context: Arc<Context>, digest: Digest, size: u64, source: Opened) -> Self {
+        Self { context, digest, size, source }
+    }
+
+    /// Size of the whole blob, bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The bytes of `range`, which lies within the blob. `started` is when the runtime asked.
+    pub fn read(self, range: Range<u64>, started: Instant) -> BlobStream {
+        let (out, stream) = mpsc::channel(READ_AHEAD);
+        let sink = Sink { out, context: Arc::clone(&self.context), started: Some(started) };
+        let context = Arc::clone(&self.context);
+        let range = range.start.min(self.size)..range.end.min(self.size);
+        context.tasks.clone().spawn(async move {
+            let closed = sink.out.clone();
+            tokio::select! {
+                () = pump(self, range, sink) => {}
+                () = closed.closed() => {}
+                () = context.stop.cancelled() => {}
+            }
+        });
+        BlobStream(stream)
+    }
+}
+
+async fn pump(blob: OpenBlob, range: Range<u64>, mut sink: Sink) {
+    let result = match &blob.source {
+        Opened::Cached(whole) => serve_cached(&blob, whole, range, &mut sink).await,
+        Opened::Arriving(ticket) => serve_arriving(&blob, ticket, range, &mut sink).await,
+    };
+    if let Err(Stop::Failed(error)) = result {
+        tracing::warn!(digest = %blob.digest, %error, "a response had to be cut short");
+        sink.fail(error).await;
+    }
+}
+
+/// Why a reader ends early.
+enum Stop {
+    Closed,
+    Failed(Arc<BlobError>),
+}
+
+impl From<Closed> for Stop {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<BlobError> for Stop {
+    fn from(error: BlobError) -> Self {
+        Self::Failed(Arc::new(error))
+    }
+}
+
+async fn serve_cached(blob: &OpenBlob, whole: &Whole, range: Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
+    let mut at = range.start;
+    while at < range.end {
+        let end = block_end(at, range.end, BLOCK);
+        let bytes = read(whole, at, end).await?;
+        blob.context.metrics.bytes(Source::Cache, bytes.len() as u64);
+        sink.send(bytes).await?;
+        at = end;
+    }
+    Ok(())
+}
+
+async fn serve_arriving(blob: &OpenBlob, ticket: &Ticket, range: Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
+    let mut phases = ticket.download().phase();
+    let mut at = range.start;
+    ticket.moved(at);
+    while at < range.end {
+        let phase = phases.borrow_and_update().clone();
+        match phase {
+            Phase::Running(running) => {
+                let step = u64::from(running.geometry.piece_length()).min(BLOCK);
+                let Some(piece) = running.geometry.piece_at(at) else { break };
+                let last = piece.0 + 1 == running.geometry.pieces();
+                let mut owned = running.pieces.clone();
+                let here = async {
+                    if last {
+                        // Only the next phase says that the whole blob is right.
+                        return std::future::pending().await;
+                    }
+                    if owned.wait_for(|owned| owned.contains(piece)).await.is_err() {
+                        // The swarm is gone: the phase is about to change.
+                        std::future::pending().await
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    changed = phases.changed() => {
+                        changed.map_err(|_| BlobError::Stopped)?;
+                        continue;
+                    }
+                    () = here => {}
+                }
+                let end = block_end(at, range.end, step);
+                let length = usize::try_from(end - at).unwrap_or(usize::MAX);
+                let bytes = match running.reader.read_at(at, length).await {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        // The task may have given up the disk at this moment; then another way is open.
+                        if phases.has_changed().unwrap_or(false) {
+                            continue;
+                        }
+                        return Err(BlobError::Storage(error.to_string()).into());
+                    }
+                };
+                sink.send(bytes).await?;
+                at = end;
+                ticket.moved(at);
+            }
+            Phase::Complete(whole) => {
+                let end = block_end(at, range.end, BLOCK);
+                sink.send(read(&whole, at, end).await?).await?;
+                at = end;
+                ticket.moved(at);
+            }
+            Phase::PassThrough { size, prefix } => {
+                let part = passthrough::Part { size, range: range.clone(), at, prefix };
+                return match passthrough::relay(&blob.context, ticket.download(), part, sink).await {
+                    Ok(()) => Ok(()),
+                    Err(passthrough::Stop::Closed) => Err(Stop::Closed),
+                    Err(passthrough::Stop::Failed(error)) => Err(error.into()),
+                };
+            }
+            Phase::Failed(error) => return Err(Stop::Failed(error)),
+            Phase::Starting => {
+                phases.changed().await.map_err(|_| BlobError::Stopped)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn read(whole: &Whole, at: u64, end: u64) -> Result<Bytes, BlobError> {
+    let length = usize::try_from(end - at).unwrap_or(usize::MAX);
+    whole.reader.read_at(at, length).await.map_err(|error| BlobError::Storage(error.to_string()))
+}
+
+/// Blocks end at multiples of their size, so that one never spans two pieces.
+fn block_end(at: u64, end: u64, step: u64) -> u64 {
+    ((at / step + 1) * step).min(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn blocks_cover_a_range_and_stay_within_pieces(start in 0u64..2_000_000, length in 1u64..3_000_000, shift in 16u32..25) {
+            let piece_length = 1u64 << shift;
+            let step = piece_length.min(BLOCK);
+            let end = start + length;
+            let mut at = start;
+            while at < end {
+                let next = block_end(at, end, step);
+                prop_assert!(next > at && next <= end);
+                prop_assert_eq!(at / piece_length, (next - 1) / piece_length);
+                prop_assert!(next - at <= BLOCK);
+                at = next;
+            }
+        }
+    }
+}

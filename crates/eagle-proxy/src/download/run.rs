@@ -1,0 +1,221 @@
+//! What the task of a download and its helpers share while pieces come in.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use eagle_core::{Bitfield, Geometry, Metainfo, PieceHash, PieceIndex};
+use eagle_p2p::node::SwarmHandle;
+use eagle_store::PartialEntry;
+use tokio::time::Instant;
+
+use super::{
+    Context,
+    state::{BlobRequest, Download},
+};
+
+/// Times the stall timeout that a living seeder is believed to make progress although no piece
+/// comes: a slow origin is not a reason for every node to go there.
+const PATIENCE: u32 = 6;
+/// The part of the stall timeout in which another seeder may be found when one is lost.
+const GRACE: u32 = 4;
+/// A limited host takes its time for a piece; this many times that is not a stall.
+const PIECE_TIMES: u32 = 3;
+
+/// A download whose pieces are coming in.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) context: Arc<Context>,
+    pub(crate) download: Arc<Download>,
+    pub(crate) geometry: Geometry,
+    pub(crate) entry: PartialEntry,
+    pub(crate) swarm: SwarmHandle,
+    metainfo: Mutex<Metainfo>,
+    /// Pieces on disk from an earlier process, whose hash is not known yet.
+    recovered: Mutex<Bitfield>,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug)]
+struct Progress {
+    /// When the last piece came.
+    piece: Instant,
+    /// When a seeder last said anything on the feed; `None` while there is no feed.
+    feed: Option<Instant>,
+}
+
+/// Hashes from a seeder that contradict those known.
+#[derive(Debug, thiserror::Error)]
+#[error("its hash of piece {0} is not the one that was given before")]
+pub(crate) struct Contradiction(PieceIndex);
+
+impl Run {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        download: Arc<Download>,
+        entry: PartialEntry,
+        swarm: SwarmHandle,
+        metainfo: Metainfo,
+        recovered: Bitfield,
+    ) -> Self {
+        Self {
+            context,
+            download,
+            geometry: entry.geometry(),
+            entry,
+            swarm,
+            metainfo: Mutex::new(metainfo),
+            recovered: Mutex::new(recovered),
+            progress: Mutex::new(Progress { piece: Instant::now(), feed: None }),
+        }
+    }
+
+    pub(crate) fn owned(&self) -> Arc<Bitfield> {
+        Arc::clone(&self.swarm.pieces().borrow())
+    }
+
+    /// Whom to ask for.
+    pub(crate) fn requests(&self) -> Vec<BlobRequest> {
+        self.download.requests()
+    }
+
+    pub(crate) fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
+        self.metainfo().hash(piece)
+    }
+
+    pub(crate) fn known_hashes(&self) -> u32 {
+        u32::try_from(self.metainfo().hashes.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn has_all_hashes(&self) -> bool {
+        self.metainfo().is_whole()
+    }
+
+    pub(crate) fn metainfo_now(&self) -> Metainfo {
+        self.metainfo().clone()
+    }
+
+    /// Takes hashes of the pieces from `first` on, and uses them.
+    pub(crate) async fn add_hashes(&self, first: u32, hashes: Vec<PieceHash>) -> Result<(), Contradiction> {
+        let fresh = {
+            let mut metainfo = self.metainfo();
+            let known = metainfo.hashes.len();
+            let from = first as usize;
+            for (index, hash) in hashes.iter().enumerate().map(|(i, hash)| (from + i, hash)) {
+                match metainfo.hashes.get(index) {
+                    Some(before) if before != hash => {
+                        return Err(Contradiction(PieceIndex(u32::try_from(index).unwrap_or(u32::MAX))));
+                    }
+                    Some(_) => {}
+                    None if index == metainfo.hashes.len() && index < self.geometry.pieces() as usize => {
+                        metainfo.hashes.push(*hash);
+                    }
+                    None => return Err(Contradiction(PieceIndex(u32::try_from(index).unwrap_or(u32::MAX)))),
+                }
+            }
+            (known, metainfo.hashes[known..].to_vec())
+        };
+        let (known, fresh) = fresh;
+        if !fresh.is_empty() {
+            self.swarm.add_hashes(u32::try_from(known).unwrap_or(u32::MAX), fresh).await;
+            self.use_recovered().await;
+        }
+        Ok(())
+    }
+
+    /// Checks what an earlier process left behind, as far as hashes are known.
+    pub(crate) async fn use_recovered(&self) {
+        let candidates: Vec<(PieceIndex, PieceHash)> = {
+            let metainfo = self.metainfo();
+            self.recovered().iter().filter_map(|piece| Some((piece, metainfo.hash(piece)?))).collect()
+        };
+        for (piece, hash) in candidates {
+            self.recovered().remove(piece);
+            let reader = self.entry.reader();
+            let read = reader.read_at(self.geometry.offset(piece), self.geometry.length(piece) as usize).await;
+            let Ok(bytes) = read else { continue };
+            let matches = tokio::task::spawn_blocking(move || PieceHash::of(&bytes) == hash).await.unwrap_or(false);
+            if matches {
+                self.swarm.add_piece(piece).await;
+            }
+        }
+    }
+
+    /// The first piece that is missing from where the slowest reader is, or else from the start.
+    pub(crate) fn next_missing(&self) -> Option<PieceIndex> {
+        let owned = self.owned();
+        let position = self.position().map_or(0, |piece| piece.0);
+        owned.first_missing(position).or_else(|| owned.first_missing(0))
+    }
+
+    /// The piece that the slowest reader waits for.
+    pub(crate) fn position(&self) -> Option<PieceIndex> {
+        self.geometry.piece_at(self.download.slowest()?)
+    }
+
+    /// Notes that a piece came.
+    pub(crate) fn note_piece(&self) {
+        self.progress().piece = Instant::now();
+    }
+
+    /// Notes that a seeder spoke, or that none is left that does.
+    pub(crate) fn note_feed(&self, alive: bool) {
+        self.progress().feed = alive.then(Instant::now);
+    }
+
+    /// Whether a seeder says something from time to time.
+    pub(crate) fn feed_is_alive(&self) -> bool {
+        self.progress().feed.is_some()
+    }
+
+    /// Bytes that came over the peer network.
+    pub(crate) fn swarm_bytes(&self) -> u64 {
+        let counters = self.swarm.counters();
+        counters.bytes_from_peers + counters.bytes_from_seeders
+    }
+
+    /// Whether the peer network does not deliver what it could, so that another source must.
+    pub(crate) fn is_stalled(&self) -> bool {
+        let idle = self.progress().piece.elapsed();
+        let stall = self.stall_timeout();
+        if !self.feed_is_alive() && !self.has_all_hashes() {
+            // Nobody tells hashes: beyond those known, nothing that peers send can be checked. Another
+            // seeder may still be found, which a moment is given for.
+            let nothing_to_get = self.known_hashes() <= self.owned().count();
+            return idle >= if nothing_to_get { stall / GRACE } else { stall };
+        }
+        let behind = self.known_hashes() > self.owned().count();
+        (behind && idle >= stall) || idle >= stall * PATIENCE
+    }
+
+    /// Whether nothing has come for so long that the download is given up once every source failed.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.progress().piece.elapsed() >= self.stall_timeout() * 2
+    }
+
+    /// How long no piece may come: longer where the host's own limit makes a piece take longer.
+    pub(crate) fn stall_timeout(&self) -> Duration {
+        let configured = self.context.settings.stall_timeout;
+        match self.context.node.download_limiter().rate().bytes_per_second() {
+            Some(rate) if rate > 0 => {
+                let piece = Duration::from_millis(u64::from(self.geometry.piece_length()).saturating_mul(1000) / rate);
+                configured.max(piece * PIECE_TIMES)
+            }
+            _ => configured,
+        }
+    }
+
+    fn metainfo(&self) -> MutexGuard<'_, Metainfo> {
+        // Each of these holds plain data that is whole between operations.
+        self.metainfo.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recovered(&self) -> MutexGuard<'_, Bitfield> {
+        self.recovered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,324 @@
+//! The proxy role: puts the parts together, starts and stops them.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use eagle_core::{NodeRole, PeerInfo, PieceSet, Topology, wire::control::Encryption};
+use eagle_p2p::{
+    identity::{self, IdentityError},
+    node::{Node, NodeConfig},
+};
+use eagle_registry::Registries;
+use eagle_seeder::client::SeederClient;
+use eagle_store::{Cache, FsStorage, StorageError};
+use eagle_tracker::{Announcer, BlobStatus, Found};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, mpsc},
+    time::timeout,
+};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use crate::{
+    config::{ConfigError, ProxyConfig},
+    download::{Context, Downloads, Settings},
+    grants::Grants,
+    metrics::{Metrics, Traffic},
+    remembered::Manifests,
+    server,
+    service::Service,
+};
+
+/// How long answers under way may go on after the signal to stop; Kubernetes gives a pod 30 seconds.
+const DRAIN: Duration = Duration::from_secs(20);
+/// How long the parts may take to stop after that.
+const STOP: Duration = Duration::from_secs(5);
+/// Answers of trackers that wait to be looked at.
+const FOUND_QUEUE: usize = 64;
+
+/// What a proxy shares with the other roles of its machine.
+#[derive(Debug, Clone)]
+pub struct ProxyDeps {
+    /// The registries.
+    pub registries: Arc<Registries>,
+    /// Where this node is.
+    pub topology: Topology,
+    /// How data channels are protected.
+    pub encryption: Encryption,
+}
+
+/// Why a proxy does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be made.
+    #[error("cannot create proxy.data_dir {path}: {source}")]
+    DataDir {
+        /// The directory.
+        path: String,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The node has no identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The blobs on disk cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The peer network does not start.
+    #[error(transparent)]
+    Node(#[from] eagle_p2p::node::StartError),
+    /// The address for runtimes is not to be had.
+    #[error("cannot listen on proxy.listen {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}
+
+/// A running proxy. Dropping it ends it at once; [`Proxy::wait`] lets it end in order.
+#[derive(Debug)]
+pub struct Proxy {
+    local_addr: SocketAddr,
+    node: Node,
+    cache: Arc<Cache>,
+    downloads: Downloads,
+    metrics: Metrics,
+    tasks: TaskTracker,
+    _stop_on_drop: DropGuard,
+}
+
+impl Proxy {
+    /// Starts a proxy, which serves until `shutdown` is cancelled.
+    ///
+    /// # Errors
+    /// When the configuration cannot work, the data directory cannot be used, or an address cannot be
+    /// listened on.
+    pub async fn start(
+        config: ProxyConfig,
+        deps: ProxyDeps,
+        registry: &mut Registry,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        let keypair = prepare(&config.data_dir).await?;
+        let listener = TcpListener::bind(config.listen).await;
+        let listen_error = |source| StartError::Listen { address: config.listen, source };
+        let listener = listener.map_err(listen_error)?;
+        let local_addr = listener.local_addr().map_err(listen_error)?;
+        let storage = FsStorage::open(&config.data_dir.join("blobs")).await?;
+        let cache = Cache::open(Arc::new(storage), config.cache_limit.0).await?;
+
+        // The parts outlive the signal to stop: answers under way still need them.
+        let stop = CancellationToken::new();
+        let guard = stop.clone().drop_guard();
+        let node_config = NodeConfig {
+            listen: config.p2p_listen,
+            data_listen: config.data_listen,
+            advertise: config.advertise,
+            topology: deps.topology,
+            encryption: deps.encryption,
+            download: config.download_rate,
+            upload: config.upload_rate,
+            identity: keypair,
+            ..NodeConfig::local(NodeRole::Proxy)
+        };
+        let node = Node::start(node_config, Arc::clone(&cache), stop.clone()).await?;
+        let (found_sender, found) = mpsc::channel(FOUND_QUEUE);
+        let announcer = Announcer::start(config.trackers.clone(), node.info(), found_sender, stop.clone());
+        let metrics = Metrics::default();
+        metrics.register(registry, &cache, &node);
+        let seeders = SeederClient::new(config.seeders.clone());
+        let tasks = TaskTracker::new();
+        let downloads = Downloads::new(Context {
+            cache: Arc::clone(&cache),
+            node: node.clone(),
+            announcer: announcer.clone(),
+            seeders: seeders.clone(),
+            registries: Arc::clone(&deps.registries),
+            metrics: metrics.clone(),
+            settings: Settings { stall_timeout: config.stall_timeout },
+            tasks: TaskTracker::new(),
+            stop: stop.clone(),
+        });
+        let service = Arc::new(Service {
+            downloads: downloads.clone(),
+            grants: Grants::new(config.grant_ttl),
+            seeders,
+            has_seeders: !config.seeders.is_empty(),
+            registries: deps.registries,
+            manifests: Manifests::new(),
+            metrics: metrics.clone(),
+            default_registry: config.default_registry,
+        });
+        tasks.spawn(dispatch(found, downloads.clone(), stop.clone()));
+        tasks.spawn(announce_stored(Arc::clone(&cache), announcer.clone(), stop.clone()));
+        let parts = Parts { node: node.clone(), announcer, downloads: downloads.clone(), cache: Arc::clone(&cache) };
+        tasks.spawn(async move {
+            let drained = async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(DRAIN).await;
+            };
+            tokio::select! {
+                () = server::serve(listener, service, shutdown.clone(), stop.clone()) => {}
+                () = drained => tracing::warn!("answers to runtimes did not end within {DRAIN:?} and are cut"),
+                () = stop.cancelled() => {}
+            }
+            stop.cancel();
+            if timeout(STOP, parts.stopped()).await.is_err() {
+                tracing::warn!("the proxy did not stop in order within {STOP:?}");
+            }
+        });
+        tasks.close();
+        tracing::info!(listen = %local_addr, node = %node.info().id, "proxy started");
+        Ok(Self { local_addr, node, cache, downloads, metrics, tasks, _stop_on_drop: guard })
+    }
+
+    /// Address that container runtimes use.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The node as others know it: its identity and the address of its libp2p listener.
+    pub fn peer_info(&self) -> PeerInfo {
+        self.node.info()
+    }
+
+    /// The node, for its limits and counters.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The blobs on this node.
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    /// Bytes moved since the start, by source.
+    pub fn traffic(&self) -> Traffic {
+        self.metrics.traffic()
+    }
+
+    /// For people: what the proxy does and has.
+    pub fn status(&self) -> serde_json::Value {
+        status(&self.node, self.local_addr, &self.cache, &self.downloads, &self.metrics)
+    }
+
+    /// What [`Proxy::status`] gives, for use after the proxy itself is being waited for.
+    pub fn status_handle(&self) -> impl Fn() -> serde_json::Value + Send + Sync + use<> {
+        let (node, address, cache) = (self.node.clone(), self.local_addr, Arc::clone(&self.cache));
+        let (downloads, metrics) = (self.downloads.clone(), self.metrics.clone());
+        move || status(&node, address, &cache, &downloads, &metrics)
+    }
+
+    /// Ends when the proxy has stopped, after `shutdown` was cancelled: answers under way may end,
+    /// nothing new is taken, the trackers are told.
+    pub async fn wait(self) {
+        self.tasks.wait().await;
+    }
+}
+
+fn status(
+    node: &Node,
+    address: SocketAddr,
+    cache: &Cache,
+    downloads: &Downloads,
+    metrics: &Metrics,
+) -> serde_json::Value {
+    let stats = cache.stats();
+    let counters = node.counters();
+    json!({
+        "role": "proxy",
+        "listen": address,
+        "node": node.info(),
+        "peers_connected": counters.connected_peers,
+        "uploaded_bytes": counters.uploaded,
+        "traffic_bytes": metrics.traffic(),
+        "cache": {
+            "bytes": stats.bytes, "limit": stats.limit, "blobs": stats.blobs, "partial_blobs": stats.partials,
+            "evictions": stats.evictions, "hits": stats.hits, "misses": stats.misses,
+        },
+        "downloads": downloads.status(),
+    })
+}
+
+/// Makes the data directory and reads or makes the identity in it.
+async fn prepare(data_dir: &Path) -> Result<identity::Keypair, StartError> {
+    let path = data_dir.to_owned();
+    let work = tokio::task::spawn_blocking(move || {
+        std::fs::create_dir_all(&path)
+            .map_err(|source| StartError::DataDir { path: path.display().to_string(), source })?;
+        Ok(identity::load_or_create(&path.join("identity"))?)
+    });
+    work.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+/// Gives the peers that trackers name to the downloads that wait for them.
+async fn dispatch(mut found: mpsc::Receiver<Found>, downloads: Downloads, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            next = found.recv() => match next {
+                Some(Found { digest, peers }) => downloads.found(digest, peers).await,
+                None => return,
+            },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Tells the trackers of the blobs from earlier runs, and of every blob that goes.
+async fn announce_stored(cache: Arc<Cache>, announcer: Announcer, stop: CancellationToken) {
+    let mut evictions = cache.evictions();
+    let stored = async {
+        // The least recently used first, since looking at one counts as a use: so their order stays.
+        for entry in cache.list().into_iter().filter(|entry| entry.complete) {
+            let Some(blob) = cache.get(entry.digest).await else { continue };
+            if let Some(metainfo) = blob.metainfo() {
+                let status = BlobStatus { geometry: metainfo.geometry, pieces: PieceSet::Complete, want_peers: false };
+                announcer.update(entry.digest, status);
+            }
+        }
+    };
+    let evicted = async {
+        loop {
+            match evictions.recv().await {
+                // It may be back already.
+                Ok(digest) if !cache.contains(digest) => announcer.remove(digest),
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "trackers are not told of some evicted blobs; peers that ask will find out");
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    };
+    tokio::select! {
+        _ = async { tokio::join!(stored, evicted) } => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// What ends last.
+struct Parts {
+    node: Node,
+    announcer: Announcer,
+    downloads: Downloads,
+    cache: Arc<Cache>,
+}
+
+impl Parts {
+    async fn stopped(self) {
+        self.downloads.stopped().await;
+        self.announcer.stopped().await;
+        self.node.stopped().await;
+        self.cache.settle().await;
+    }
+}

@@ -1,0 +1,88 @@
+//! What runtimes ask for, and the answers.
+
+mod blobs;
+mod manifests;
+
+use std::{sync::Arc, time::Duration};
+
+use eagle_registry::{Caller, Registries, RegistryName, errors::ErrorCode};
+use eagle_seeder::client::SeederClient;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::{
+    answer::{self, ResponseBody},
+    download::Downloads,
+    grants::Grants,
+    metrics::Metrics,
+    path::{self, ApiPath, Resource},
+    remembered::Manifests,
+    upstream,
+};
+
+/// How long one source of a manifest, or of the leave to read a blob, may take to answer. A cold
+/// origin with a token service takes seconds; with three sources in a row a runtime waits a minute at
+/// most, well before it gives up.
+const SOURCE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Answers the requests of runtimes.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) downloads: Downloads,
+    pub(crate) grants: Grants,
+    pub(crate) seeders: SeederClient,
+    pub(crate) has_seeders: bool,
+    pub(crate) registries: Arc<Registries>,
+    pub(crate) manifests: Manifests,
+    pub(crate) metrics: Metrics,
+    pub(crate) default_registry: RegistryName,
+}
+
+impl Service {
+    /// Answers one request, whatever it is.
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+        let started = Instant::now();
+        let (kind, response) = self.route(request, started).await;
+        self.metrics.request(kind, response.status());
+        tracing::debug!(kind, status = response.status().as_u16(), elapsed = ?started.elapsed(), "request");
+        response
+    }
+
+    async fn route(&self, request: Request<Incoming>, started: Instant) -> (&'static str, Response<ResponseBody>) {
+        let (parts, body) = request.into_parts();
+        // A GET has no content to speak of; what a push sends is not looked at.
+        drop(body);
+        if matches!(parts.method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE) {
+            return ("push", answer::read_only());
+        }
+        if parts.method != Method::GET && parts.method != Method::HEAD {
+            let message = "only GET and HEAD are served";
+            return ("other", answer::error(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message));
+        }
+        let (name, resource) = match path::parse(parts.uri.path()) {
+            Ok(ApiPath::Base) => return ("base", answer::base()),
+            Ok(ApiPath::Repository { name, resource }) => (name, resource),
+            Err(problem) => return ("other", answer::path_error(&problem)),
+        };
+        let kind = match resource {
+            Resource::Manifest(_) => "manifest",
+            Resource::Blob(_) => "blob",
+            Resource::Tags => "tags",
+            Resource::Referrers(_) => "referrers",
+        };
+        let upstream = match upstream::resolve(&name, parts.uri.query(), &self.default_registry) {
+            Ok(upstream) => upstream,
+            Err(problem) => return (kind, answer::upstream_error(&problem)),
+        };
+        let caller = Caller::of(&parts.headers);
+        let response = match resource {
+            Resource::Blob(digest) => {
+                let blob = blobs::Wanted { digest, upstream, caller, method: parts.method, headers: &parts.headers };
+                self.blob(blob, started).await
+            }
+            resource => self.forward(parts, upstream, &resource, &caller).await,
+        };
+        (kind, response)
+    }
+}

@@ -1,0 +1,173 @@
+//! Manifests, tags and referrers: passed on to the origin through the seeders, which collapse and
+//! keep them; directly when no seeder answers; from memory when nobody does.
+
+use eagle_core::Digest;
+use eagle_registry::{
+    Body, Caller, ForwardRequest, Manifest, Reference, body::read_up_to, errors::ErrorCode,
+    headers::DOCKER_CONTENT_DIGEST,
+};
+use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use super::{SOURCE_DEADLINE, Service};
+use crate::{
+    answer::{self, ResponseBody},
+    path::Resource,
+    remembered::Wanted,
+    upstream::Upstream,
+};
+
+/// Largest manifest that is passed on, bytes: four times what registries must accept, and more than
+/// any runtime reads.
+const MAX_MANIFEST: usize = 16 << 20;
+
+impl Service {
+    /// Passes a request on and answers what comes back.
+    pub(super) async fn forward(
+        &self,
+        parts: Parts,
+        upstream: Upstream,
+        resource: &Resource,
+        caller: &Caller,
+    ) -> Response<ResponseBody> {
+        let Upstream { registry, repository, query } = &upstream;
+        let query = query.as_ref().map_or_else(String::new, |query| format!("?{query}"));
+        let path = format!("{repository}/{}{query}", resource.suffix());
+        let wanted = match resource {
+            Resource::Manifest(reference) => {
+                Some(Wanted::new(caller.key(), registry, repository, reference.clone(), &parts.headers))
+            }
+            _ => None,
+        };
+        let head = parts.method == Method::HEAD;
+        let request = match ForwardRequest::new(parts.method, path, parts.headers) {
+            Ok(request) => request,
+            Err(problem) => {
+                return answer::error(StatusCode::BAD_REQUEST, ErrorCode::NameInvalid, problem.to_string());
+            }
+        };
+        let mut tried = Vec::new();
+        let mut last = None;
+        for direct in [false, true] {
+            if !direct && !self.has_seeders {
+                continue;
+            }
+            let attempt = timeout(SOURCE_DEADLINE, self.attempt(&request, &upstream, caller, wanted.as_ref(), direct));
+            match attempt.await {
+                // A server's own trouble; the next one may have none.
+                Ok(Ok(response)) if response.status().is_server_error() => last = Some(response),
+                Ok(Ok(response)) => return response,
+                Ok(Err(reason)) => tried.push(reason),
+                Err(_) => tried.push(format!("{}: no answer within {SOURCE_DEADLINE:?}", name(direct))),
+            }
+        }
+        if let Some(response) = wanted.and_then(|wanted| self.last_known(&wanted, head)) {
+            return response;
+        }
+        if let Some(response) = last {
+            return response;
+        }
+        tracing::warn!(%registry, %repository, tried = tried.join("; "), "nobody answers");
+        let message = format!("neither seeders nor registry answered: {}", tried.join("; "));
+        answer::error(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, message)
+    }
+
+    async fn attempt(
+        &self,
+        request: &ForwardRequest,
+        upstream: &Upstream,
+        caller: &Caller,
+        wanted: Option<&Wanted<'_>>,
+        direct: bool,
+    ) -> Result<Response<ResponseBody>, String> {
+        let response = if direct {
+            let registry = self.registries.get(&upstream.registry);
+            registry.forward(request.clone(), caller).await.map_err(|error| error.to_string())?
+        } else {
+            let forwarded = self.seeders.forward(&upstream.registry, request.clone(), caller).await;
+            forwarded.map_err(|error| error.to_string())?
+        };
+        let response = match wanted {
+            Some(wanted) if response.status() == StatusCode::OK => self
+                .manifest(response, upstream, wanted, request.method() == Method::HEAD)
+                .await
+                .map_err(|reason| format!("{}: {reason}", name(direct)))?,
+            _ => response.map(|body| body.map_err(Into::into).boxed_unsync()),
+        };
+        let mut response = response;
+        answer::mark(response.headers_mut());
+        Ok(response)
+    }
+
+    /// Checks a manifest against its digest, notes what it lets the caller read, and remembers it.
+    async fn manifest(
+        &self,
+        response: Response<Body>,
+        upstream: &Upstream,
+        wanted: &Wanted<'_>,
+        head: bool,
+    ) -> Result<Response<ResponseBody>, String> {
+        let (mut parts, body) = response.into_parts();
+        if head {
+            self.manifests.put(wanted, parts.headers.clone(), None);
+            return Ok(Response::from_parts(parts, answer::empty()));
+        }
+        let body = read_up_to(body, MAX_MANIFEST).await.map_err(|error| error.to_string())?;
+        let body = body.ok_or_else(|| format!("the manifest has more than {MAX_MANIFEST} bytes"))?;
+        let named = parts.headers.get(DOCKER_CONTENT_DIGEST).and_then(|value| value.to_str().ok()?.parse().ok());
+        let encoded = parts.headers.get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity");
+        if !encoded && let Some(expected) = wanted.reference.digest().or(named) {
+            let hashed = body.clone();
+            let actual = tokio::task::spawn_blocking(move || digest_of(&expected, &hashed)).await;
+            let actual = actual.map_err(|error| error.to_string())?;
+            if actual != expected {
+                self.metrics.verification_failure();
+                return Err(format!("the manifest has the digest {actual} and not {expected}"));
+            }
+        }
+        let media_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        // What is no image manifest (a signature, say) is the caller's business all the same.
+        if let Ok(manifest) = Manifest::parse(&body, media_type) {
+            let blobs = manifest.blobs.iter().map(|blob| blob.digest);
+            self.grants.give(&wanted.caller, &upstream.registry, &upstream.repository, blobs);
+        }
+        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        self.manifests.put(wanted, parts.headers.clone(), Some(body.clone()));
+        if let (Reference::Tag(_), Some(digest)) = (&wanted.reference, named) {
+            let by_digest = Wanted { reference: Reference::Digest(digest), ..wanted.clone() };
+            self.manifests.put(&by_digest, parts.headers.clone(), Some(body.clone()));
+        }
+        Ok(Response::from_parts(parts, answer::full(body)))
+    }
+
+    /// The last answer of this kind that this caller was given.
+    fn last_known(&self, wanted: &Wanted<'_>, head: bool) -> Option<Response<ResponseBody>> {
+        let known = self.manifests.get(wanted, !head)?;
+        let body = match &known.body {
+            Some(body) if !head => answer::full(body.clone()),
+            _ => answer::empty(),
+        };
+        if let Some(body) = &known.body
+            && let Ok(manifest) = Manifest::parse(body, None)
+        {
+            // The origin has answered this very caller before; its blobs must not fail for want of one.
+            let blobs = manifest.blobs.iter().map(|blob| blob.digest);
+            self.grants.give(&wanted.caller, wanted.registry, wanted.repository, blobs);
+        }
+        let mut response = Response::new(body);
+        *response.headers_mut() = known.headers.clone();
+        response.headers_mut().insert(header::WARNING, HeaderValue::from_static("110 - \"Response is Stale\""));
+        Some(response)
+    }
+}
+
+fn name(direct: bool) -> &'static str {
+    if direct { "registry" } else { "seeders" }
+}
+
+fn digest_of(like: &Digest, bytes: &[u8]) -> Digest {
+    let mut hasher = like.hasher();
+    hasher.update(bytes);
+    hasher.finish()
+}

@@ -1,0 +1,140 @@
+//! Pulls through a whole cluster: peers, a seeder, a tracker, and what happens when one of them fails.
+
+mod common;
+
+use common::{DEADLINE, KillableSeeder, ProxyOptions, blob_path, dead_url, layer, open, origin, tracker, url};
+use eagle_core::{Digest, units::Rate};
+use eagle_registry::embedded::{Fault, FaultRule, FaultTarget};
+use futures::future::join_all;
+use http::Method;
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+const MIB: u64 = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_proxies_pull_and_the_origin_is_asked_once() {
+    let origin = origin(&[6 * MIB, 300 << 10]).await;
+    let image = origin.images()[0].clone();
+    let tracker = tracker().await;
+    let mut options = ProxyOptions::new(&origin);
+    options.trackers = vec![url(tracker.local_addr())];
+    let seeder = KillableSeeder::start(options.registries.clone(), options.trackers.clone(), Rate::Limited(20 * MIB));
+    options.seeders = vec![seeder.url.clone()];
+    options.rate = Rate::Limited(20 * MIB);
+    let proxies = join_all((0..3).map(|_| options.start())).await;
+    let digests: Vec<Digest> = std::iter::once(&image.config).chain(&image.layers).map(|blob| blob.digest).collect();
+    join_all(proxies.iter().map(|proxy| async {
+        for digest in &digests {
+            proxy.pull(*digest).await;
+        }
+    }))
+    .await;
+    let stats = origin.stats();
+    for blob in std::iter::once(&image.config).chain(&image.layers) {
+        assert_eq!(stats.blob(blob.digest).bytes, blob.size, "the origin gives each blob once");
+    }
+    let total: u64 = std::iter::once(&image.config).chain(&image.layers).map(|blob| blob.size).sum();
+    for proxy in &proxies {
+        let traffic = proxy.proxy.traffic();
+        assert_eq!(traffic.delivered, total);
+        assert_eq!(traffic.origin, 0, "{traffic:?}");
+        assert!(traffic.peer + traffic.seeder >= total, "{traffic:?}");
+    }
+    // A second pull is served from the disk.
+    proxies[0].pull(layer(&image, 0)).await;
+    assert_eq!(proxies[0].proxy.traffic().cache, image.layers[0].size);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tracker_that_is_away_is_no_matter() {
+    let origin = origin(&[2 * MIB]).await;
+    let digest = layer(&origin.images()[0], 0);
+    let mut options = ProxyOptions::new(&origin);
+    options.trackers = vec![dead_url().await];
+    let seeder = KillableSeeder::start(options.registries.clone(), options.trackers.clone(), Rate::Unlimited);
+    options.seeders = vec![seeder.url.clone()];
+    let proxies = join_all((0..2).map(|_| options.start())).await;
+    join_all(proxies.iter().map(|proxy| proxy.pull(digest))).await;
+    assert_eq!(origin.stats().blob(digest).bytes, 2 * MIB);
+    for proxy in &proxies {
+        assert_eq!(proxy.proxy.traffic().origin, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seeder_that_dies_half_way_is_no_matter() {
+    let origin = origin(&[8 * MIB]).await;
+    let digest = layer(&origin.images()[0], 0);
+    let mut options = ProxyOptions::new(&origin);
+    // Slow enough to die in the middle.
+    let mut seeder = KillableSeeder::start(options.registries.clone(), Vec::new(), Rate::Limited(2 * MIB));
+    options.seeders = vec![seeder.url.clone()];
+    let proxy = options.start().await;
+    proxy.manifest().await;
+    let (status, _, mut body) = open(proxy.address, Method::GET, &blob_path(&digest), &[]).await;
+    assert_eq!(status, 200);
+    let mut received = Vec::new();
+    let read = async {
+        while let Some(frame) = body.frame().await {
+            received.extend_from_slice(&frame.expect("an unbroken body").into_data().unwrap_or_default());
+            if received.len() as u64 > MIB {
+                seeder.kill();
+            }
+        }
+    };
+    timeout(DEADLINE, read).await.unwrap();
+    assert_eq!(Digest::of(&received), digest);
+    let traffic = proxy.proxy.traffic();
+    assert!(traffic.origin > 0 && traffic.seeder > 0, "{traffic:?}");
+    assert!(traffic.origin < 8 * MIB, "what had come was not fetched again: {traffic:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_origin_may_go_once_the_blob_is_in_the_cluster() {
+    let origin = origin(&[3 * MIB]).await;
+    let digest = layer(&origin.images()[0], 0);
+    let mut options = ProxyOptions::new(&origin);
+    let seeder = KillableSeeder::start(options.registries.clone(), Vec::new(), Rate::Unlimited);
+    options.seeders = vec![seeder.url.clone()];
+    let (first, second) = (options.start().await, options.start().await);
+    first.pull(digest).await;
+    origin.shutdown().await;
+    first.pull(digest).await;
+    second.pull(digest).await;
+    assert_eq!(second.proxy.traffic().origin, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_corrupt_origin_never_reaches_a_runtime() {
+    let origin = origin(&[MIB]).await;
+    let digest = layer(&origin.images()[0], 0);
+    let mut options = ProxyOptions::new(&origin);
+    let seeder = KillableSeeder::start(options.registries.clone(), Vec::new(), Rate::Unlimited);
+    for seeders in [vec![], vec![seeder.url.clone()]] {
+        options.seeders = seeders;
+        let proxy = options.start().await;
+        proxy.manifest().await;
+        origin.set_faults(vec![FaultRule::always(FaultTarget::Blob(digest), Fault::CorruptAt(MIB / 2))]);
+        let answer = proxy.get(&blob_path(&digest)).await;
+        assert!(answer.status == 502 || answer.broken.is_some(), "{}", answer.status);
+        assert!((answer.body.len() as u64) < MIB);
+        assert!(!proxy.proxy.cache().contains(digest));
+        origin.set_faults(Vec::new());
+        proxy.pull(digest).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seeders_that_are_away_leave_the_origin() {
+    let origin = origin(&[2 * MIB + 1000]).await;
+    let image = origin.images()[0].clone();
+    let digest = layer(&image, 0);
+    let mut options = ProxyOptions::new(&origin);
+    options.seeders = vec![dead_url().await, dead_url().await];
+    let proxy = options.start().await;
+    // Many at once are one download.
+    join_all((0..5).map(|_| proxy.pull(digest))).await;
+    assert_eq!(origin.stats().blob(digest).bytes, image.layers[0].size);
+    assert_eq!(proxy.proxy.traffic().origin, image.layers[0].size);
+}

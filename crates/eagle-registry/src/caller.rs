@@ -1,0 +1,71 @@
+//! Who asks: the credentials that a runtime sent for the origin.
+
+use std::fmt;
+
+use http::HeaderValue;
+use sha2::{Digest as _, Sha256};
+
+/// The runtime's own credentials, passed on to the origin verbatim. Never shown and never stored.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// Value of the caller's `Authorization` header; `None` when it sent none.
+    pub authorization: Option<HeaderValue>,
+}
+
+impl Caller {
+    /// A caller without credentials of its own.
+    pub const fn anonymous() -> Self {
+        Self { authorization: None }
+    }
+
+    /// A caller with the `Authorization` header of a request, if there is one.
+    pub fn of(headers: &http::HeaderMap) -> Self {
+        let authorization = headers.get(http::header::AUTHORIZATION).cloned().map(|mut value| {
+            value.set_sensitive(true);
+            value
+        });
+        Self { authorization }
+    }
+
+    /// Whether the caller sent no credentials.
+    pub const fn is_anonymous(&self) -> bool {
+        self.authorization.is_none()
+    }
+
+    /// A hash that tells callers apart, for the keys of caches: what one caller may read is never
+    /// answered to another. Credentials cannot be read back from it in practice, but it is not meant
+    /// to leave the process.
+    pub fn key(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        match &self.authorization {
+            // The leading byte keeps "no header" and "an empty header" apart.
+            None => hash.update([0]),
+            Some(value) => {
+                hash.update([1]);
+                hash.update(value.as_bytes());
+            }
+        }
+        hash.finalize().into()
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_anonymous() { "Caller(anonymous)" } else { "Caller(***)" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_are_told_apart_and_not_shown() {
+        let caller = |text| Caller { authorization: Some(HeaderValue::from_static(text)) };
+        let keys = [Caller::anonymous().key(), caller("").key(), caller("Basic a").key(), caller("Basic b").key()];
+        for (i, a) in keys.iter().enumerate() {
+            assert!(keys[..i].iter().all(|b| a != b));
+        }
+        assert!(!format!("{:?}", caller("Basic secret")).contains("secret"));
+    }
+}

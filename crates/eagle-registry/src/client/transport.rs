@@ -1,0 +1,215 @@
+//! The HTTP client below the registry: TLS, deadlines, redirects.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use url::Url;
+
+use crate::origin::OriginError;
+
+/// Most redirects that are followed; registries use one or two (to an object store or a CDN).
+const MAX_REDIRECTS: usize = 5;
+/// Idle connections are kept for less than the 60 s after which common servers close them.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
+/// Idle connections per host: about as many as one pull opens.
+const MAX_IDLE: usize = 16;
+
+/// A client with one set of trusted authorities and deadlines. Clones share its connections.
+///
+/// HTTP/1.1 only: a blob has a connection, and so a congestion window and a flow control, of its own.
+/// Nothing is ever decompressed: digests are of the bytes as they are stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Transport {
+    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    response_timeout: Duration,
+}
+
+/// An answer, and whether it is the registry's own.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    /// False once a redirect has led to another host: its challenges must not be answered.
+    pub(crate) from_registry: bool,
+}
+
+/// The certificate authorities that the system trusts.
+pub(crate) fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let problem = found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
+        tracing::warn!(problem, "no certificate authorities on this system: registries over https will fail");
+    }
+    roots
+}
+
+/// Adds the authorities in a PEM file.
+pub(crate) fn add_authorities(roots: &mut RootCertStore, file: &Path) -> Result<(), String> {
+    let before = roots.len();
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())? {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    if roots.len() == before { Err("it holds no certificate".to_owned()) } else { Ok(()) }
+}
+
+impl Transport {
+    pub(crate) fn new(
+        roots: RootCertStore,
+        connect_timeout: Duration,
+        response_timeout: Duration,
+    ) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(connect_timeout));
+        http.set_keepalive(Some(IDLE_TIMEOUT));
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE)
+            .build(connector);
+        Ok(Self { client, response_timeout })
+    }
+
+    /// Time from a request to the headers of its answer.
+    pub(crate) const fn response_timeout(&self) -> Duration {
+        self.response_timeout
+    }
+
+    /// One request, one answer, of any status.
+    ///
+    /// The method must be one that may be repeated: a server may close an idle connection at the moment
+    /// in which it is used again, so a connection that breaks before the answer is not yet a failure.
+    pub(crate) async fn send_once(
+        &self,
+        registry: &str,
+        method: &Method,
+        url: &Url,
+        headers: HeaderMap,
+    ) -> Result<Response<Incoming>, OriginError> {
+        let uri: Uri = url.as_str().parse().map_err(|_| OriginError::protocol(registry, "a URL that is not one"))?;
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        let tries = async {
+            match self.client.request(request.clone()).await {
+                Err(error) if !error.is_connect() => self.client.request(request).await,
+                result => result,
+            }
+        };
+        match tokio::time::timeout(self.response_timeout, tries).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => {
+                // The host may differ from the registry after a redirect, and is what an operator needs.
+                let host = url.host_str().unwrap_or_default();
+                let reason = format!("{host}: {}", super::chain(&error));
+                Err(OriginError::Unreachable { registry: registry.to_owned(), reason })
+            }
+            Err(_) => Err(OriginError::Timeout {
+                registry: registry.to_owned(),
+                what: "an answer",
+                after: self.response_timeout,
+            }),
+        }
+    }
+
+    /// A request with its redirects followed. Credentials stay with the host of `url`.
+    pub(crate) async fn send(
+        &self,
+        registry: &str,
+        method: &Method,
+        url: Url,
+        mut headers: HeaderMap,
+    ) -> Result<Answer, OriginError> {
+        let home = url.origin();
+        let mut url = url;
+        let mut from_registry = true;
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send_once(registry, method, &url, headers.clone()).await?;
+            if !is_redirect(response.status()) {
+                return Ok(Answer { response, from_registry });
+            }
+            let next = target(&url, response.headers()).map_err(|problem| OriginError::protocol(registry, problem))?;
+            if next.origin() != home {
+                from_registry = false;
+                for name in [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION] {
+                    headers.remove(name);
+                }
+            }
+            tracing::debug!(registry, from = url.host_str(), to = next.host_str(), "redirected");
+            url = next;
+        }
+        Err(OriginError::protocol(registry, format!("more than {MAX_REDIRECTS} redirects")))
+    }
+}
+
+const fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Where a redirect leads. Texts of errors leave out its query, which may hold a signature.
+fn target(from: &Url, headers: &HeaderMap) -> Result<Url, String> {
+    let location = headers.get(header::LOCATION).ok_or("a redirect without Location")?;
+    let location = location.to_str().map_err(|_| "a redirect whose Location is not text")?;
+    let mut next = from.join(location).map_err(|error| format!("a redirect whose Location is not a URL: {error}"))?;
+    next.set_fragment(None);
+    let host = next.host_str().unwrap_or_default();
+    if !matches!(next.scheme(), "http" | "https") || host.is_empty() {
+        return Err(format!("a redirect to a {} URL", next.scheme()));
+    }
+    if !next.username().is_empty() || next.password().is_some() {
+        return Err(format!("a redirect to {host} with credentials in the URL"));
+    }
+    if from.scheme() == "https" && next.scheme() == "http" {
+        return Err(format!("a redirect from https to unencrypted http on {host}, which Eagle refuses"));
+    }
+    Ok(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn redirects_lead_where_they_may() {
+        let go = |from: &str, to: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::LOCATION, HeaderValue::from_str(to).unwrap());
+            target(&from.parse().unwrap(), &headers).map(String::from)
+        };
+        assert_eq!(go("https://a/v2/x", "/y?z=1#f").as_deref(), Ok("https://a/y?z=1"));
+        assert_eq!(go("http://a/", "https://b/").as_deref(), Ok("https://b/"));
+        assert_eq!(go("https://a/", "//b:8/c").as_deref(), Ok("https://b:8/c"));
+        for (from, to) in [
+            ("https://a/", "http://a/"),
+            ("https://a/", "ftp://b/"),
+            ("http://a/", "http://u:p@b/"),
+            ("http://a/", "http://"),
+        ] {
+            assert!(go(from, to).is_err(), "{from} -> {to}");
+        }
+        assert!(target(&"http://a/".parse().unwrap(), &HeaderMap::new()).is_err());
+    }
+}

@@ -1,0 +1,135 @@
+//! Answers of the HTTP API.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use eagle_registry::{
+    OriginError,
+    errors::{ErrorCode, OciError},
+};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Full, channel, combinators::UnsyncBoxBody};
+
+use crate::{error::FetchError, route::RouteError};
+
+/// Says where an answer comes from: `origin`, `cache` or `stale`. Without it an error is the seeder's
+/// own, and another seeder may do better.
+pub(crate) const SOURCE: HeaderName = HeaderName::from_static("eagle-source");
+/// Values of [`SOURCE`].
+pub(crate) const ORIGIN: HeaderValue = HeaderValue::from_static("origin");
+
+/// Parts of a body that wait for a slow reader.
+const QUEUE: usize = 2;
+/// How long a reader may take none of what is ready; longer than the stall timeouts of runtimes'
+/// connections to proxies, so that it is never this one that ends a slow pull.
+const READER_PATIENCE: Duration = Duration::from_secs(120);
+
+/// The body of an answer.
+pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Why a body ends before its announced length. The connection is closed, which is how the reader
+/// learns of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    #[error(transparent)]
+    Storage(#[from] eagle_store::StorageError),
+    #[error("the reader took nothing for {READER_PATIENCE:?}")]
+    ReaderStalled,
+    #[error("the reader is gone")]
+    ReaderGone,
+    #[error("the answer was given up")]
+    Abandoned,
+}
+
+/// The writing end of a streamed body.
+pub(crate) struct BodyWriter(channel::Sender<Bytes, BodyError>);
+
+/// A body that a task writes.
+pub(crate) fn streamed() -> (BodyWriter, ResponseBody) {
+    let (sender, body) = channel::Channel::new(QUEUE);
+    (BodyWriter(sender), body.boxed_unsync())
+}
+
+impl BodyWriter {
+    /// Sends bytes when the reader has room for them.
+    pub(crate) async fn send(&mut self, bytes: Bytes) -> Result<(), BodyError> {
+        match tokio::time::timeout(READER_PATIENCE, self.0.send_data(bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(BodyError::ReaderGone),
+            Err(_) => Err(BodyError::ReaderStalled),
+        }
+    }
+
+    /// Ends the body with an error.
+    pub(crate) fn fail(self, error: BodyError) {
+        self.0.abort(error);
+    }
+}
+
+pub(crate) fn empty() -> ResponseBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+pub(crate) fn full(bytes: impl Into<Bytes>) -> ResponseBody {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// An error of this seeder in the form of the OCI specification.
+pub(crate) fn error(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Response<ResponseBody> {
+    OciError::new(code, message).response(status).map(|body| body.map_err(|never| match never {}).boxed_unsync())
+}
+
+pub(crate) fn route_error(problem: &RouteError) -> Response<ResponseBody> {
+    error(problem.status(), problem.code(), problem.to_string())
+}
+
+/// An origin's refusal as it was, so that the runtime can act on it; anything else of an origin is a
+/// bad gateway.
+pub(crate) fn origin_error(problem: &OriginError) -> Response<ResponseBody> {
+    let (status, headers, body) = match problem {
+        OriginError::Status { status, headers, body, .. } if status.is_client_error() => (*status, headers, body),
+        other => return error(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, other.to_string()),
+    };
+    // The refusal of a HEAD has no body, and the runtime may have sent a GET.
+    let mut response = match body.is_empty() {
+        true => error(status, code(status), problem.to_string()),
+        false => Response::new(full(body.clone())),
+    };
+    *response.status_mut() = status;
+    for (name, value) in headers.iter() {
+        if name != header::CONTENT_TYPE || !body.is_empty() {
+            response.headers_mut().append(name, value.clone());
+        }
+    }
+    response.headers_mut().insert(SOURCE, ORIGIN);
+    response
+}
+
+/// The code that a registry would most likely give with this status, for a blob or manifest.
+fn code(status: StatusCode) -> ErrorCode {
+    match status {
+        StatusCode::UNAUTHORIZED => ErrorCode::Unauthorized,
+        StatusCode::FORBIDDEN => ErrorCode::Denied,
+        StatusCode::NOT_FOUND => ErrorCode::BlobUnknown,
+        StatusCode::TOO_MANY_REQUESTS => ErrorCode::TooManyRequests,
+        _ => ErrorCode::Unknown,
+    }
+}
+
+pub(crate) fn fetch_error(problem: &FetchError) -> Response<ResponseBody> {
+    let status = match problem {
+        FetchError::Origin { error, .. } => return origin_error(error),
+        FetchError::SizeChanged { .. } | FetchError::WrongContent { .. } => StatusCode::BAD_GATEWAY,
+        FetchError::TooLarge { .. }
+        | FetchError::Geometry { .. }
+        | FetchError::NoRoom { .. }
+        | FetchError::Storage { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        FetchError::Busy(_) | FetchError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+        FetchError::Broken { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    error(status, ErrorCode::Unavailable, problem.to_string())
+}

@@ -1,0 +1,300 @@
+//! Configuration of the seeder role.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use eagle_core::{
+    Geometry,
+    geometry::{GeometryError, MAX_PIECE_LENGTH, MIN_PIECE_LENGTH},
+    units::{Rate, Size},
+};
+use eagle_registry::config::duration;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use url::Url;
+
+/// Settings of a seeder. What all roles of a machine share (registries, topology, encryption) is
+/// given apart, as [`crate::SeederDeps`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SeederConfig {
+    /// Address of the HTTP API for proxies.
+    pub listen: SocketAddr,
+    /// Address of the libp2p listener.
+    pub p2p_listen: SocketAddr,
+    /// Address of the listener for data channels.
+    pub data_listen: SocketAddr,
+    /// Address that other nodes are told to connect to; found out when absent.
+    pub advertise: Option<IpAddr>,
+    /// Directory of the node's identity and, unless `storage` says otherwise, of its blobs.
+    pub data_dir: PathBuf,
+    /// Where blobs are kept.
+    pub storage: StorageLocation,
+    /// Most bytes of blobs that are kept.
+    pub cache_limit: Size,
+    /// How blobs are cut into pieces.
+    pub piece_length: PieceLength,
+    /// How long the manifest of a tag is served without asking the origin again.
+    #[serde(with = "duration")]
+    pub manifest_ttl: Duration,
+    /// Most bytes per second from origins and peers.
+    pub download_rate: Rate,
+    /// Most bytes per second to peers and proxies.
+    pub upload_rate: Rate,
+    /// Trackers that are told what this seeder has.
+    pub trackers: Vec<Url>,
+}
+
+impl Default for SeederConfig {
+    fn default() -> Self {
+        let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        Self {
+            listen: any(55008),
+            p2p_listen: any(61008),
+            data_listen: any(61018),
+            advertise: None,
+            data_dir: PathBuf::from("/var/lib/eagle/seeder"),
+            storage: StorageLocation::default(),
+            cache_limit: Size(1 << 40),
+            piece_length: PieceLength::Auto,
+            manifest_ttl: Duration::from_secs(30),
+            download_rate: Rate::Limited(50 << 20),
+            upload_rate: Rate::Limited(50 << 20),
+            trackers: Vec::new(),
+        }
+    }
+}
+
+/// A setting that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("seeder.{key}: {problem}")]
+pub struct ConfigError {
+    /// The key within the seeder's section.
+    pub key: &'static str,
+    /// What is wrong with its value, and what would be right.
+    pub problem: String,
+}
+
+impl SeederConfig {
+    /// Checks what the types alone do not.
+    ///
+    /// # Errors
+    /// With the first setting that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let error = |key, problem: String| Err(ConfigError { key, problem });
+        if self.cache_limit.0 == 0 {
+            return error("cache_limit", "nothing could be kept; give for instance 100GiB".to_owned());
+        }
+        if self.advertise.is_some_and(|address| address.is_unspecified()) {
+            return error("advertise", "give the address at which other nodes reach this one".to_owned());
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            return error("data_dir", "give a directory".to_owned());
+        }
+        for tracker in &self.trackers {
+            if let Err(problem) = eagle_tracker::check_tracker_url(tracker) {
+                return error("trackers", problem.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory of the `fs` storage; `None` when blobs are kept elsewhere.
+    pub fn blob_dir(&self) -> Option<PathBuf> {
+        match &self.storage {
+            StorageLocation::Fs(None) => Some(self.data_dir.join("blobs")),
+            StorageLocation::Fs(Some(path)) => Some(path.clone()),
+            StorageLocation::Memory => None,
+        }
+    }
+}
+
+/// Where a seeder keeps its blobs, written as a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StorageLocation {
+    /// `fs:`, in `blobs` below the data directory, or `fs:///path`, in that directory.
+    Fs(Option<PathBuf>),
+    /// `memory:`; nothing survives a restart.
+    Memory,
+}
+
+impl Default for StorageLocation {
+    fn default() -> Self {
+        Self::Fs(None)
+    }
+}
+
+/// A text that is no place for blobs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseStorageError {
+    /// The scheme names no storage.
+    #[error("unknown storage {0:?}: this version of Eagle has fs:, fs:///path and memory:")]
+    UnknownScheme(String),
+    /// A directory is missing or relative.
+    #[error("the storage {0:?} needs an absolute path, for instance fs:///srv/eagle")]
+    Path(String),
+    /// `memory` takes nothing further.
+    #[error("the storage memory: takes no path")]
+    MemoryPath,
+}
+
+impl FromStr for StorageLocation {
+    type Err = ParseStorageError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
+        match scheme {
+            "fs" if rest.is_empty() => Ok(Self::Fs(None)),
+            "fs" => match rest.strip_prefix("//").map(Path::new) {
+                Some(path) if path.is_absolute() => Ok(Self::Fs(Some(path.to_owned()))),
+                _ => Err(ParseStorageError::Path(text.to_owned())),
+            },
+            "memory" if rest.is_empty() => Ok(Self::Memory),
+            "memory" => Err(ParseStorageError::MemoryPath),
+            // What follows the scheme may hold credentials.
+            other => Err(ParseStorageError::UnknownScheme(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for StorageLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fs(None) => f.write_str("fs:"),
+            Self::Fs(Some(path)) => write!(f, "fs://{}", path.display()),
+            Self::Memory => f.write_str("memory:"),
+        }
+    }
+}
+
+/// How a seeder cuts blobs into pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PieceLength {
+    /// By the size of the blob, as [`Geometry::auto`] does.
+    #[default]
+    Auto,
+    /// All alike, except where a blob would have too many pieces. Bytes; a power of two.
+    Fixed(u32),
+}
+
+/// A text that is no piece length.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a piece length; write auto or a power of two from {least} to {most}",
+    least = Size(u64::from(MIN_PIECE_LENGTH)), most = Size(u64::from(MAX_PIECE_LENGTH)))]
+pub struct ParsePieceLengthError(String);
+
+impl PieceLength {
+    /// How a blob of `size` bytes is cut.
+    ///
+    /// # Errors
+    /// When the blob is larger than any that Eagle moves.
+    pub fn geometry(self, size: u64) -> Result<Geometry, GeometryError> {
+        match self {
+            Self::Fixed(length) => Geometry::new(size, length).or_else(|_| Geometry::auto(size)),
+            Self::Auto => Geometry::auto(size),
+        }
+    }
+}
+
+impl FromStr for PieceLength {
+    type Err = ParsePieceLengthError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let error = || ParsePieceLengthError(text.to_owned());
+        let size: Size = text.parse().map_err(|_| error())?;
+        let length = u32::try_from(size.0).map_err(|_| error())?;
+        Geometry::new(0, length).map_err(|_| error())?;
+        Ok(Self::Fixed(length))
+    }
+}
+
+impl fmt::Display for PieceLength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Fixed(length) => write!(f, "{}", Size(u64::from(*length))),
+        }
+    }
+}
+
+macro_rules! as_text {
+    ($type:ty) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+            }
+        }
+    };
+}
+
+as_text!(StorageLocation);
+as_text!(PieceLength);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_what_it_reads() {
+        let config = SeederConfig {
+            storage: StorageLocation::Fs(Some("/srv/eagle".into())),
+            piece_length: PieceLength::Fixed(1 << 20),
+            trackers: vec!["http://tracker:6969".parse().unwrap()],
+            ..SeederConfig::default()
+        };
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(text.contains("\"fs:///srv/eagle\"") && text.contains("\"1MiB\""), "{text}");
+        assert_eq!(serde_json::from_str::<SeederConfig>(&text).unwrap(), config);
+        assert_eq!(serde_json::from_str::<SeederConfig>("{}").unwrap(), SeederConfig::default());
+        assert_eq!(config.blob_dir(), Some("/srv/eagle".into()));
+        assert_eq!(SeederConfig::default().blob_dir(), Some("/var/lib/eagle/seeder/blobs".into()));
+        config.validate().unwrap();
+    }
+
+    #[test]
+    fn names_what_is_wrong() {
+        for (text, part) in [
+            (r#"{"storage": "s3://bucket/key?secret=x"}"#, "unknown storage \"s3\""),
+            (r#"{"storage": "fs://relative"}"#, "absolute path"),
+            (r#"{"storage": "memory:x"}"#, "no path"),
+            (r#"{"piece_length": "3MiB"}"#, "power of two from 64KiB to 16MiB"),
+            (r#"{"piece_length": "1GiB"}"#, "power of two"),
+            (r#"{"cache": "1GiB"}"#, "unknown field `cache`"),
+        ] {
+            let error = serde_json::from_str::<SeederConfig>(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        for (text, key) in [
+            (r#"{"cache_limit": 0}"#, "cache_limit"),
+            (r#"{"advertise": "0.0.0.0"}"#, "advertise"),
+            (r#"{"data_dir": ""}"#, "data_dir"),
+            (r#"{"trackers": ["ftp://x"]}"#, "trackers"),
+        ] {
+            let config: SeederConfig = serde_json::from_str(text).unwrap();
+            assert_eq!(config.validate().unwrap_err().key, key);
+        }
+    }
+
+    #[test]
+    fn a_fixed_piece_length_gives_way_to_the_size_of_a_blob() {
+        let fixed = PieceLength::Fixed(64 << 10);
+        assert_eq!(fixed.geometry(1 << 20).unwrap().piece_length(), 64 << 10);
+        assert!(fixed.geometry(1 << 40).unwrap().piece_length() > 64 << 10);
+        assert!(fixed.geometry(u64::MAX).is_err());
+    }
+}

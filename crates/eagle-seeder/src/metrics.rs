@@ -1,0 +1,207 @@
+//! Metrics of the seeder, in the forms of Prometheus.
+
+use std::sync::Arc;
+
+use eagle_registry::OriginError;
+use eagle_store::Cache;
+use http::StatusCode;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
+    registry::{Registry, Unit},
+};
+use serde::Serialize;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OriginLabels {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabel {
+    source: &'static str,
+}
+
+/// Counters of a seeder since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Counters {
+    /// Bytes of blobs received from origins.
+    pub origin_bytes: u64,
+    /// Blobs fetched, checked and stored.
+    pub blobs_completed: u64,
+    /// Blobs that the origin sent with other content than their digest says.
+    pub verification_failures: u64,
+    /// Fetches that run now.
+    pub fetches_running: u64,
+    /// Bytes of blobs given out over HTTP.
+    pub http_bytes: u64,
+}
+
+/// The metrics of one seeder; clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Metrics(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    origin_bytes: Counter,
+    origin_requests: Family<OriginLabels, Counter>,
+    fetches_running: Gauge,
+    blobs_complete: Counter,
+    verification_failures: Counter,
+    manifest_requests: Family<SourceLabel, Counter>,
+    http_bytes: Counter,
+}
+
+/// Where the answer to a request for a manifest came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ManifestSource {
+    Cache,
+    Origin,
+    Stale,
+}
+
+impl ManifestSource {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Cache => "cache",
+            Self::Origin => "origin",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// Counts a running fetch for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct RunningFetch(Metrics);
+
+impl Drop for RunningFetch {
+    fn drop(&mut self) {
+        self.0.0.fetches_running.dec();
+    }
+}
+
+impl Metrics {
+    /// Puts the metrics under their names into `registry`.
+    pub(crate) fn register(&self, registry: &mut Registry, cache: &Arc<Cache>, node: impl Uploads) {
+        let registry = registry.sub_registry_with_prefix("eagle_seeder");
+        let inner = &*self.0;
+        registry.register("origin_bytes", "Bytes of blobs received from origins", inner.origin_bytes.clone());
+        registry.register("origin_requests", "Requests to origins", inner.origin_requests.clone());
+        registry.register("fetches_running", "Blobs that are being fetched", inner.fetches_running.clone());
+        registry.register("blobs_complete", "Blobs fetched, checked and stored", inner.blobs_complete.clone());
+        registry.register(
+            "verification_failures",
+            "Blobs that the origin sent with other content than their digest says",
+            inner.verification_failures.clone(),
+        );
+        registry.register(
+            "manifest_requests",
+            "Requests for manifests by where the answer came from",
+            inner.manifest_requests.clone(),
+        );
+        registry.register("http_bytes", "Bytes of blobs given out over HTTP", inner.http_bytes.clone());
+        registry.register_collector(Box::new(NodeCollector { cache: Arc::clone(cache), node }));
+    }
+
+    pub(crate) fn origin_bytes(&self, bytes: u64) {
+        self.0.origin_bytes.inc_by(bytes);
+    }
+
+    /// Counts a request that ended well or with this error.
+    pub(crate) fn origin_request(&self, kind: &'static str, error: Option<&OriginError>) {
+        let outcome = match error {
+            None => "ok",
+            Some(OriginError::Status { status, .. }) => return self.origin_answer(kind, *status),
+            Some(OriginError::Unreachable { .. }) => "unreachable",
+            Some(OriginError::Timeout { .. }) => "timeout",
+            Some(OriginError::Truncated { .. }) => "truncated",
+            Some(OriginError::Protocol { .. }) => "protocol",
+        };
+        self.0.origin_requests.get_or_create(&OriginLabels { kind, outcome }).inc();
+    }
+
+    /// Counts a request that was answered with this status.
+    pub(crate) fn origin_answer(&self, kind: &'static str, status: StatusCode) {
+        let outcome = match status.as_u16() {
+            200..=399 => "ok",
+            401 | 403 => "denied",
+            404 => "not_found",
+            429 => "throttled",
+            500.. => "server_error",
+            _ => "refused",
+        };
+        self.0.origin_requests.get_or_create(&OriginLabels { kind, outcome }).inc();
+    }
+
+    pub(crate) fn fetch_started(&self) -> RunningFetch {
+        self.0.fetches_running.inc();
+        RunningFetch(self.clone())
+    }
+
+    pub(crate) fn blob_complete(&self) {
+        self.0.blobs_complete.inc();
+    }
+
+    pub(crate) fn verification_failed(&self) {
+        self.0.verification_failures.inc();
+    }
+
+    pub(crate) fn manifest_request(&self, source: ManifestSource) {
+        self.0.manifest_requests.get_or_create(&SourceLabel { source: source.name() }).inc();
+    }
+
+    pub(crate) fn http_bytes(&self, bytes: u64) {
+        self.0.http_bytes.inc_by(bytes);
+    }
+
+    /// The counters as numbers.
+    pub(crate) fn counters(&self) -> Counters {
+        Counters {
+            origin_bytes: self.0.origin_bytes.get(),
+            blobs_completed: self.0.blobs_complete.get(),
+            verification_failures: self.0.verification_failures.get(),
+            fetches_running: u64::try_from(self.0.fetches_running.get()).unwrap_or(0),
+            http_bytes: self.0.http_bytes.get(),
+        }
+    }
+}
+
+/// What tells how many bytes went to peers.
+pub(crate) trait Uploads: std::fmt::Debug + Send + Sync + 'static {
+    fn uploaded(&self) -> u64;
+}
+
+/// Reads at each scrape what others count.
+#[derive(Debug)]
+struct NodeCollector<N> {
+    cache: Arc<Cache>,
+    node: N,
+}
+
+impl<N: Uploads> Collector for NodeCollector<N> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let stats = self.cache.stats();
+        let as_gauge = |bytes: u64| ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
+        for (name, help, gauge) in [
+            ("cache", "Bytes of blobs stored", as_gauge(stats.bytes)),
+            ("cache_limit", "Most bytes of blobs that are stored", as_gauge(stats.limit)),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, Some(&Unit::Bytes), gauge.metric_type())?;
+            gauge.encode(metric)?;
+        }
+        for (name, help, value) in [
+            ("evictions", "Blobs removed to make room", stats.evictions),
+            ("uploaded_bytes", "Bytes of pieces given to peers", self.node.uploaded()),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
+}

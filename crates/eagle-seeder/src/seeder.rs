@@ -1,0 +1,317 @@
+//! The seeder as a whole: puts the parts together, and takes them down in order.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use eagle_core::{Digest, NodeRole, PeerInfo, PieceSet, Topology, wire::control::Encryption};
+use eagle_p2p::{
+    identity::{self, IdentityError, Keypair},
+    node::{Node, NodeConfig},
+};
+use eagle_registry::Registries;
+use eagle_store::{BlobStorage, Cache, FsStorage, MemoryStorage, StorageError};
+use eagle_tracker::{Announcer, BlobStatus};
+use prometheus_client::registry::Registry;
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, mpsc},
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    access::Access,
+    blobs::Blobs,
+    config::{ConfigError, SeederConfig, StorageLocation},
+    fetch::{Fetches, Parts},
+    manifests::Manifests,
+    metrics::{Counters, Metrics, Uploads},
+    server::{self, Api, DRAIN},
+};
+
+/// File of the node's identity within the data directory.
+const IDENTITY_FILE: &str = "identity";
+
+/// What a seeder shares with the other roles of its machine.
+#[derive(Debug, Clone)]
+pub struct SeederDeps {
+    /// The origins.
+    pub registries: Arc<Registries>,
+    /// Where the machine is.
+    pub topology: Topology,
+    /// How data channels are protected.
+    pub encryption: Encryption,
+}
+
+/// Why a seeder did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The API's address cannot be listened on.
+    #[error("seeder.listen: cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The storage cannot be opened.
+    #[error("seeder.storage: {0}")]
+    Storage(#[from] StorageError),
+    /// There is no identity.
+    #[error("seeder.data_dir: {0}")]
+    Identity(#[from] IdentityError),
+    /// The peer network did not start.
+    #[error("seeder: {0}")]
+    Node(#[from] eagle_p2p::node::StartError),
+    /// A blocking task of the start panicked.
+    #[error("seeder: the start was interrupted")]
+    Interrupted,
+}
+
+/// A running seeder.
+#[derive(Debug)]
+pub struct Seeder {
+    address: SocketAddr,
+    node: Node,
+    cache: Arc<Cache>,
+    fetches: Fetches,
+    metrics: Metrics,
+    supervisor: JoinHandle<()>,
+}
+
+impl Seeder {
+    /// Opens the storage, joins the peer network and listens, until `shutdown`.
+    ///
+    /// Port 0 in an address takes any free port; [`Seeder::address`] and [`Seeder::info`] tell which.
+    ///
+    /// # Errors
+    /// When a setting cannot work, an address is taken, or the data directory cannot be used.
+    pub async fn start(
+        config: SeederConfig,
+        deps: SeederDeps,
+        registry: &mut Registry,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        let listen_error = |source| StartError::Listen { address: config.listen, source };
+        // Taken first: what else might fail should not leave traces when the port is in use.
+        let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+        let storage = open_storage(&config).await?;
+        let cache = Cache::open(Arc::clone(&storage), config.cache_limit.0).await?;
+        let evictions = cache.evictions();
+        // Outlives `shutdown` by the time that running responses get.
+        let halt = CancellationToken::new();
+        let node_config = NodeConfig {
+            listen: config.p2p_listen,
+            data_listen: config.data_listen,
+            advertise: config.advertise,
+            topology: deps.topology,
+            encryption: deps.encryption,
+            download: config.download_rate,
+            upload: config.upload_rate,
+            identity: load_identity(&config).await?,
+            ..NodeConfig::local(NodeRole::Seeder)
+        };
+        let node = Node::start(node_config, Arc::clone(&cache), halt.clone()).await?;
+        // A seeder serves who dials it and looks for nobody, so it never asks for peers.
+        let (found, _) = mpsc::channel(1);
+        let announcer = Announcer::start(config.trackers.clone(), node.info(), found, shutdown.clone());
+
+        let metrics = Metrics::default();
+        metrics.register(registry, &cache, NodeUploads(node.clone()));
+        let access = Arc::new(Access::new(Arc::clone(&deps.registries), metrics.clone()));
+        let parts = Parts {
+            registries: Arc::clone(&deps.registries),
+            cache: Arc::clone(&cache),
+            node: node.clone(),
+            announcer: announcer.clone(),
+            access: Arc::clone(&access),
+            metrics: metrics.clone(),
+            piece_length: config.piece_length,
+        };
+        let fetches = Fetches::new(parts, halt.clone());
+        let writers = TaskTracker::new();
+        let blobs = Blobs {
+            fetches: fetches.clone(),
+            access: Arc::clone(&access),
+            registries: Arc::clone(&deps.registries),
+            cache: Arc::clone(&cache),
+            node: node.clone(),
+            metrics: metrics.clone(),
+            writers: writers.clone(),
+            draining: shutdown.clone(),
+        };
+        let manifests = Manifests::new(deps.registries, access, metrics.clone(), config.manifest_ttl);
+        let api = Arc::new(Api { blobs, manifests });
+
+        let background = TaskTracker::new();
+        let keeper = Keeper { cache: Arc::clone(&cache), storage, announcer: announcer.clone(), fetches: fetches.clone() };
+        background.spawn(halt.clone().run_until_cancelled_owned(keeper.run(evictions)));
+        background.close();
+        let supervisor = Supervisor {
+            server: server::listen(listener, api, shutdown),
+            halt,
+            writers,
+            background,
+            fetches: fetches.clone(),
+            node: node.clone(),
+            announcer,
+            cache: Arc::clone(&cache),
+        };
+        let info = node.info();
+        tracing::info!(%address, peer = %info.id, p2p = %info.address, data = %node.data_address(), "seeder started");
+        let supervisor = tokio::spawn(supervisor.run());
+        Ok(Self { address, node, cache, fetches, metrics, supervisor })
+    }
+
+    /// Address of the HTTP API.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The seeder as a peer.
+    pub fn info(&self) -> PeerInfo {
+        self.node.info()
+    }
+
+    /// Address of the listener for data channels.
+    pub fn data_address(&self) -> SocketAddr {
+        self.node.data_address()
+    }
+
+    /// Totals since the start.
+    pub fn counters(&self) -> Counters {
+        self.metrics.counters()
+    }
+
+    /// The present state, for people and for `eagle status`.
+    pub fn status(&self) -> serde_json::Value {
+        let (info, stats, node) = (self.node.info(), self.cache.stats(), self.node.counters());
+        serde_json::json!({
+            "address": self.address,
+            "peer": info,
+            "data_address": self.node.data_address(),
+            "cache": {
+                "bytes": stats.bytes,
+                "limit_bytes": stats.limit,
+                "blobs": stats.blobs,
+                "partial_blobs": stats.partials,
+                "evictions": stats.evictions,
+            },
+            "fetches_running": self.fetches.running(),
+            "connected_peers": node.connected_peers,
+            "uploaded_bytes": node.uploaded,
+            "counters": self.metrics.counters(),
+        })
+    }
+
+    /// Waits until the seeder has ended: after `shutdown`, when running responses are finished, for
+    /// which they get 5 s.
+    pub async fn wait(self) {
+        if let Err(error) = self.supervisor.await {
+            tracing::error!(%error, "the seeder ended abnormally");
+        }
+    }
+}
+
+async fn open_storage(config: &SeederConfig) -> Result<Arc<dyn BlobStorage>, StorageError> {
+    match config.blob_dir() {
+        Some(directory) => Ok(Arc::new(FsStorage::open(&directory).await?)),
+        None => Ok(Arc::new(MemoryStorage::new())),
+    }
+}
+
+/// The identity of the data directory; one for this run when nothing is kept on disk.
+async fn load_identity(config: &SeederConfig) -> Result<Keypair, StartError> {
+    if config.storage == StorageLocation::Memory {
+        return Ok(identity::ephemeral());
+    }
+    let path: PathBuf = config.data_dir.join(IDENTITY_FILE);
+    let loaded = tokio::task::spawn_blocking(move || identity::load_or_create(&path)).await;
+    Ok(loaded.map_err(|_| StartError::Interrupted)??)
+}
+
+#[derive(Debug)]
+struct NodeUploads(Node);
+
+impl Uploads for NodeUploads {
+    fn uploaded(&self) -> u64 {
+        self.0.counters().uploaded
+    }
+}
+
+/// Keeps trackers right about what is stored: everything at the start, and nothing that was evicted.
+struct Keeper {
+    cache: Arc<Cache>,
+    storage: Arc<dyn BlobStorage>,
+    announcer: Announcer,
+    fetches: Fetches,
+}
+
+impl Keeper {
+    async fn run(self, mut evictions: broadcast::Receiver<Digest>) {
+        for entry in self.cache.list().into_iter().filter(|entry| entry.complete) {
+            // By the storage and not by the cache, for which this would be a use.
+            match self.storage.metainfo(entry.digest).await {
+                Ok(Some(metainfo)) if metainfo.is_whole() => {
+                    let (geometry, pieces) = (metainfo.geometry, PieceSet::Complete);
+                    self.announcer.update(entry.digest, BlobStatus { geometry, pieces, want_peers: false });
+                }
+                Ok(_) => tracing::warn!(blob = %entry.digest, "a stored blob has no metainfo and is not offered"),
+                Err(error) => tracing::warn!(blob = %entry.digest, %error, "a stored blob is not offered"),
+            }
+        }
+        // Whatever left while the list was read comes now: `evictions` began before it.
+        loop {
+            match evictions.recv().await {
+                Ok(digest) => self.left(digest),
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "too many evictions at once; trackers may name this seeder for blobs that it lost");
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn left(&self, digest: Digest) {
+        // It may be on its way back already.
+        if !self.cache.contains(digest) && !self.fetches.is_running(&digest) {
+            self.announcer.remove(digest);
+        }
+    }
+}
+
+/// Runs the server, and after `shutdown` ends everything in the order in which it is safe: first no new
+/// work, then running responses, then what serves them.
+struct Supervisor<S> {
+    server: S,
+    halt: CancellationToken,
+    writers: TaskTracker,
+    background: TaskTracker,
+    fetches: Fetches,
+    node: Node,
+    announcer: Announcer,
+    cache: Arc<Cache>,
+}
+
+impl<S: Future<Output = ()>> Supervisor<S> {
+    async fn run(self) {
+        // Ends after `shutdown` and the time for running responses.
+        self.server.await;
+        self.writers.close();
+        if tokio::time::timeout(DRAIN, self.writers.wait()).await.is_err() {
+            tracing::warn!("some responses did not end in time");
+        }
+        self.halt.cancel();
+        tokio::join!(self.fetches.stopped(), self.node.stopped(), self.announcer.stopped(), self.background.wait());
+        self.cache.settle().await;
+        tracing::info!("seeder stopped");
+    }
+}

@@ -1,0 +1,183 @@
+//! The HTTP API of the seeder.
+
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use eagle_core::Digest;
+use eagle_registry::{Caller, ForwardRequest, errors::ErrorCode};
+use eagle_store::Cache;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use socket2::SockRef;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    answer::{self, ResponseBody},
+    blobs::Blobs,
+    manifests::{self, Manifests},
+    route::Route,
+};
+
+/// Connections at once: a few per proxy of a large cluster. More wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 8192;
+/// How long a client may take to send a request, and how long an idle connection is kept. Longer than
+/// the 20 s for which the client of this crate keeps idle connections.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most bytes of a request line and headers: docker's largest requests have 4 KiB, tokens of registries
+/// up to 16 KiB.
+const MAX_HEAD: usize = 64 << 10;
+/// How long sent bytes may stay unacknowledged before the kernel gives the connection up: a reader that
+/// is gone, or takes nothing, does not hold a connection for ever.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
+/// How long responses may go on after the shutdown began.
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
+/// Pause after a failed `accept`, which is about running out of file descriptors: they come back when
+/// connections end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the API serves.
+#[derive(Debug)]
+pub(crate) struct Api {
+    pub(crate) blobs: Blobs,
+    pub(crate) manifests: Manifests,
+}
+
+/// Accepts connections until `draining`, then lets those there are finish for [`DRAIN`].
+pub(crate) async fn listen(listener: TcpListener, api: Arc<Api>, draining: CancellationToken) {
+    let connections = TaskTracker::new();
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &slots) => accepted,
+            () = draining.cancelled() => break,
+        };
+        match accepted {
+            Some((stream, peer, slot)) => {
+                let (api, draining) = (Arc::clone(&api), draining.clone());
+                connections.spawn(async move {
+                    serve(stream, peer, api, draining).await;
+                    drop(slot);
+                });
+            }
+            None => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    // The semaphore is never closed.
+    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, peer)) => Some((stream, peer, slot)),
+        Err(error) => {
+            tracing::warn!(%error, "cannot accept a connection");
+            None
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, api: Arc<Api>, draining: CancellationToken) {
+    // Without these the connection works too.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    let service = service_fn(move |request| {
+        let api = Arc::clone(&api);
+        async move { Ok::<_, Infallible>(api.answer(request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(DRAIN, connection).await {
+                Ok(result) => result,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, %error, "a connection ended early");
+    }
+}
+
+impl Api {
+    async fn answer(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+        let (parts, body) = request.into_parts();
+        let is_head = parts.method == Method::HEAD;
+        if parts.method != Method::GET && !is_head {
+            let mut response = answer::error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                ErrorCode::Unsupported,
+                format!("{} is not supported; this API answers GET and HEAD", parts.method),
+            );
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        // No request of this API has a body.
+        drop(body);
+        let route = match Route::parse(&parts.uri) {
+            Ok(route) => route,
+            Err(error) => return answer::route_error(&error),
+        };
+        match route {
+            Route::List => list(&self.blobs.cache),
+            Route::Metainfo(_) if is_head => answer::error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                ErrorCode::Unsupported,
+                "metainfo is a stream; ask for it with GET",
+            ),
+            Route::Metainfo(name) => self.blobs.metainfo(name, &parts.headers).await,
+            Route::Content(name) => self.blobs.content(name, &parts.method, &parts.headers).await,
+            Route::Forward { registry, endpoint, target } => {
+                let caller = Caller::of(&parts.headers);
+                match ForwardRequest::new(parts.method, target, parts.headers) {
+                    Ok(forward) => {
+                        self.manifests.answer(manifests::Request { registry, endpoint, forward, caller }).await
+                    }
+                    Err(error) => {
+                        answer::error(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, error.to_string())
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One blob of `GET /v1/blobs`.
+#[derive(Debug, Serialize)]
+struct Listed {
+    digest: Digest,
+    size: u64,
+    complete: bool,
+    in_use: bool,
+}
+
+/// `GET /v1/blobs`: names and sizes only, which say nothing about who may read them.
+fn list(cache: &Cache) -> Response<ResponseBody> {
+    let blobs: Vec<Listed> = cache
+        .list()
+        .into_iter()
+        .map(|entry| Listed { digest: entry.digest, size: entry.size, complete: entry.complete, in_use: entry.pinned })
+        .collect();
+    // Digests, numbers and flags always serialise.
+    let body = serde_json::to_vec(&serde_json::json!({ "blobs": blobs })).unwrap_or_default();
+    let mut response = Response::new(answer::full(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,200 @@
+//! Manifests: collapsed, kept, checked, and there when the origin is not.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{LAYER, Origin, Running, basic, memory, story, until};
+use eagle_core::Digest;
+use eagle_registry::{
+    Caller, ForwardRequest,
+    body::read_up_to,
+    embedded::{Fault, FaultRule, FaultTarget},
+};
+use eagle_seeder::{SeederClient, SeederConfig};
+use futures::future::join_all;
+use http::{HeaderMap, Method, StatusCode};
+
+const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json";
+
+fn path(origin: &Origin, reference: &str) -> String {
+    format!("/v1/registries/{}/v2/{}/manifests/{reference}", origin.name, origin.repository)
+}
+
+/// Requests that the origin counted for its one manifest, by tag and by digest.
+fn asked(origin: &Origin) -> u64 {
+    origin.registry().stats().manifests.values().sum()
+}
+
+#[tokio::test]
+async fn identical_requests_are_one_and_answers_are_kept() {
+    let origin = Origin::start(&[LAYER]).await;
+    let image = origin.registry().images()[0].clone();
+    let running = Running::start(memory(), origin.registries()).await;
+    let by_tag = path(&origin, "1");
+    let answers = join_all((0..16).map(|_| running.get(&by_tag, &[("accept", ACCEPT)]))).await;
+    for (response, body) in answers {
+        assert_eq!((response.status(), &body), (StatusCode::OK, &image.manifest));
+        assert_eq!(response.headers()["content-type"], image.media_type);
+        assert_eq!(response.headers()["docker-content-digest"], image.manifest_digest.to_string());
+        assert!(!response.headers().contains_key("warning"));
+    }
+    assert_eq!(asked(&origin), 1);
+    // The tag has filled the digest, and GET answers HEAD.
+    let by_digest = path(&origin, &image.manifest_digest.to_string());
+    let (response, body) = running.get(&by_digest, &[("accept", ACCEPT)]).await;
+    assert_eq!((response.headers()["eagle-source"].to_str().unwrap(), body), ("cache", image.manifest.clone()));
+    let (response, body) = running.send(Method::HEAD, &by_digest, &[("accept", ACCEPT)]).await;
+    assert_eq!((response.status(), body.len()), (StatusCode::OK, 0));
+    assert_eq!(response.headers()["content-length"], image.manifest.len().to_string());
+    assert_eq!(asked(&origin), 1);
+    // Other callers and other kinds are other questions.
+    running.get(&by_digest, &[("accept", "application/json")]).await;
+    running.get(&by_digest, &[("accept", ACCEPT), ("accept", "application/json")]).await;
+    running.get(&by_digest, &[("accept", ACCEPT), ("authorization", "Basic eDp5")]).await;
+    assert_eq!(asked(&origin), 4);
+    assert!(running.metric("eagle_seeder_manifest_requests_total{source=\"cache\"}") >= 2.0);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_is_kept_for_heads_and_a_tag_is_asked_again() {
+    let origin = Origin::start(&[LAYER]).await;
+    let config = SeederConfig { manifest_ttl: Duration::from_millis(300), ..memory() };
+    let running = Running::start(config, origin.registries()).await;
+    let by_tag = path(&origin, "1");
+    for _ in 0..2 {
+        assert_eq!(running.send(Method::HEAD, &by_tag, &[]).await.0.status(), StatusCode::OK);
+    }
+    assert_eq!(asked(&origin), 1);
+    running.get(&by_tag, &[]).await;
+    running.get(&by_tag, &[]).await;
+    assert_eq!(asked(&origin), 2);
+    until("the tag is asked again", async || {
+        running.send(Method::HEAD, &by_tag, &[]).await;
+        asked(&origin) == 3
+    })
+    .await;
+    // That HEAD confirmed the body, which is still there.
+    let (response, body) = running.get(&by_tag, &[]).await;
+    assert_eq!(response.headers()["eagle-source"], "cache");
+    assert_eq!(body, origin.registry().images()[0].manifest);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn without_its_origin_a_seeder_serves_what_it_knows() {
+    let mut origin = Origin::private(&[LAYER]).await;
+    let content = origin.content(0, &basic("alice", "a")).await;
+    let config = SeederConfig { manifest_ttl: Duration::ZERO, ..memory() };
+    let running = Running::start(config, origin.registries()).await;
+    let authorization = basic("alice", "a").authorization.unwrap();
+    let alice = [("authorization", authorization.to_str().unwrap())];
+    let (_, manifest) = running.get(&path(&origin, "1"), &alice).await;
+    assert_eq!(story(running.metainfo(&origin, 0, &basic("alice", "a")).await.unwrap()).await.end, Ok(()));
+    origin.stop().await;
+    for method in [Method::GET, Method::HEAD] {
+        let (response, body) = running.send(method.clone(), &path(&origin, "1"), &alice).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["warning"], "110 - \"Response is Stale\"");
+        assert!(method == Method::HEAD || body == manifest);
+    }
+    assert_eq!(running.get(&running.blob_path(&origin, 0), &alice).await.1, content);
+    // Nobody else gets any of it, and what is not known is a bad gateway.
+    assert_eq!(running.get(&path(&origin, "1"), &[]).await.0.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(running.get(&running.blob_path(&origin, 0), &[]).await.0.status(), StatusCode::BAD_GATEWAY);
+    let (response, body) = running.get(&path(&origin, "2"), &alice).await;
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    assert!(String::from_utf8_lossy(&body).contains("UNAVAILABLE"));
+    assert!(running.metric("eagle_seeder_manifest_requests_total{source=\"stale\"}") >= 2.0);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_overloaded_origin_is_stood_in_for_and_a_refusal_is_not() {
+    let origin = Origin::start(&[LAYER]).await;
+    let config = SeederConfig { manifest_ttl: Duration::ZERO, ..memory() };
+    let running = Running::start(config, origin.registries()).await;
+    running.get(&path(&origin, "1"), &[]).await;
+    for (fault, expected, stale) in [(503, 200, true), (429, 200, true), (404, 404, false), (401, 401, false)] {
+        let fault = Fault::Status(StatusCode::from_u16(fault).unwrap());
+        origin.registry().set_faults(vec![FaultRule::always(FaultTarget::Manifests, fault)]);
+        let (response, _) = running.get(&path(&origin, "1"), &[]).await;
+        assert_eq!((response.status().as_u16(), response.headers().contains_key("warning")), (expected, stale));
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_manifest_grants_the_blobs_that_it_names() {
+    let origin = Origin::private(&[LAYER]).await;
+    let running = Running::start(memory(), origin.registries()).await;
+    let bob = basic("bob", "b");
+    assert_eq!(story(running.metainfo(&origin, 0, &basic("alice", "a")).await.unwrap()).await.end, Ok(()));
+    let authorization = bob.authorization.clone().unwrap();
+    running.get(&path(&origin, "1"), &[("authorization", authorization.to_str().unwrap())]).await;
+    assert!(running.metainfo(&origin, 0, &bob).await.is_ok());
+    let blob = origin.registry().stats().blob(origin.digests[0]);
+    assert_eq!((blob.gets, blob.heads), (1, 0), "no question per blob");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_manifest_is_refused_and_not_kept() {
+    let origin = Origin::start(&[LAYER]).await;
+    let image = origin.registry().images()[0].clone();
+    let running = Running::start(memory(), origin.registries()).await;
+    let by_digest = path(&origin, &image.manifest_digest.to_string());
+    origin.registry().set_faults(vec![FaultRule::once(FaultTarget::Manifests, Fault::CorruptAt(10))]);
+    let (response, body) = running.get(&by_digest, &[]).await;
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    assert!(String::from_utf8_lossy(&body).contains("other content"));
+    assert_eq!(running.get(&by_digest, &[]).await.1, image.manifest);
+    // By tag there is nothing to hold it against but its own header; then it is passed on but not kept.
+    origin.registry().set_faults(vec![FaultRule::once(FaultTarget::Manifests, Fault::CorruptAt(10))]);
+    running.get(&path(&origin, "1"), &[]).await;
+    assert_eq!(running.get(&path(&origin, "1"), &[]).await.1, image.manifest);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_rest_of_the_api_passes_through() {
+    let origin = Origin::start(&[LAYER]).await;
+    let running = Running::start(memory(), origin.registries()).await;
+    let base = format!("/v1/registries/{}/v2", origin.name);
+    assert_eq!(running.get(&format!("{base}/"), &[]).await.0.status(), StatusCode::OK);
+    let (response, body) = running.get(&format!("{base}/{}/tags/list?n=5", origin.repository), &[]).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(String::from_utf8_lossy(&body).contains("\"1\""));
+    let (response, body) = running.get(&path(&origin, "unknown"), &[]).await;
+    assert_eq!((response.status().as_u16(), response.headers()["eagle-source"].to_str().unwrap()), (404, "origin"));
+    assert!(String::from_utf8_lossy(&body).contains("MANIFEST_UNKNOWN"));
+    // A request that depends on more than its path is nobody else's.
+    let (response, _) = running.get(&path(&origin, "1"), &[("if-none-match", "\"x\"")]).await;
+    assert_eq!(response.headers()["eagle-source"], "origin");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_client_asks_the_next_seeder() {
+    let origin = Origin::start(&[LAYER]).await;
+    let image = origin.registry().images()[0].clone();
+    let running = Running::start(memory(), origin.registries()).await;
+    // Nothing listens on port 1.
+    let dead = "http://127.0.0.1:1".parse().unwrap();
+    let client = SeederClient::new(vec![dead, running.url.clone()]);
+    for tag in 0..8 {
+        // Under several names, so that each of the two is the first choice of some.
+        let registry = origin.name.clone();
+        let forward = |path: String| ForwardRequest::new(Method::GET, path, HeaderMap::new()).unwrap();
+        let missing = forward(format!("library/test{tag}/manifests/1"));
+        let response = client.forward(&registry, missing, &Caller::anonymous()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+        let path = format!("{}/manifests/1", origin.repository);
+        let response = client.forward(&registry, forward(path), &Caller::anonymous()).await.unwrap();
+        let body = read_up_to(response.into_body(), 1 << 20).await.unwrap().unwrap();
+        assert_eq!(Digest::of(&body), image.manifest_digest);
+    }
+    running.stop().await;
+}

@@ -1,0 +1,351 @@
+//! The messages between nodes and trackers.
+//!
+//! Members that a reader does not know are ignored, so that either side can be upgraded first; what
+//! changes the meaning of a message gets a new path (`/v2/...`). Every list has a bound that both
+//! sides check, whatever the other one promises.
+
+use eagle_core::{Digest, Geometry, NodeRole, PeerInfo, PieceSet, Topology};
+use serde::{Deserialize, Serialize};
+
+/// Path of the announce endpoint.
+pub const ANNOUNCE_PATH: &str = "/v1/announce";
+/// Path of the list of swarms; one swarm is below it by digest.
+pub const SWARMS_PATH: &str = "/v1/swarms";
+/// Path of the list of peers.
+pub const PEERS_PATH: &str = "/v1/peers";
+
+/// Largest body of an announce, bytes: 10,000 blobs take about 2 MB without bitmaps.
+pub const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// Largest answer to an announce, bytes: what a client reads before it gives up on a tracker.
+pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
+/// Most blobs in one announce; a node with more sends several.
+pub const MAX_ANNOUNCED_BLOBS: usize = 10_000;
+/// Most peers that an answer may give for one blob. More neighbours than this do not help a swarm:
+/// 30 to 40 are enough for 1,000 nodes (`docs/architecture.md`).
+pub const MAX_PEERS_PER_BLOB: usize = 200;
+
+/// What happened to a blob at the node that announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Event {
+    /// The node joined the swarm, or announces the blob to this tracker for the first time.
+    Started,
+    /// It owns more pieces than before, or just wants peers again.
+    Progress,
+    /// It now owns every piece.
+    Completed,
+    /// It has dropped the blob and serves it no longer.
+    Evicted,
+}
+
+/// The state of one blob at the node that announces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobAnnounce {
+    /// Which blob.
+    pub digest: Digest,
+    /// How it is cut into pieces; all members of a swarm must agree.
+    pub geometry: Geometry,
+    /// The pieces that the node owns and serves.
+    pub pieces: PieceSet,
+    /// What happened.
+    pub event: Event,
+    /// Whether the answer should name peers for this blob.
+    #[serde(default)]
+    pub want_peers: bool,
+}
+
+/// One announce of a node, of any number of blobs.
+///
+/// Every announce keeps all blobs of the node alive, also those it does not mention.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnounceRequest {
+    /// The node. An unspecified IP address (`0.0.0.0`, `::`) stands for the address that the
+    /// tracker sees the request come from.
+    pub node: PeerInfo,
+    /// Whether `blobs` is all that the node has; what is not in it is forgotten.
+    #[serde(default)]
+    pub full: bool,
+    /// Whether the node is shutting down: it leaves every swarm at once.
+    #[serde(default)]
+    pub stopped: bool,
+    /// The blobs that changed or are wanted, at most [`MAX_ANNOUNCED_BLOBS`].
+    #[serde(default)]
+    pub blobs: Vec<BlobAnnounce>,
+}
+
+/// The answer to an announce.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnnounceResponse {
+    /// Seconds until the node should announce again unless something happens.
+    pub interval_seconds: f64,
+    /// Whether the tracker did not know the node (it restarted, or the node was silent for too
+    /// long) and wants its full state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub send_full: bool,
+    /// Peers for each wanted blob.
+    #[serde(default)]
+    pub peers: Vec<BlobPeers>,
+    /// Blobs whose announce was refused, each with the reason; the others were taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedBlob>,
+}
+
+/// The peers of one blob, the best first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobPeers {
+    /// Which blob.
+    pub digest: Digest,
+    /// Its peers, at most [`MAX_PEERS_PER_BLOB`], never the asker itself.
+    pub peers: Vec<SwarmPeer>,
+}
+
+/// A peer and what it owns of a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwarmPeer {
+    /// The peer.
+    pub info: PeerInfo,
+    /// The pieces that it last announced.
+    pub pieces: PieceSet,
+}
+
+/// A blob whose announce was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedBlob {
+    /// Which blob.
+    pub digest: Digest,
+    /// Why, for operators.
+    pub reason: String,
+}
+
+/// Body of every answer with a 4xx or 5xx status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorResponse {
+    /// What was wrong and what to do, for operators.
+    pub error: String,
+}
+
+/// A page of swarms, in the order of their digests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SwarmsPage {
+    /// The swarms.
+    pub swarms: Vec<SwarmSummary>,
+    /// The value of `after` that gives the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Digest>,
+}
+
+/// One swarm at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SwarmSummary {
+    /// The blob.
+    pub digest: Digest,
+    /// How it is cut into pieces.
+    pub geometry: Geometry,
+    /// Number of pieces.
+    pub pieces: u32,
+    /// Number of peers.
+    pub peers: usize,
+    /// How many of them are seeders.
+    pub seeders: usize,
+    /// How many of them own every piece.
+    pub complete: usize,
+    /// Seconds since the swarm was first announced.
+    pub age_seconds: f64,
+}
+
+/// One swarm and a page of its peers, in the order of their identities.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SwarmPage {
+    /// The swarm.
+    #[serde(flatten)]
+    pub summary: SwarmSummary,
+    /// Its peers.
+    pub members: Vec<SwarmMember>,
+    /// The value of `after` that gives the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A peer of a swarm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SwarmMember {
+    /// The peer.
+    #[serde(flatten)]
+    pub peer: PeerAt,
+    /// Number of pieces that it owns.
+    pub pieces: u32,
+    /// Whether these are all.
+    pub complete: bool,
+    /// Seconds since it joined the swarm.
+    pub age_seconds: f64,
+    /// Seconds since its last announce.
+    pub last_announce_seconds: f64,
+}
+
+/// A page of peers, in the order of their identities.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeersPage {
+    /// The peers.
+    pub peers: Vec<PeerSummary>,
+    /// The value of `after` that gives the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A peer at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerSummary {
+    /// The peer.
+    #[serde(flatten)]
+    pub peer: PeerAt,
+    /// Number of blobs that it announced.
+    pub blobs: usize,
+    /// Seconds since its first announce.
+    pub age_seconds: f64,
+    /// Seconds since its last announce.
+    pub last_announce_seconds: f64,
+}
+
+/// Who a peer is and where.
+///
+/// The same members as [`PeerInfo`], which refuses unknown ones and so cannot be flattened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerAt {
+    /// Identity.
+    pub id: String,
+    /// Address of its libp2p listener.
+    pub address: std::net::SocketAddr,
+    /// What it is.
+    pub role: NodeRole,
+    /// Where it is.
+    pub topology: Topology,
+}
+
+impl From<&PeerInfo> for PeerAt {
+    fn from(info: &PeerInfo) -> Self {
+        Self { id: info.id.to_string(), address: info.address, role: info.role, topology: info.topology.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eagle_core::{Bitfield, NodeId, PieceIndex};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn topology() -> impl Strategy<Value = Topology> {
+        let label = || proptest::option::of("[a-z0-9\u{e4}\"\\\\]{1,15}");
+        (label(), label(), label()).prop_map(|(region, zone, rack)| Topology { region, zone, rack })
+    }
+
+    fn peer() -> impl Strategy<Value = PeerInfo> {
+        ("[A-Za-z0-9]{1,64}", any::<std::net::IpAddr>(), 1u16.., any::<bool>(), topology()).prop_map(
+            |(id, ip, port, seeder, topology)| PeerInfo {
+                id: id.parse::<NodeId>().unwrap(),
+                address: (ip, port).into(),
+                role: if seeder { NodeRole::Seeder } else { NodeRole::Proxy },
+                topology,
+            },
+        )
+    }
+
+    fn digest() -> impl Strategy<Value = Digest> {
+        prop_oneof![
+            any::<[u8; 32]>().prop_map(Digest::Sha256),
+            any::<[u8; 32]>().prop_map(|half| Digest::Sha512([half, half].concat().try_into().unwrap())),
+        ]
+    }
+
+    fn pieces() -> impl Strategy<Value = PieceSet> {
+        proptest::collection::vec(0u32..500, 0..80).prop_map(|set| {
+            let mut field = Bitfield::new(500);
+            for index in set {
+                field.insert(PieceIndex(index));
+            }
+            PieceSet::from(&field)
+        })
+    }
+
+    fn blob() -> impl Strategy<Value = BlobAnnounce> {
+        let event =
+            prop_oneof![Just(Event::Started), Just(Event::Progress), Just(Event::Completed), Just(Event::Evicted)];
+        (digest(), 0u64..1 << 40, pieces(), event, any::<bool>()).prop_map(
+            |(digest, size, pieces, event, want_peers)| BlobAnnounce {
+                digest,
+                geometry: Geometry::auto(size).unwrap(),
+                pieces,
+                event,
+                want_peers,
+            },
+        )
+    }
+
+    fn through_json<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
+        serde_json::from_slice(&serde_json::to_vec(value).unwrap()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn requests_round_trip(
+            node in peer(), full: bool, stopped: bool, blobs in proptest::collection::vec(blob(), 0..8),
+        ) {
+            let request = AnnounceRequest { node, full, stopped, blobs };
+            prop_assert_eq!(through_json(&request), request);
+        }
+
+        #[test]
+        fn responses_round_trip(
+            tenths in 0u32..1000, send_full: bool, digest in digest(), reason in ".{0,50}",
+            peers in proptest::collection::vec((peer(), pieces()), 0..8),
+        ) {
+            let peers = peers.into_iter().map(|(info, pieces)| SwarmPeer { info, pieces }).collect();
+            let response = AnnounceResponse {
+                interval_seconds: f64::from(tenths) / 10.0,
+                send_full,
+                peers: vec![BlobPeers { digest, peers }],
+                refused: vec![RefusedBlob { digest, reason }],
+            };
+            prop_assert_eq!(through_json(&response), response);
+        }
+
+        #[test]
+        fn pages_round_trip(peer in peer(), digest in digest(), count in 0usize..100, complete: bool) {
+            let summary = SwarmSummary {
+                digest,
+                geometry: Geometry::auto(1 << 30).unwrap(),
+                pieces: 512,
+                peers: count,
+                seeders: 1,
+                complete: 1,
+                age_seconds: 1.5,
+            };
+            let at = PeerAt::from(&peer);
+            let member = SwarmMember {
+                peer: at.clone(), pieces: 3, complete, age_seconds: 0.5, last_announce_seconds: 0.25,
+            };
+            let page = SwarmPage { summary: summary.clone(), members: vec![member], next: Some(at.id.clone()) };
+            prop_assert_eq!(through_json(&page), page);
+            let page = SwarmsPage { swarms: vec![summary], next: complete.then_some(digest) };
+            prop_assert_eq!(through_json(&page), page);
+            let peers = vec![PeerSummary { peer: at, blobs: count, age_seconds: 2.0, last_announce_seconds: 0.0 }];
+            let page = PeersPage { peers, next: None };
+            prop_assert_eq!(through_json(&page), page);
+        }
+
+        #[test]
+        fn foreign_bytes_never_panic(bytes: Vec<u8>, text in "[\\[\\]{}:,\"a-z0-9 ]{0,100}") {
+            let _ = serde_json::from_slice::<AnnounceRequest>(&bytes);
+            let _ = serde_json::from_str::<AnnounceRequest>(&text);
+        }
+    }
+
+    #[test]
+    fn members_of_later_versions_are_ignored() {
+        let node = serde_json::to_value(PeerInfo::example()).unwrap();
+        let request: AnnounceRequest = serde_json::from_value(serde_json::json!({"node": node, "load": 3})).unwrap();
+        assert!(request.blobs.is_empty() && !request.full && !request.stopped);
+        let response: AnnounceResponse = serde_json::from_str(r#"{"interval_seconds": 1, "lease": []}"#).unwrap();
+        assert!(!response.send_full);
+    }
+}

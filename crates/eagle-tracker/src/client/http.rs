@@ -1,0 +1,134 @@
+//! One exchange with one tracker.
+
+use std::{error::Error, fmt::Write as _, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use url::Url;
+
+use crate::api::{ANNOUNCE_PATH, AnnounceRequest, AnnounceResponse, ErrorResponse, MAX_RESPONSE_BYTES, PEERS_PATH};
+
+/// Longest wait for a connection. A tracker is in the same cluster: one that takes longer is down.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for a whole exchange, with a full state of megabytes in mind.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an unused connection is kept; the name is resolved anew for each one.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most characters of a tracker's error text that are logged.
+const MAX_ERROR_TEXT: usize = 300;
+
+/// Why an exchange with a tracker failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ExchangeError {
+    #[error("no connection: {0}")]
+    Connect(String),
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    #[error("no answer within {EXCHANGE_TIMEOUT:?}")]
+    Timeout,
+    #[error("it answered {status}: {text}")]
+    Status { status: StatusCode, text: String },
+    #[error("it does not answer as a tracker: {0}")]
+    Json(serde_json::Error),
+}
+
+/// A tracker's address.
+#[derive(Debug, Clone)]
+pub(super) struct Endpoint {
+    announce: Uri,
+    probe: Uri,
+}
+
+impl Endpoint {
+    /// The addresses below a URL that `check_tracker_url` has passed.
+    pub(super) fn new(url: &Url) -> Result<Self, http::uri::InvalidUri> {
+        let base = url.as_str().trim_end_matches('/');
+        Ok(Self {
+            announce: format!("{base}{ANNOUNCE_PATH}").parse()?,
+            probe: format!("{base}{PEERS_PATH}?limit=1").parse()?,
+        })
+    }
+}
+
+/// HTTP client with a small pool of connections.
+#[derive(Debug, Clone)]
+pub(super) struct HttpClient(Client<HttpConnector, Full<Bytes>>);
+
+impl HttpClient {
+    pub(super) fn new() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .pool_max_idle_per_host(1)
+            .build(connector);
+        Self(client)
+    }
+
+    /// Sends one announce.
+    pub(super) async fn announce(
+        &self,
+        endpoint: &Endpoint,
+        request: &AnnounceRequest,
+    ) -> Result<AnnounceResponse, ExchangeError> {
+        let body = serde_json::to_vec(request).map_err(ExchangeError::Json)?;
+        let mut message = Request::new(Full::new(Bytes::from(body)));
+        *message.method_mut() = http::Method::POST;
+        *message.uri_mut() = endpoint.announce.clone();
+        message.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        let answer = self.exchange(message).await?;
+        serde_json::from_slice(&answer).map_err(ExchangeError::Json)
+    }
+
+    /// Finds out whether a tracker answers.
+    pub(super) async fn probe(&self, endpoint: &Endpoint) -> Result<(), ExchangeError> {
+        let mut message = Request::new(Full::default());
+        *message.uri_mut() = endpoint.probe.clone();
+        self.exchange(message).await.map(|_| ())
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Bytes, ExchangeError> {
+        let exchange = async {
+            let response = self.0.request(request).await.map_err(|error| {
+                let text = with_sources(&error);
+                if error.is_connect() { ExchangeError::Connect(text) } else { ExchangeError::Broken(text) }
+            })?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await;
+            let body = body.map_err(|error| ExchangeError::Broken(with_sources(&*error)))?.to_bytes();
+            if status.is_success() {
+                return Ok(body);
+            }
+            Err(ExchangeError::Status { status, text: error_text(&body) })
+        };
+        tokio::time::timeout(EXCHANGE_TIMEOUT, exchange).await.unwrap_or(Err(ExchangeError::Timeout))
+    }
+}
+
+/// The text of an error answer, fit for a log.
+fn error_text(body: &[u8]) -> String {
+    let text = match serde_json::from_slice::<ErrorResponse>(body) {
+        Ok(answer) => answer.error,
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    text.chars().filter(|c| !c.is_control()).take(MAX_ERROR_TEXT).collect()
+}
+
+/// An error and what caused it: hyper's own text says little more than "client error".
+fn with_sources(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        // Writing to a string cannot fail.
+        let _ = write!(text, ": {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,172 @@
+//! The client of trackers: keeps them informed of what this node owns and finds peers.
+//!
+//! [`Announcer`] is a handle to one task. Updates are coalesced in a table: however often
+//! a blob changes, an announce carries its latest state once. A blob that newly wants peers goes out
+//! at once (after a few milliseconds, so that a burst is one request), a blob that was completed or
+//! dropped within a second, everything else with the next regular announce.
+//!
+//! Announces go to the first tracker in the configured order that answers. When it fails, the next
+//! one gets the full state in the same moment; better ones are probed in the background and taken
+//! back when they answer. A tracker that is down is logged once and never an error to a pull.
+
+mod http;
+mod state;
+mod task;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use eagle_core::{Digest, Geometry, PeerInfo, PieceSet};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use url::Url;
+
+use self::state::{State, Urgency};
+
+/// What a node says about one of its blobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobStatus {
+    /// How the blob is cut into pieces.
+    pub geometry: Geometry,
+    /// The pieces that the node owns and serves.
+    pub pieces: PieceSet,
+    /// Whether it looks for peers.
+    pub want_peers: bool,
+}
+
+/// Peers that a tracker named for a blob, the best first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The blob.
+    pub digest: Digest,
+    /// Its peers, this node not among them.
+    pub peers: Vec<PeerInfo>,
+}
+
+/// Why a URL cannot be that of a tracker.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrackerUrlError {
+    /// Another scheme than http.
+    #[error("tracker URL {0}: the scheme {1} is not supported; write http://HOST:PORT")]
+    Scheme(Url, String),
+    /// User name, password, query or fragment.
+    #[error("tracker URL {0} has a user name, password, query or fragment, which a tracker does not take")]
+    Excess(String),
+    /// No host.
+    #[error("tracker URL {0} has no host; write http://HOST:PORT")]
+    Host(Url),
+}
+
+/// Checks that a URL can be that of a tracker: `http://HOST[:PORT][/PREFIX]`.
+///
+/// # Errors
+/// When it has another scheme, no host, or parts that a tracker has no use for.
+pub fn check_tracker_url(url: &Url) -> Result<(), TrackerUrlError> {
+    let named = !url.username().is_empty() || url.password().is_some();
+    if named || url.query().is_some() || url.fragment().is_some() {
+        // Whatever these parts are, they may be secrets: only the rest is shown.
+        let shown = format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path());
+        return Err(TrackerUrlError::Excess(shown));
+    }
+    if url.scheme() != "http" {
+        return Err(TrackerUrlError::Scheme(url.clone(), url.scheme().to_owned()));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(TrackerUrlError::Host(url.clone()));
+    }
+    Ok(())
+}
+
+/// Handle to the task that announces this node to its trackers. Clones share the task.
+#[derive(Clone)]
+pub struct Announcer {
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+}
+
+/// What handles and the task share.
+struct Shared {
+    state: Mutex<State>,
+    /// Notified when the state asks for an announce sooner than the regular one.
+    wake: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is valid after every statement of its methods, so a panic elsewhere is no reason to stop.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Announcer {
+    /// Starts announcing `node` to `trackers`, the preferred one first, until `shutdown`.
+    ///
+    /// Peers come through `found`; when it is full for a second, they are dropped, and come again with
+    /// the next announce. Without trackers nothing is announced. A URL that [`check_tracker_url`] refuses
+    /// is logged as an error and not used.
+    ///
+    /// Must be called within a tokio runtime.
+    pub fn start(
+        trackers: Vec<Url>,
+        node: PeerInfo,
+        found: mpsc::Sender<Found>,
+        shutdown: CancellationToken,
+    ) -> Announcer {
+        let shared = Arc::new(Shared { state: Mutex::new(State::new()), wake: Notify::new() });
+        let tasks = TaskTracker::new();
+        tasks.spawn(task::run(Arc::clone(&shared), trackers, node, found, shutdown));
+        tasks.close();
+        Self { shared, tasks }
+    }
+
+    /// Says what the node now owns of a blob, and whether it wants peers for it.
+    pub fn update(&self, digest: Digest, status: BlobStatus) {
+        self.shared.lock().update(digest, status);
+        self.wake();
+    }
+
+    /// Says that the node no longer has a blob.
+    pub fn remove(&self, digest: Digest) {
+        self.shared.lock().remove(digest);
+        self.wake();
+    }
+
+    /// Waits for the end of the task: after `shutdown` is cancelled, at most about a second, in which
+    /// the trackers are told that the node stops.
+    pub async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
+
+    fn wake(&self) {
+        if self.shared.lock().urgency() > Urgency::Regular {
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl fmt::Debug for Announcer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Announcer").field("blobs", &self.shared.lock().len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_urls_of_something_else_without_showing_secrets() {
+        let check = |text: &str| check_tracker_url(&text.parse().unwrap()).map_err(|error| error.to_string());
+        assert_eq!(check("http://tracker:6969"), Ok(()));
+        assert_eq!(check("http://[::1]:6969/eagle/"), Ok(()));
+        for bad in ["https://tracker", "udp://tracker:1", "file:///tmp/x"] {
+            assert!(check(bad).unwrap_err().contains("http://HOST:PORT"), "{bad}");
+        }
+        for bad in ["http://user:secret@tracker", "http://tracker/?token=secret", "https://u:secret@x"] {
+            let error = check(bad).unwrap_err();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}

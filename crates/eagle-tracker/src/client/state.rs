@@ -1,0 +1,287 @@
+//! What there is to announce: coalesced updates, deltas and full states. No I/O and no clock.
+
+use std::collections::HashMap;
+
+use eagle_core::{Digest, Geometry, PeerInfo, PieceSet};
+
+use super::BlobStatus;
+use crate::api::{AnnounceRequest, BlobAnnounce, Event};
+
+/// Most blobs in one request: half of what a tracker takes, so that limits can be lowered later.
+const BLOBS_PER_REQUEST: usize = 5_000;
+/// Most bytes of one request, estimated: half of what a tracker takes.
+const BYTES_PER_REQUEST: usize = 2 << 20;
+/// JSON of a blob without its pieces, bytes: member names 90, digest 138 at most, numbers.
+const BYTES_PER_BLOB: usize = 280;
+
+/// How soon an announce is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    /// At the interval that the tracker asked for.
+    Regular,
+    /// Within about a second: others should know that a blob was completed or dropped.
+    Soon,
+    /// At once: a pull waits for peers.
+    Now,
+}
+
+/// The blobs of this node and what the tracker in use has not been told yet.
+#[derive(Debug)]
+pub(super) struct State {
+    blobs: HashMap<Digest, Entry>,
+    /// Announced earlier, then dropped. Never more than were announced, and emptied by each announce.
+    evicted: HashMap<Digest, Geometry>,
+    /// Whether the next announce carries everything.
+    full: bool,
+    urgency: Urgency,
+}
+
+#[derive(Debug)]
+struct Entry {
+    status: BlobStatus,
+    /// Whether `status` is news to the tracker.
+    changed: bool,
+    /// Whether the tracker has been told of the blob at all.
+    announced: bool,
+    /// Whether it has refused it, so that this is logged once.
+    refused: bool,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self { blobs: HashMap::new(), evicted: HashMap::new(), full: true, urgency: Urgency::Regular }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.blobs.len()
+    }
+
+    /// How soon the next announce is due on account of updates.
+    pub(super) fn urgency(&self) -> Urgency {
+        self.urgency
+    }
+
+    pub(super) fn update(&mut self, digest: Digest, status: BlobStatus) {
+        self.evicted.remove(&digest);
+        let urgency = match self.blobs.get_mut(&digest) {
+            Some(entry) if entry.status == status => return,
+            Some(entry) => {
+                let wants = status.want_peers && !entry.status.want_peers;
+                let completes = status.pieces == PieceSet::Complete && entry.status.pieces != PieceSet::Complete;
+                entry.status = status;
+                entry.changed = true;
+                match (wants, completes) {
+                    (true, _) => Urgency::Now,
+                    (false, true) => Urgency::Soon,
+                    (false, false) => Urgency::Regular,
+                }
+            }
+            None => {
+                let urgency = if status.want_peers { Urgency::Now } else { Urgency::Soon };
+                let entry = Entry { status, changed: true, announced: false, refused: false };
+                self.blobs.insert(digest, entry);
+                urgency
+            }
+        };
+        self.urgency = self.urgency.max(urgency);
+    }
+
+    pub(super) fn remove(&mut self, digest: Digest) {
+        if let Some(entry) = self.blobs.remove(&digest)
+            && entry.announced
+        {
+            self.evicted.insert(digest, entry.status.geometry);
+            self.urgency = self.urgency.max(Urgency::Soon);
+        }
+    }
+
+    /// The tracker may not know what it was told: the next announce carries everything.
+    pub(super) fn forget_tracker(&mut self) {
+        self.full = true;
+    }
+
+    /// Whether a refusal of this blob is the first one, to be logged.
+    pub(super) fn refused_first(&mut self, digest: Digest) -> bool {
+        self.blobs.get_mut(&digest).is_some_and(|entry| !std::mem::replace(&mut entry.refused, true))
+    }
+
+    /// The requests that bring a tracker up to date: at least one, since it also says that the node
+    /// lives. Wanted blobs come first. When they do not arrive, [`State::forget_tracker`] must be called.
+    pub(super) fn take(&mut self, node: &PeerInfo) -> Vec<AnnounceRequest> {
+        let full = std::mem::replace(&mut self.full, false);
+        self.urgency = Urgency::Regular;
+        let evicted = std::mem::take(&mut self.evicted).into_iter().filter(|_| !full).map(|(digest, geometry)| {
+            BlobAnnounce { digest, geometry, pieces: PieceSet::Empty, event: Event::Evicted, want_peers: false }
+        });
+        let mut blobs: Vec<BlobAnnounce> = self
+            .blobs
+            .iter_mut()
+            .filter(|(_, entry)| full || entry.changed || entry.status.want_peers)
+            .map(|(digest, entry)| entry.take(*digest, full))
+            .collect();
+        blobs.sort_by_key(|blob| !blob.want_peers);
+        blobs.extend(evicted);
+        split(node, full, blobs)
+    }
+
+    /// What tells a tracker that the node stops.
+    pub(super) fn stopped(node: &PeerInfo) -> AnnounceRequest {
+        AnnounceRequest { node: node.clone(), full: false, stopped: true, blobs: Vec::new() }
+    }
+}
+
+impl Entry {
+    fn take(&mut self, digest: Digest, full: bool) -> BlobAnnounce {
+        let event = match (&self.status.pieces, self.announced && !full) {
+            (PieceSet::Complete, _) if self.changed || full => Event::Completed,
+            (_, false) => Event::Started,
+            (_, true) => Event::Progress,
+        };
+        self.changed = false;
+        self.announced = true;
+        BlobAnnounce {
+            digest,
+            geometry: self.status.geometry,
+            pieces: self.status.pieces.clone(),
+            event,
+            want_peers: self.status.want_peers,
+        }
+    }
+}
+
+/// Cuts a list of blobs into requests within the bounds. Only the first one can be full: the others
+/// add to it.
+fn split(node: &PeerInfo, full: bool, blobs: Vec<BlobAnnounce>) -> Vec<AnnounceRequest> {
+    let new = |full| AnnounceRequest { node: node.clone(), full, stopped: false, blobs: Vec::new() };
+    let mut requests = Vec::new();
+    let (mut request, mut bytes) = (new(full), 0);
+    for blob in blobs {
+        let size = BYTES_PER_BLOB + pieces_bytes(&blob.pieces);
+        let fits = request.blobs.len() < BLOBS_PER_REQUEST && bytes + size <= BYTES_PER_REQUEST;
+        if !fits && !request.blobs.is_empty() {
+            requests.push(std::mem::replace(&mut request, new(false)));
+            bytes = 0;
+        }
+        bytes += size;
+        request.blobs.push(blob);
+    }
+    requests.push(request);
+    requests
+}
+
+/// JSON of a set of pieces, bytes.
+fn pieces_bytes(pieces: &PieceSet) -> usize {
+    match pieces {
+        PieceSet::Bitmap(bitmap) => 20 + bitmap.0.len().div_ceil(3) * 4,
+        _ => 20,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eagle_core::piece_set::Bitmap;
+
+    use super::*;
+    use crate::api::{MAX_ANNOUNCED_BLOBS, MAX_REQUEST_BYTES};
+
+    fn digest(number: u32) -> Digest {
+        Digest::of(&number.to_le_bytes())
+    }
+
+    fn status(pieces: PieceSet, want_peers: bool) -> BlobStatus {
+        BlobStatus { geometry: Geometry::auto(1 << 30).unwrap(), pieces, want_peers }
+    }
+
+    /// One request, which must be all there is.
+    fn take(state: &mut State) -> AnnounceRequest {
+        let mut requests = state.take(&PeerInfo::example());
+        assert_eq!(requests.len(), 1);
+        requests.remove(0)
+    }
+
+    fn events(request: &AnnounceRequest) -> Vec<(Digest, Event)> {
+        request.blobs.iter().map(|blob| (blob.digest, blob.event)).collect()
+    }
+
+    #[test]
+    fn the_life_of_a_blob() {
+        let mut state = State::new();
+        assert!(take(&mut state).full, "the first announce is full");
+        let (blob, other) = (digest(1), digest(2));
+
+        state.update(blob, status(PieceSet::Empty, true));
+        assert_eq!(state.urgency(), Urgency::Now);
+        let request = take(&mut state);
+        assert!(!request.full);
+        assert_eq!(events(&request), [(blob, Event::Started)]);
+        assert_eq!(state.urgency(), Urgency::Regular);
+
+        // A wanted blob is in every announce; progress is not urgent and only its last state counts.
+        state.update(blob, status(PieceSet::Prefix(1), true));
+        state.update(blob, status(PieceSet::Prefix(2), true));
+        assert_eq!(state.urgency(), Urgency::Regular);
+        let request = take(&mut state);
+        assert_eq!(events(&request), [(blob, Event::Progress)]);
+        assert_eq!(request.blobs[0].pieces, PieceSet::Prefix(2));
+        assert_eq!(events(&take(&mut state)), [(blob, Event::Progress)]);
+
+        state.update(blob, status(PieceSet::Complete, false));
+        assert_eq!(state.urgency(), Urgency::Soon);
+        assert_eq!(events(&take(&mut state)), [(blob, Event::Completed)]);
+        state.update(blob, status(PieceSet::Complete, false));
+        assert_eq!(events(&take(&mut state)), [], "nothing changed");
+
+        state.update(other, status(PieceSet::Complete, false));
+        state.remove(other);
+        assert_eq!(events(&take(&mut state)), [], "the tracker never knew it");
+        state.remove(blob);
+        assert_eq!(events(&take(&mut state)), [(blob, Event::Evicted)]);
+        assert_eq!(events(&take(&mut state)), []);
+    }
+
+    #[test]
+    fn after_a_failure_everything_is_said_again() {
+        let mut state = State::new();
+        state.update(digest(1), status(PieceSet::Complete, false));
+        state.update(digest(2), status(PieceSet::Prefix(3), true));
+        take(&mut state);
+        state.remove(digest(1));
+        take(&mut state);
+        state.forget_tracker();
+        let request = take(&mut state);
+        assert!(request.full);
+        assert_eq!(events(&request), [(digest(2), Event::Started)]);
+        assert!(!take(&mut state).full);
+    }
+
+    #[test]
+    fn a_blob_that_comes_back_is_not_evicted() {
+        let mut state = State::new();
+        state.update(digest(1), status(PieceSet::Complete, false));
+        take(&mut state);
+        state.remove(digest(1));
+        state.update(digest(1), status(PieceSet::Empty, true));
+        assert_eq!(events(&take(&mut state)), [(digest(1), Event::Started)]);
+    }
+
+    #[test]
+    fn requests_stay_within_the_bounds() {
+        let mut state = State::new();
+        for number in 0..12_000 {
+            // The longest digests and, here and there, the largest bitmaps.
+            let half = *digest(number).as_bytes().first_chunk::<32>().unwrap();
+            let digest = Digest::Sha512([half, half].concat().try_into().unwrap());
+            let large = PieceSet::Bitmap(Bitmap(vec![0x55; 32 << 10]));
+            let pieces = if number % 100 == 0 { large } else { PieceSet::Complete };
+            state.update(digest, status(pieces, number % 1000 == 7));
+        }
+        let requests = state.take(&PeerInfo::example());
+        assert!(requests[0].full && requests[1..].iter().all(|request| !request.full));
+        assert_eq!(requests.iter().map(|request| request.blobs.len()).sum::<usize>(), 12_000);
+        assert!(requests[0].blobs[..12].iter().all(|blob| blob.want_peers));
+        for request in &requests {
+            assert!(request.blobs.len() <= MAX_ANNOUNCED_BLOBS);
+            assert!(serde_json::to_vec(request).unwrap().len() <= MAX_REQUEST_BYTES);
+        }
+    }
+}

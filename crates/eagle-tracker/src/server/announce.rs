@@ -1,0 +1,158 @@
+//! What an announce does: check it, apply it, choose peers, and say when to come back.
+
+use std::{net::IpAddr, time::Duration};
+
+use eagle_core::{Digest, NodeRole, PeerInfo, Timestamp};
+
+use super::{Shared, reply::RequestError};
+use crate::{
+    api::{
+        AnnounceRequest, AnnounceResponse, BlobAnnounce, BlobPeers, Event, MAX_ANNOUNCED_BLOBS, MAX_RESPONSE_BYTES,
+        RefusedBlob, SwarmPeer,
+    },
+    ownership::Ownership,
+    policy::Asker,
+    store::Candidate,
+};
+
+/// How long after the last join a swarm counts as growing: a rollout reaches its nodes within this time
+/// of each other.
+const GROWING: Duration = Duration::from_secs(30);
+/// With fewer peers than this, an asker is told to come back soon: it cannot get far with those.
+const FEW_PEERS: usize = 5;
+/// Bytes of peers in one answer, estimated: half of what a client reads.
+const MAX_PEERS_BYTES: usize = MAX_RESPONSE_BYTES / 2;
+/// JSON of a peer without its bitmap, bytes: names 80, identity 64, address 47, three labels of 63.
+const PEER_BYTES: usize = 400;
+
+/// Peers for one blob, and whether its swarm is worth asking about again soon.
+struct Named {
+    peers: Vec<Candidate>,
+    active: bool,
+}
+
+impl Shared {
+    /// Applies an announce that came from `source`.
+    pub(super) async fn announce(
+        &self,
+        mut request: AnnounceRequest,
+        source: IpAddr,
+    ) -> Result<AnnounceResponse, RequestError> {
+        if request.blobs.len() > MAX_ANNOUNCED_BLOBS {
+            return Err(RequestError::ManyBlobs(request.blobs.len()));
+        }
+        check_address(&mut request.node, source)?;
+        let now = self.now();
+        if request.stopped {
+            self.store.leave(&request.node.id).await;
+            return Ok(self.response(self.config.interval_idle));
+        }
+        let applied = self.store.announce(&request.node, request.full, &request.blobs, now).await;
+        let applied = applied.map_err(|error| RequestError::Overloaded(error.to_string()))?;
+        let mut response = self.response(self.config.interval_idle);
+        response.send_full = !applied.known && !request.full;
+        let mut room = MAX_PEERS_BYTES;
+        let wanted = request.blobs.iter().filter(|blob| blob.want_peers && blob.event != Event::Evicted);
+        for blob in wanted {
+            // Who believes in another blob of the same name has nothing to exchange with this swarm.
+            let Some(named) = self.peers_for(&request.node, blob, now).await else { continue };
+            if named.active {
+                response.interval_seconds = self.config.interval_active.as_secs_f64();
+            }
+            response.peers.push(BlobPeers { digest: blob.digest, peers: within(named.peers, &mut room) });
+        }
+        self.metrics.announce_errors.inc_by(u64::try_from(applied.refused.len()).unwrap_or(u64::MAX));
+        response.refused = applied.refused.into_iter().map(refused).collect();
+        Ok(response)
+    }
+
+    fn response(&self, interval: Duration) -> AnnounceResponse {
+        AnnounceResponse {
+            interval_seconds: interval.as_secs_f64(),
+            send_full: false,
+            peers: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    async fn peers_for(&self, node: &PeerInfo, blob: &BlobAnnounce, now: Timestamp) -> Option<Named> {
+        let seed = rand::random();
+        let pieces = Ownership::new(&blob.pieces, blob.geometry.pieces())?;
+        let Some(view) = self.store.view(blob.digest, &node.id, seed, now).await else {
+            return Some(Named { peers: Vec::new(), active: true });
+        };
+        if view.geometry != blob.geometry {
+            return None;
+        }
+        let asker = Asker { info: node, pieces: &pieces };
+        let peers = self.policy.select(asker, view.candidates, self.config.max_peers_per_answer, seed);
+        let active = view.since_growth < GROWING || peers.len() < FEW_PEERS;
+        Some(Named { peers, active })
+    }
+}
+
+/// Puts the address that the tracker sees in place of an unspecified one, and refuses those that nobody
+/// can connect to.
+fn check_address(node: &mut PeerInfo, source: IpAddr) -> Result<(), RequestError> {
+    if node.address.ip().is_unspecified() {
+        node.address.set_ip(source);
+    }
+    let ip = node.address.ip().to_canonical();
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    if ip.is_multicast() || broadcast || node.address.port() == 0 {
+        let role = match node.role {
+            NodeRole::Seeder => "seeder",
+            NodeRole::Proxy => "proxy",
+        };
+        return Err(RequestError::Bad(format!(
+            "node.address {} is not one that peers can connect to; check the {role}'s listen and advertise settings",
+            node.address
+        )));
+    }
+    Ok(())
+}
+
+/// The peers as they are sent, as far as there is room for them.
+fn within(peers: Vec<Candidate>, room: &mut usize) -> Vec<SwarmPeer> {
+    let fitting = peers.into_iter().map_while(|peer| {
+        let bytes = PEER_BYTES + peer.pieces.extra_bytes() * 4 / 3;
+        *room = room.checked_sub(bytes)?;
+        Some(SwarmPeer { info: (*peer.info).clone(), pieces: peer.pieces.to_piece_set() })
+    });
+    fitting.collect()
+}
+
+fn refused((digest, refusal): (Digest, crate::store::Refusal)) -> RefusedBlob {
+    RefusedBlob { digest, reason: refusal.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(address: &str) -> PeerInfo {
+        PeerInfo { address: address.parse().unwrap(), ..PeerInfo::example() }
+    }
+
+    #[test]
+    fn an_unspecified_address_is_the_one_seen() {
+        for (announced, source, known) in [
+            ("0.0.0.0:61007", "10.1.2.3", "10.1.2.3:61007"),
+            ("[::]:61007", "10.1.2.3", "10.1.2.3:61007"),
+            ("0.0.0.0:61007", "fd00::1", "[fd00::1]:61007"),
+            ("10.9.9.9:61007", "10.1.2.3", "10.9.9.9:61007"),
+        ] {
+            let mut node = node(announced);
+            check_address(&mut node, source.parse().unwrap()).unwrap();
+            assert_eq!(node.address.to_string(), known);
+        }
+    }
+
+    #[test]
+    fn addresses_of_nobody_are_refused() {
+        for address in ["224.0.0.1:1", "255.255.255.255:1", "[ff02::1]:1", "10.0.0.1:0", "0.0.0.0:0"] {
+            let error = check_address(&mut node(address), "10.1.2.3".parse().unwrap()).unwrap_err();
+            assert!(error.to_string().contains("node.address"), "{error}");
+        }
+    }
+}

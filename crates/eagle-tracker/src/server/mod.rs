@@ -1,0 +1,217 @@
+//! The tracker role: an HTTP service over a [`PeerStore`] and a [`PeerPolicy`].
+
+mod announce;
+mod body;
+mod reply;
+mod routes;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use eagle_core::Timestamp;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+
+use self::body::BodyBudget;
+use crate::{
+    config::{ConfigError, TrackerConfig},
+    metrics::Metrics,
+    policy::{DefaultPolicy, PeerPolicy},
+    store::{MemoryStore, PeerStore, StoreLimits},
+};
+
+/// Most connections at a time: two for each of the 15,000 hosts of a large cluster.
+const MAX_CONNECTIONS: usize = 32_000;
+/// Longest wait for the head of a request, also on a connection kept open: longer than clients keep
+/// an unused one (30 s), so that it is they who close it and no request meets a closing connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(65);
+/// Read buffer of a connection, bytes: heads are small, bodies pass through in parts.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Wait after the system refuses a connection, for instance for want of file descriptors.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Longest wait for requests under way on shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Times that the whole store is swept within the life of a silent node: what expired nodes take is
+/// freed at most a quarter of their time to live late.
+const SWEEPS_PER_TTL: u32 = 4;
+
+/// Why a tracker could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address} (tracker.listen): {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// A running tracker.
+#[derive(Debug)]
+pub struct Tracker {
+    shared: Arc<Shared>,
+    local_addr: SocketAddr,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What every request needs.
+#[derive(Debug)]
+struct Shared {
+    config: TrackerConfig,
+    store: Arc<dyn PeerStore>,
+    policy: Box<dyn PeerPolicy>,
+    metrics: Metrics,
+    bodies: BodyBudget,
+    started: Instant,
+}
+
+impl Shared {
+    fn now(&self) -> Timestamp {
+        Timestamp(0) + self.started.elapsed()
+    }
+}
+
+impl Tracker {
+    /// Starts a tracker with an empty store in memory, registers its metrics, and runs until `shutdown`.
+    ///
+    /// # Errors
+    /// When a setting cannot work or the address cannot be listened on.
+    pub async fn start(
+        config: TrackerConfig,
+        registry: &mut Registry,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        let address = config.listen;
+        let bind_error = |source| StartError::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(bind_error)?;
+        let local_addr = listener.local_addr().map_err(bind_error)?;
+        let shared = Arc::new(Shared {
+            store: Arc::new(MemoryStore::new(StoreLimits::from(&config))),
+            policy: Box::new(DefaultPolicy),
+            metrics: Metrics::new(registry),
+            bodies: BodyBudget::new(),
+            started: Instant::now(),
+            config,
+        });
+        let tasks = TaskTracker::new();
+        tasks.spawn(accept(listener, Arc::clone(&shared), shutdown.clone(), tasks.clone()));
+        tasks.spawn(sweep(Arc::clone(&shared), shutdown.clone()));
+        tasks.close();
+        info!(address = %local_addr, "tracker listens");
+        Ok(Self { shared, local_addr, shutdown, tasks })
+    }
+
+    /// Address that the API listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The tracker at a glance, as JSON.
+    pub fn status(&self) -> serde_json::Value {
+        let stats = self.shared.store.stats();
+        serde_json::json!({
+            "listen": self.local_addr,
+            "uptime_seconds": self.shared.started.elapsed().as_secs_f64(),
+            "peers": stats.peers,
+            "blobs": stats.blobs,
+            "entries": stats.entries,
+        })
+    }
+
+    /// Waits for shutdown, and then until requests under way are answered or three seconds have passed.
+    pub async fn wait(self) {
+        self.shutdown.cancelled().await;
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.wait()).await.is_err() {
+            debug!(connections = self.tasks.len(), "tracker stops with requests under way");
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, shutdown: CancellationToken, tasks: TaskTracker) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            accepted = async {
+                // A place first: connections beyond the limit wait in the kernel's queue.
+                let place = Arc::clone(&places).acquire_owned().await;
+                listener.accept().await.map(|(stream, peer)| (stream, peer, place))
+            } => accepted,
+        };
+        match accepted {
+            Ok((stream, peer, place)) => {
+                let serve = serve(stream, peer, Arc::clone(&shared), shutdown.clone());
+                tasks.spawn(async move {
+                    serve.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "tracker cannot accept a connection");
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(ACCEPT_BACKOFF) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Serves one connection; on shutdown, until the request under way is answered, for the time of draining.
+async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, shutdown: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%peer, %error, "cannot switch off Nagle's algorithm");
+    }
+    let service = service_fn(|request| {
+        let shared = Arc::clone(&shared);
+        async move { routes::handle(&shared, request, peer.ip().to_canonical()).await }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(DRAIN_TIMEOUT, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = served {
+        debug!(%peer, %error, "connection ended");
+    }
+}
+
+/// Frees what expired nodes take, a part of the store at a time.
+async fn sweep(shared: Arc<Shared>, shutdown: CancellationToken) {
+    let parts = u32::try_from(shared.store.sweep_parts()).unwrap_or(u32::MAX).max(1);
+    let every = (shared.config.peer_ttl / SWEEPS_PER_TTL / parts).max(Duration::from_millis(1));
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => {
+                shared.store.sweep(shared.now()).await;
+                shared.metrics.set_sizes(shared.store.stats());
+            }
+        }
+    }
+}

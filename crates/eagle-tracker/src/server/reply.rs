@@ -1,0 +1,88 @@
+//! Answers, good and bad.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::Full;
+use serde::Serialize;
+
+use crate::api::{ErrorResponse, MAX_ANNOUNCED_BLOBS, MAX_REQUEST_BYTES};
+
+/// An answer with its whole body.
+pub(super) type Reply = Response<Full<Bytes>>;
+
+/// Why a request is refused. The text is for the operator of the client.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RequestError {
+    #[error("{0}")]
+    Bad(String),
+    #[error("there is nothing at this path; see docs/tracker-api.md")]
+    NoSuchPath,
+    #[error("no peer announces blob {0}")]
+    NoSuchSwarm(eagle_core::Digest),
+    #[error("this path takes {0} only")]
+    Method(Method),
+    #[error("the body did not arrive in time")]
+    Slow,
+    #[error("the body is larger than {MAX_REQUEST_BYTES} bytes; send several announces")]
+    LargeBody,
+    #[error("{0} blobs in one announce, more than {MAX_ANNOUNCED_BLOBS}; send several announces")]
+    ManyBlobs(usize),
+    #[error("the body must be JSON, with Content-Type: application/json")]
+    MediaType,
+    #[error("{0}")]
+    Overloaded(String),
+    #[error("the tracker failed on this request: {0}")]
+    Internal(String),
+}
+
+impl RequestError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Bad(_) => StatusCode::BAD_REQUEST,
+            Self::NoSuchPath | Self::NoSuchSwarm(_) => StatusCode::NOT_FOUND,
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::LargeBody | Self::ManyBlobs(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The answer that says so.
+    pub(super) fn reply(&self) -> Reply {
+        let mut reply = json_with(self.status(), &ErrorResponse { error: self.to_string() });
+        match self {
+            Self::Method(allowed) => {
+                let allowed = if *allowed == Method::GET { "GET, HEAD" } else { "POST" };
+                reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+            }
+            Self::Overloaded(_) => {
+                reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            // The rest of the body is not read: the connection is of no more use.
+            Self::Slow | Self::LargeBody => {
+                reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        reply
+    }
+}
+
+/// A value as JSON.
+pub(super) fn json<T: Serialize>(value: &T) -> Reply {
+    json_with(StatusCode::OK, value)
+}
+
+fn json_with<T: Serialize>(status: StatusCode, value: &T) -> Reply {
+    let (status, body) = match serde_json::to_vec(value) {
+        Ok(body) => (status, body),
+        // No type here has a serialiser that fails.
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, br#"{"error":"the answer cannot be written as JSON"}"#.to_vec()),
+    };
+    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}

@@ -1,0 +1,190 @@
+//! Paths, methods, parameters.
+
+use std::{convert::Infallible, net::IpAddr, str::FromStr, sync::Arc};
+
+use eagle_core::{Digest, NodeId};
+use http::{HeaderMap, Method, Request, header};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use url::form_urlencoded;
+
+use super::{
+    Shared,
+    reply::{Reply, RequestError, json},
+};
+use crate::api::{ANNOUNCE_PATH, AnnounceRequest, PEERS_PATH, PeersPage, SWARMS_PATH, SwarmPage, SwarmsPage};
+
+/// Entries of a page when the request does not say, and the most it may ask for.
+const PAGE: (usize, usize) = (100, 1_000);
+/// Bodies from this size on, bytes, are parsed off the async threads: below, it takes under a millisecond.
+const PARSE_ASIDE: usize = 128 << 10;
+
+/// Answers any request.
+pub(super) async fn handle(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    source: IpAddr,
+) -> Result<Reply, Infallible> {
+    Ok(route(shared, request, source).await.unwrap_or_else(|error| error.reply()))
+}
+
+async fn route(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAddr) -> Result<Reply, RequestError> {
+    match request.uri().path() {
+        ANNOUNCE_PATH => {
+            allow(&request, Method::POST)?;
+            shared.metrics.announces.inc();
+            let reply = announce(shared, request, source).await;
+            if reply.is_err() {
+                shared.metrics.announce_errors.inc();
+            }
+            reply
+        }
+        SWARMS_PATH => {
+            allow(&request, Method::GET)?;
+            swarms(shared, &Paging::of(&request)?).await
+        }
+        PEERS_PATH => {
+            allow(&request, Method::GET)?;
+            peers(shared, &Paging::of(&request)?).await
+        }
+        path => {
+            let below = path.strip_prefix(SWARMS_PATH).and_then(|rest| rest.strip_prefix('/'));
+            let digest = below.filter(|rest| !rest.contains('/')).ok_or(RequestError::NoSuchPath)?;
+            allow(&request, Method::GET)?;
+            swarm(shared, parse("digest", digest)?, &Paging::of(&request)?).await
+        }
+    }
+}
+
+async fn announce(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAddr) -> Result<Reply, RequestError> {
+    if !is_json(request.headers()) {
+        return Err(RequestError::MediaType);
+    }
+    let body = shared.bodies.read(request.into_body()).await?;
+    let started = Instant::now();
+    let parse = |bytes: &[u8]| {
+        serde_json::from_slice::<AnnounceRequest>(bytes)
+            .map_err(|error| RequestError::Bad(format!("the body is not an announce: {error}")))
+    };
+    let announce = if body.bytes.len() < PARSE_ASIDE {
+        parse(&body.bytes)?
+    } else {
+        let parsed = tokio::task::spawn_blocking(move || parse(&body.bytes)).await;
+        parsed.map_err(|error| RequestError::Internal(error.to_string()))??
+    };
+    let response = shared.announce(announce, source).await?;
+    let reply = json(&response);
+    shared.metrics.announce_duration.observe(started.elapsed().as_secs_f64());
+    shared.metrics.set_sizes(shared.store.stats());
+    Ok(reply)
+}
+
+async fn swarms(shared: &Shared, paging: &Paging) -> Result<Reply, RequestError> {
+    let after = paging.after.as_deref().map(|after| parse("after", after)).transpose()?;
+    let mut swarms = shared.store.swarms(after, paging.limit + 1, shared.now()).await;
+    let next = paging.cut(&mut swarms, |swarm| swarm.digest);
+    Ok(json(&SwarmsPage { swarms, next }))
+}
+
+async fn swarm(shared: &Shared, digest: Digest, paging: &Paging) -> Result<Reply, RequestError> {
+    let after = paging.node()?;
+    let found = shared.store.swarm(digest, after.as_ref().map(NodeId::as_str), paging.limit + 1, shared.now()).await;
+    let (summary, mut members) = found.ok_or(RequestError::NoSuchSwarm(digest))?;
+    let next = paging.cut(&mut members, |member| member.peer.id.clone());
+    Ok(json(&SwarmPage { summary, members, next }))
+}
+
+async fn peers(shared: &Shared, paging: &Paging) -> Result<Reply, RequestError> {
+    let after = paging.node()?;
+    let mut peers = shared.store.nodes(after.as_ref().map(NodeId::as_str), paging.limit + 1, shared.now()).await;
+    let next = paging.cut(&mut peers, |summary| summary.peer.id.clone());
+    Ok(json(&PeersPage { peers, next }))
+}
+
+/// Which page of a list is asked for.
+struct Paging {
+    after: Option<String>,
+    limit: usize,
+}
+
+impl Paging {
+    fn of(request: &Request<Incoming>) -> Result<Self, RequestError> {
+        Self::parse(request.uri().query().unwrap_or_default())
+    }
+
+    fn parse(query: &str) -> Result<Self, RequestError> {
+        let (usual, most) = PAGE;
+        let mut paging = Self { after: None, limit: usual };
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "after" => paging.after = Some(value.into_owned()),
+                "limit" => match value.parse() {
+                    Ok(limit) if (1..=most).contains(&limit) => paging.limit = limit,
+                    _ => return Err(RequestError::Bad(format!("limit must be a number from 1 to {most}"))),
+                },
+                _ => return Err(RequestError::Bad("this path takes the parameters limit and after only".to_owned())),
+            }
+        }
+        Ok(paging)
+    }
+
+    fn node(&self) -> Result<Option<NodeId>, RequestError> {
+        self.after.as_deref().map(|after| parse("after", after)).transpose()
+    }
+
+    /// Takes away the entry that only tells that there is another page; gives where that begins.
+    fn cut<T, K>(&self, entries: &mut Vec<T>, key: impl Fn(&T) -> K) -> Option<K> {
+        if entries.len() <= self.limit {
+            return None;
+        }
+        entries.truncate(self.limit);
+        entries.last().map(key)
+    }
+}
+
+fn parse<T: FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -> Result<T, RequestError> {
+    text.parse().map_err(|error| RequestError::Bad(format!("{what}: {error}")))
+}
+
+fn allow(request: &Request<Incoming>, method: Method) -> Result<(), RequestError> {
+    let head = method == Method::GET && request.method() == Method::HEAD;
+    if *request.method() == method || head { Ok(()) } else { Err(RequestError::Method(method)) }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_bounded() {
+        assert_eq!(Paging::parse("").map(|p| (p.after, p.limit)).ok(), Some((None, 100)));
+        let page = Paging::parse("limit=2&after=sha256%3Aab").unwrap();
+        assert_eq!((page.after.as_deref(), page.limit), (Some("sha256:ab"), 2));
+        for bad in ["limit=0", "limit=1001", "limit=-1", "limit=x", "page=3"] {
+            assert!(Paging::parse(bad).is_err(), "{bad}");
+        }
+        let mut entries = vec![1, 2, 3];
+        assert_eq!(page.cut(&mut entries, |e| *e), Some(2));
+        assert_eq!((page.cut(&mut entries, |e| *e), entries.len()), (None, 2));
+    }
+
+    #[test]
+    fn json_is_told_from_other_types() {
+        let headers = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(value));
+            headers
+        };
+        assert!(is_json(&headers("application/json")));
+        assert!(is_json(&headers("Application/JSON; charset=utf-8")));
+        assert!(!is_json(&headers("text/plain")));
+        assert!(!is_json(&headers("application/json-patch+json")));
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

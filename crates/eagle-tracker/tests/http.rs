@@ -1,0 +1,279 @@
+//! The tracker's API on real sockets, with good and bad requests.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which the lint does not recognise as such")]
+
+use std::{net::SocketAddr, time::Duration};
+
+use eagle_core::{Digest, Geometry, NodeRole, PeerInfo, PieceSet};
+use eagle_tracker::{
+    AnnounceRequest, AnnounceResponse, BlobAnnounce, Event, Tracker, TrackerConfig,
+    api::{MAX_ANNOUNCED_BLOBS, MAX_REQUEST_BYTES, PeersPage, SwarmPage, SwarmsPage},
+};
+use prometheus_client::registry::Registry;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+struct Running {
+    tracker: Tracker,
+    registry: Registry,
+    shutdown: CancellationToken,
+}
+
+impl Running {
+    async fn start(config: TrackerConfig) -> Self {
+        let config = TrackerConfig { listen: "127.0.0.1:0".parse().unwrap(), ..config };
+        let (mut registry, shutdown) = (Registry::default(), CancellationToken::new());
+        let tracker = Tracker::start(config, &mut registry, shutdown.clone()).await.unwrap();
+        Self { tracker, registry, shutdown }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.tracker.local_addr()
+    }
+
+    async fn announce(&self, request: &AnnounceRequest) -> AnnounceResponse {
+        let (status, body) = post(self.addr(), "application/json", &serde_json::to_vec(request).unwrap()).await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+}
+
+/// Sends bytes and reads all of the answer; gives status and body.
+async fn raw(addr: SocketAddr, request: &[u8]) -> (u16, String) {
+    let exchange = async {
+        let (mut read, mut write) = TcpStream::connect(addr).await.unwrap().into_split();
+        // The server may answer and close before it has read everything.
+        let send = async { drop(write.write_all(request).await) };
+        let receive = async {
+            let mut answer = Vec::new();
+            let _ = read.read_to_end(&mut answer).await;
+            String::from_utf8_lossy(&answer).into_owned()
+        };
+        tokio::join!(receive, send).0
+    };
+    let answer = timeout(DEADLINE, exchange).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    (head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0), body.to_owned())
+}
+
+async fn post(addr: SocketAddr, content_type: &str, body: &[u8]) -> (u16, String) {
+    let head = format!(
+        "POST /v1/announce HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    raw(addr, &[head.as_bytes(), body].concat()).await
+}
+
+async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
+    raw(addr, format!("GET {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").as_bytes()).await
+}
+
+async fn page<T: serde::de::DeserializeOwned>(addr: SocketAddr, path: &str) -> T {
+    let (status, body) = get(addr, path).await;
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+fn peer(id: &str, role: NodeRole) -> PeerInfo {
+    PeerInfo { id: id.parse().unwrap(), address: "0.0.0.0:61007".parse().unwrap(), role, ..PeerInfo::example() }
+}
+
+fn blob(content: &[u8], pieces: PieceSet) -> BlobAnnounce {
+    let geometry = Geometry::auto(10 << 20).unwrap();
+    BlobAnnounce { digest: Digest::of(content), geometry, pieces, event: Event::Started, want_peers: true }
+}
+
+fn request(node: PeerInfo, blobs: Vec<BlobAnnounce>) -> AnnounceRequest {
+    AnnounceRequest { node, full: true, stopped: false, blobs }
+}
+
+#[tokio::test]
+async fn announces_are_answered_with_peers_and_lists_show_them() {
+    let running = Running::start(TrackerConfig::default()).await;
+    let addr = running.addr();
+    let seeder = peer("seeder1", NodeRole::Seeder);
+    let response = running.announce(&request(seeder, vec![blob(b"a", PieceSet::Complete)])).await;
+    assert!(response.peers[0].peers.is_empty());
+
+    let mut proxy = request(peer("proxy1", NodeRole::Proxy), vec![blob(b"a", PieceSet::Prefix(3))]);
+    let response = running.announce(&proxy).await;
+    assert_eq!(response.interval_seconds, 1.0, "the swarm is young");
+    let found = &response.peers[0].peers;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].info.id.as_str(), "seeder1");
+    assert_eq!(found[0].info.address, "127.0.0.1:61007".parse().unwrap(), "the address that the tracker saw");
+    assert_eq!(found[0].pieces, PieceSet::Complete);
+
+    let swarms: SwarmsPage = page(addr, "/v1/swarms").await;
+    assert_eq!((swarms.swarms.len(), swarms.swarms[0].peers, swarms.swarms[0].complete), (1, 2, 1));
+    let swarm: SwarmPage = page(addr, &format!("/v1/swarms/{}", Digest::of(b"a"))).await;
+    let members: Vec<_> = swarm.members.iter().map(|m| (m.peer.id.as_str(), m.pieces, m.complete)).collect();
+    assert_eq!(members, [("proxy1", 3, false), ("seeder1", 40, true)]);
+    let first: PeersPage = page(addr, "/v1/peers?limit=1").await;
+    assert_eq!((first.peers[0].peer.id.as_str(), first.next.as_deref()), ("proxy1", Some("proxy1")));
+    let second: PeersPage = page(addr, "/v1/peers?limit=1&after=proxy1").await;
+    assert_eq!((second.peers[0].peer.id.as_str(), second.next), ("seeder1", None));
+
+    // Nothing wanted: come back later. Evicted: gone at once. Stopped: gone from everything.
+    proxy.full = false;
+    proxy.blobs[0].event = Event::Evicted;
+    assert_eq!(running.announce(&proxy).await.interval_seconds, 30.0);
+    let swarm: SwarmPage = page(addr, &format!("/v1/swarms/{}", Digest::of(b"a"))).await;
+    assert_eq!(swarm.members.len(), 1);
+    let mut stopped = request(peer("seeder1", NodeRole::Seeder), Vec::new());
+    stopped.stopped = true;
+    running.announce(&stopped).await;
+    assert_eq!(get(addr, &format!("/v1/swarms/{}", Digest::of(b"a"))).await.0, 404);
+
+    // A delta of a node that nobody knows.
+    let mut delta = request(peer("proxy2", NodeRole::Proxy), Vec::new());
+    delta.full = false;
+    assert!(running.announce(&delta).await.send_full);
+    assert!(!running.announce(&delta).await.send_full);
+
+    let metrics = running.metrics();
+    for line in [
+        "eagle_tracker_announces_total 6",
+        "eagle_tracker_peers 2",
+        "eagle_tracker_blobs 0",
+        "eagle_tracker_announce_errors_total 0",
+        "eagle_tracker_announce_duration_seconds_count 6",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    }
+    assert_eq!(running.tracker.status()["peers"], 2);
+}
+
+#[tokio::test]
+async fn one_bad_blob_does_not_spoil_the_announce() {
+    let running = Running::start(TrackerConfig::default()).await;
+    running.announce(&request(peer("s", NodeRole::Seeder), vec![blob(b"a", PieceSet::Complete)])).await;
+    let lie = BlobAnnounce { geometry: Geometry::auto(1 << 30).unwrap(), ..blob(b"a", PieceSet::Complete) };
+    let response = running.announce(&request(peer("p", NodeRole::Proxy), vec![lie, blob(b"b", PieceSet::Empty)])).await;
+    assert_eq!(response.refused.len(), 1);
+    assert!(response.refused[0].reason.contains("10485760 bytes"), "{}", response.refused[0].reason);
+    assert_eq!(response.peers.iter().map(|peers| peers.digest).collect::<Vec<_>>(), [Digest::of(b"b")]);
+    assert!(running.metrics().contains("eagle_tracker_announce_errors_total 1"));
+}
+
+#[tokio::test]
+async fn silent_nodes_expire() {
+    let config = TrackerConfig {
+        interval_active: Duration::from_millis(100),
+        interval_idle: Duration::from_millis(100),
+        peer_ttl: Duration::from_millis(400),
+        ..TrackerConfig::default()
+    };
+    let running = Running::start(config).await;
+    running.announce(&request(peer("p", NodeRole::Proxy), vec![blob(b"a", PieceSet::Complete)])).await;
+    assert_eq!(running.tracker.status()["entries"], 1);
+    let expired = async {
+        while running.tracker.status()["entries"] != 0 || get(running.addr(), "/v1/peers").await.1 != r#"{"peers":[]}"# {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(DEADLINE, expired).await.unwrap();
+}
+
+#[tokio::test]
+async fn bad_requests_get_a_clear_answer() {
+    let running = Running::start(TrackerConfig::default()).await;
+    let addr = running.addr();
+    let good = serde_json::to_vec(&request(peer("p", NodeRole::Proxy), Vec::new())).unwrap();
+    let cut = &good[..good.len() / 2];
+    let mut nowhere = request(peer("p", NodeRole::Proxy), Vec::new());
+    nowhere.node.address.set_port(0);
+    let many = request(peer("p", NodeRole::Proxy), vec![blob(b"a", PieceSet::Empty); MAX_ANNOUNCED_BLOBS + 1]);
+    let label = String::from_utf8(good.clone()).unwrap().replace("\"zone\":null", "\"zone\":\"\\u0000\"");
+    assert!(label.contains("u0000"));
+    let json = "application/json";
+    for (answer, status, text) in [
+        (post(addr, "text/plain", &good).await, 415, "application/json"),
+        (post(addr, json, cut).await, 400, "not an announce"),
+        (post(addr, json, b"").await, 400, "not an announce"),
+        (post(addr, json, b"\xff\xfe[[[[").await, 400, "not an announce"),
+        (post(addr, json, &[b'['; 100_000]).await, 400, "not an announce"),
+        (post(addr, json, label.as_bytes()).await, 400, "topology label"),
+        (post(addr, json, &serde_json::to_vec(&nowhere).unwrap()).await, 400, "node.address"),
+        (post(addr, json, &serde_json::to_vec(&many).unwrap()).await, 413, "10001 blobs"),
+        (post(addr, json, &vec![b' '; MAX_REQUEST_BYTES + 1]).await, 413, "larger than"),
+        (get(addr, "/v1/announce").await, 405, "POST only"),
+        (get(addr, "/").await, 404, "tracker-api.md"),
+        (get(addr, "/v1/swarms/a/b").await, 404, "nothing at this path"),
+        (get(addr, "/v1/swarms/sha256:ab").await, 400, "digest"),
+        (get(addr, &format!("/v1/swarms/{}", Digest::of(b"x"))).await, 404, "no peer announces"),
+        (get(addr, "/v1/peers?limit=0").await, 400, "limit"),
+        (get(addr, "/v1/peers?after=a/b").await, 400, "after"),
+        (raw(addr, b"DELETE /v1/swarms HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").await, 405, "GET only"),
+    ] {
+        assert_eq!(answer.0, status, "{answer:?}");
+        let error: serde_json::Value = serde_json::from_str(&answer.1).unwrap();
+        assert!(error["error"].as_str().unwrap().contains(text), "{answer:?}");
+    }
+    // A body of unknown length is counted as it comes.
+    let chunk = [b"10000\r\n".as_slice(), &[b' '; 0x10000], b"\r\n"].concat();
+    let head = b"POST /v1/announce HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let (status, _) = raw(addr, &[head.as_slice(), &chunk.repeat(80)].concat()).await;
+    assert!(matches!(status, 413 | 0), "{status}: the answer may be lost to the reset, the request must be");
+    assert_eq!(get(addr, "/v1/peers").await, (200, r#"{"peers":[]}"#.to_owned()));
+}
+
+#[tokio::test]
+async fn garbage_on_the_port_harms_nobody() {
+    let running = Running::start(TrackerConfig::default()).await;
+    for garbage in
+        [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"\0\0\0\0\r\n\r\n", &[b'A'; 200_000], b"GET\r\n\r\n"]
+    {
+        let mut stream = TcpStream::connect(running.addr()).await.unwrap();
+        // Cut off in the middle, or refused: either way the tracker goes on.
+        let _ = stream.write_all(garbage).await;
+        let _ = stream.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = timeout(DEADLINE, stream.read_to_end(&mut answer)).await.unwrap();
+    }
+    // A head of an announce whose body never comes, while others are served.
+    let mut slow = TcpStream::connect(running.addr()).await.unwrap();
+    let head =
+        "POST /v1/announce HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n\r\n{";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let response = running.announce(&request(peer("p", NodeRole::Proxy), vec![blob(b"a", PieceSet::Empty)])).await;
+    assert_eq!(response.peers.len(), 1);
+}
+
+#[tokio::test]
+async fn shutdown_ends_idle_connections_and_frees_the_port() {
+    let running = Running::start(TrackerConfig::default()).await;
+    let addr = running.addr();
+    let mut idle = TcpStream::connect(addr).await.unwrap();
+    idle.write_all(b"GET /v1/peers HTTP/1.1\r\nhost: t\r\n\r\n").await.unwrap();
+    let mut buffer = [0; 1];
+    idle.read_exact(&mut buffer).await.unwrap();
+    running.shutdown.cancel();
+    timeout(DEADLINE, running.tracker.wait()).await.unwrap();
+    let mut rest = Vec::new();
+    timeout(DEADLINE, idle.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert!(TcpStream::connect(addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_taken_port_and_bad_settings_are_named() {
+    let running = Running::start(TrackerConfig::default()).await;
+    let start = async |config| {
+        Tracker::start(config, &mut Registry::default(), CancellationToken::new()).await.unwrap_err().to_string()
+    };
+    let error = start(TrackerConfig { listen: running.addr(), ..TrackerConfig::default() }).await;
+    assert!(error.contains(&running.addr().to_string()) && error.contains("tracker.listen"), "{error}");
+    let error = start(TrackerConfig { max_blobs: 0, ..TrackerConfig::default() }).await;
+    assert!(error.contains("tracker.max_blobs"), "{error}");
+}

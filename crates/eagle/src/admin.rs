@@ -1,0 +1,228 @@
+//! The admin address of a role: health, readiness, metrics, version, status.
+//!
+//! It is up before the role starts and until it has drained, so that a probe always gets an answer.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Connections served at once. Probes and a scraper need a handful; more wait in the listener's backlog.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a client may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// What Prometheus expects of the format that prometheus-client writes.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Status = Box<dyn Fn() -> Value + Send + Sync>;
+
+/// What the endpoints tell about one role.
+pub(crate) struct AdminState {
+    role: &'static str,
+    started: Instant,
+    /// Cancelled when the role begins to drain.
+    draining: CancellationToken,
+    running: OnceLock<(Registry, Status)>,
+}
+
+impl fmt::Debug for AdminState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminState").field("role", &self.role).field("ready", &self.ready()).finish_non_exhaustive()
+    }
+}
+
+impl AdminState {
+    /// The role is up: from now on it is ready, with these metrics and this status.
+    pub(crate) fn running(&self, metrics: Registry, status: impl Fn() -> Value + Send + Sync + 'static) {
+        // A role starts once; a second call would change nothing.
+        let _ = self.running.set((metrics, Box::new(status)));
+    }
+
+    fn ready(&self) -> Result<(), &'static str> {
+        if self.draining.is_cancelled() {
+            return Err("draining");
+        }
+        self.running.get().map(|_| ()).ok_or("starting")
+    }
+
+    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if method != Method::GET && method != Method::HEAD {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match path {
+            "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => match self.ready() {
+                Ok(()) => text(StatusCode::OK, "ready\n"),
+                Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            },
+            "/version" => json(&json!({
+                "name": "eagle",
+                "role": self.role,
+                "version": env!("CARGO_PKG_VERSION"),
+            })),
+            "/metrics" => self.metrics(),
+            "/status" => {
+                let state = self.ready().err().unwrap_or("ready");
+                let status = self.running.get().map(|(_, status)| status());
+                json(&json!({
+                    "role": self.role,
+                    "state": state,
+                    "version": env!("CARGO_PKG_VERSION"),
+                    "uptime_seconds": self.started.elapsed().as_secs(),
+                    "status": status,
+                }))
+            }
+            _ => text(StatusCode::NOT_FOUND, "here are /healthz /readyz /metrics /version /status\n"),
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let mut body = String::new();
+        let written = match self.running.get() {
+            Some((registry, _)) => prometheus_client::encoding::text::encode(&mut body, registry),
+            None => {
+                body.push_str("# EOF\n");
+                Ok(())
+            }
+        };
+        match written {
+            Ok(()) => answer(StatusCode::OK, OPENMETRICS, body),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("metrics could not be written: {error}\n")),
+        }
+    }
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    response
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    answer(status, "text/plain; charset=utf-8", body)
+}
+
+fn json(value: &Value) -> Response<Full<Bytes>> {
+    answer(StatusCode::OK, "application/json", format!("{value:#}\n"))
+}
+
+/// The listener of a role's admin address and the task that serves it.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    address: SocketAddr,
+    state: Arc<AdminState>,
+    task: tokio::task::JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Admin {
+    /// Binds the address and answers from now on. `draining` is the token that ends the role.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub(crate) async fn start(
+        role: &'static str,
+        address: SocketAddr,
+        draining: CancellationToken,
+    ) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(AdminState { role, started: Instant::now(), draining, running: OnceLock::new() });
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(serve(listener, Arc::clone(&state), stop.clone()));
+        Ok(Self { address, state, task, stop })
+    }
+
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn state(&self) -> &Arc<AdminState> {
+        &self.state
+    }
+
+    /// Ends the listener and every connection.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        // The task only ends by itself; a panic in it has nothing left to harm here.
+        let _ = self.task.await;
+    }
+}
+
+async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        while connections.try_join_next().is_some() {}
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = async {
+                let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
+                Some((slot, listener.accept().await))
+            } => accepted,
+        };
+        let (slot, stream) = match accepted {
+            Some((slot, Ok((stream, _)))) => (slot, stream),
+            Some((_, Err(error))) => {
+                // Out of file descriptors, mostly: trying again at once would only burn the processor.
+                tracing::warn!(%error, "the admin address could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+            None => break,
+        };
+        let state = Arc::clone(&state);
+        connections.spawn(async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let response = state.answer(request.method(), request.uri().path());
+                async move { Ok::<_, Infallible>(response) }
+            });
+            // A client that goes away is no concern of this server.
+            let _ = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            drop(slot);
+        });
+    }
+    connections.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn readiness_follows_the_life_of_the_role() {
+        let draining = CancellationToken::new();
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let admin = Admin::start("proxy", any_port, draining.clone()).await.unwrap();
+        let get = |path: &str| admin.state().answer(&Method::GET, path).status().as_u16();
+        assert_eq!((get("/healthz"), get("/readyz"), get("/metrics")), (200, 503, 200));
+        admin.state().running(Registry::default(), || json!({"blobs": 1}));
+        assert_eq!((get("/healthz"), get("/readyz"), get("/status")), (200, 200, 200));
+        draining.cancel();
+        assert_eq!((get("/healthz"), get("/readyz")), (200, 503));
+        assert_eq!(get("/nowhere"), 404);
+        assert_eq!(admin.state().answer(&Method::POST, "/healthz").status().as_u16(), 405);
+        admin.stop().await;
+    }
+}

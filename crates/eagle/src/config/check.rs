@@ -1,0 +1,105 @@
+//! What the types cannot see: addresses that collide, URLs that are none of a role, files that cannot be read.
+
+use std::{fs::File, net::SocketAddr, path::Path};
+
+use super::{ConfigErrors, Loaded, read::ConfigError};
+use crate::cli::RoleArg;
+
+type Listener = ([&'static str; 2], SocketAddr);
+
+/// Checks what this role would use. `All` checks every role as if it ran alone, `Standalone` all in one process.
+///
+/// # Errors
+/// Every problem that was found.
+pub(crate) fn check(loaded: &Loaded, role: RoleArg) -> Result<(), ConfigErrors> {
+    let mut errors = Vec::new();
+    let settings = &loaded.settings;
+    let tracker = matches!(role, RoleArg::Tracker | RoleArg::Standalone | RoleArg::All);
+    let seeder = matches!(role, RoleArg::Seeder | RoleArg::Standalone | RoleArg::All);
+    let proxy = matches!(role, RoleArg::Proxy | RoleArg::Standalone | RoleArg::All);
+
+    let roles: &[&str] = match role {
+        RoleArg::Tracker => &["tracker"],
+        RoleArg::Seeder => &["seeder"],
+        RoleArg::Proxy => &["proxy"],
+        RoleArg::Standalone | RoleArg::All => &["tracker", "seeder", "proxy"],
+    };
+    let listeners = listeners(loaded);
+    if role == RoleArg::Standalone {
+        collisions(loaded, &listeners, &mut errors);
+    } else {
+        for role in roles {
+            let own: Vec<Listener> = listeners.iter().filter(|(path, _)| path[0] == *role).copied().collect();
+            collisions(loaded, &own, &mut errors);
+        }
+    }
+    if role == RoleArg::Standalone && settings.seeder.role.data_dir == settings.proxy.role.data_dir {
+        errors.push(loaded.error(&["proxy", "data_dir"], "is the seeder's directory too; each needs its own"));
+    }
+    if tracker && let Err(error) = settings.tracker.role.validate() {
+        errors.push(loaded.error(&["tracker", error.key], error.problem));
+    }
+    if seeder && let Err(error) = settings.seeder.role.validate() {
+        errors.push(loaded.error(&["seeder", error.key], error.problem));
+    }
+    if proxy && let Err(error) = settings.proxy.role.validate() {
+        errors.push(loaded.error(&["proxy", error.key], error.problem));
+    }
+    registries(loaded, &mut errors);
+    if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+}
+
+fn listeners(loaded: &Loaded) -> Vec<Listener> {
+    let settings = &loaded.settings;
+    let (tracker, seeder, proxy) = (&settings.tracker, &settings.seeder, &settings.proxy);
+    vec![
+        (["tracker", "listen"], tracker.role.listen),
+        (["tracker", "admin"], tracker.admin),
+        (["seeder", "listen"], seeder.role.listen),
+        (["seeder", "admin"], seeder.admin),
+        (["seeder", "p2p_listen"], seeder.role.p2p_listen),
+        (["seeder", "data_listen"], seeder.role.data_listen),
+        (["proxy", "listen"], proxy.role.listen),
+        (["proxy", "admin"], proxy.admin),
+        (["proxy", "p2p_listen"], proxy.role.p2p_listen),
+        (["proxy", "data_listen"], proxy.role.data_listen),
+    ]
+}
+
+fn collisions(loaded: &Loaded, listeners: &[Listener], errors: &mut Vec<ConfigError>) {
+    for (index, (path, address)) in listeners.iter().enumerate() {
+        let earlier = listeners[..index].iter().find(|(_, other)| {
+            let same_host = other.ip() == address.ip() || other.ip().is_unspecified() || address.ip().is_unspecified();
+            address.port() != 0 && other.port() == address.port() && same_host
+        });
+        if let Some((other, _)) = earlier {
+            errors.push(loaded.error(path, format_args!("{address} is the address of {} too", other.join("."))));
+        }
+    }
+}
+
+fn registries(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
+    let registries = &loaded.settings.registries;
+    for (index, registry) in registries.iter().enumerate() {
+        let index = index.to_string();
+        if let Err(problem) = registry.check() {
+            errors.push(loaded.error(&["registries", &index], problem));
+        }
+        if let Some(file) = &registry.ca_file
+            && let Err(problem) = readable(file)
+        {
+            let problem = format_args!("{}: {problem}", file.display());
+            errors.push(loaded.error(&["registries", &index, "ca_file"], problem));
+        }
+    }
+    if errors.is_empty()
+        && let Err(problem) = eagle_registry::Registries::new(registries.clone())
+    {
+        errors.push(loaded.error(&["registries"], problem));
+    }
+}
+
+fn readable(file: &Path) -> std::io::Result<()> {
+    let metadata = File::open(file)?.metadata()?;
+    if metadata.is_file() { Ok(()) } else { Err(std::io::Error::other("is not a file")) }
+}

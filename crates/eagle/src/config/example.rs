@@ -1,0 +1,47 @@
+//! `config example`: commented files in which every key stands at its default.
+//!
+//! The texts are written by hand, since only people know what to say about a key; tests hold them
+//! to the code: each loads, names every key, and gives its true default.
+
+use crate::cli::RoleArg;
+
+const HEAD: &str = "\
+# Eagle configuration. Every key stands at its default: delete what you do not change.
+# A variable EAGLE_SECTION__KEY wins over this file (EAGLE_PROXY__CACHE_LIMIT=20GiB), a flag over both.
+# Sizes: 4096, 512MB, 100GiB. Rates: 10MB/s, 50MiB/s, unlimited. Durations: 500ms, 30s, 5m.
+";
+
+/// A section's name and its text.
+type Part = (&'static str, &'static str);
+
+const TRACKER: Part = ("tracker", include_str!("example/tracker.yaml"));
+const SEEDER: Part = ("seeder", include_str!("example/seeder.yaml"));
+const PROXY: Part = ("proxy", include_str!("example/proxy.yaml"));
+const P2P: Part = ("p2p", include_str!("example/p2p.yaml"));
+const REGISTRIES: Part = ("registries", include_str!("example/registries.yaml"));
+const LOG: Part = ("log", include_str!("example/log.yaml"));
+
+/// The sections that a role reads, in order.
+const fn parts(role: RoleArg) -> &'static [Part] {
+    match role {
+        RoleArg::Tracker => &[TRACKER, LOG],
+        RoleArg::Seeder => &[SEEDER, P2P, REGISTRIES, LOG],
+        RoleArg::Proxy => &[PROXY, P2P, REGISTRIES, LOG],
+        RoleArg::Standalone | RoleArg::All => &[TRACKER, SEEDER, PROXY, P2P, REGISTRIES, LOG],
+    }
+}
+
+/// Names of the sections that a role reads.
+pub(crate) fn sections(role: RoleArg) -> Vec<&'static str> {
+    parts(role).iter().map(|(name, _)| *name).collect()
+}
+
+/// The example for a role.
+pub(crate) fn example(role: RoleArg) -> String {
+    let mut text = HEAD.to_owned();
+    for (_, part) in parts(role) {
+        text.push('\n');
+        text.push_str(part);
+    }
+    text
+}

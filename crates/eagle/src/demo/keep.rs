@@ -1,0 +1,68 @@
+//! How to point a runtime at a proxy that stays up.
+
+use std::net::SocketAddr;
+
+use super::pull::Target;
+
+/// Instructions for docker, containerd and podman, with the real port and image.
+pub(super) fn instructions(proxy: SocketAddr, others: &[SocketAddr], target: &Target) -> String {
+    let Target { registry, repository, reference } = target;
+    let separator = if reference.contains(':') { "@" } else { ":" };
+    let others = others.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(" ");
+    let docker = if registry == "docker.io" {
+        format!(
+            "docker: /etc/docker/daemon.json, then restart docker
+    {{ \"registry-mirrors\": [\"http://{proxy}\"] }}
+    docker pull {repository}{separator}{reference}"
+        )
+    } else {
+        format!(
+            "docker: it has mirrors for Docker Hub only; the proxy also answers as a registry of its own (127.0.0.0/8 needs no TLS)
+    docker pull {proxy}/{registry}/{repository}{separator}{reference}
+
+  docker as a mirror of Docker Hub: /etc/docker/daemon.json, then restart docker
+    {{ \"registry-mirrors\": [\"http://{proxy}\"] }}"
+        )
+    };
+    format!(
+        "
+Staying up; Ctrl-C ends it. The first proxy is http://{proxy}{more}
+
+  {docker}
+
+  containerd: /etc/containerd/certs.d/{registry}/hosts.toml
+    [host.\"http://{proxy}\"]
+      capabilities = [\"pull\", \"resolve\"]
+    ctr image pull --hosts-dir /etc/containerd/certs.d {registry}/{repository}{separator}{reference}
+
+  podman, CRI-O, skopeo: /etc/containers/registries.conf
+    [[registry]]
+    location = \"{registry}\"
+    [[registry.mirror]]
+    location = \"{proxy}/{registry}\"
+    insecure = true
+    podman pull {registry}/{repository}{separator}{reference}
+
+  curl: the manifest
+    curl -s 'http://{proxy}/v2/{repository}/manifests/{reference}?ns={registry}'
+",
+        more = if others.is_empty() { String::new() } else { format!(", the others {others}") },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_real_port_and_image() {
+        let target =
+            Target { registry: "127.0.0.1:5000".into(), repository: "demo/app".into(), reference: "v1".into() };
+        let text = instructions(SocketAddr::from(([127, 0, 0, 1], 4711)), &[], &target);
+        for expected in
+            ["http://127.0.0.1:4711\"]", "podman pull 127.0.0.1:5000/demo/app:v1", "127.0.0.1:4711/127.0.0.1:5000"]
+        {
+            assert!(text.contains(expected), "{expected} in {text}");
+        }
+    }
+}

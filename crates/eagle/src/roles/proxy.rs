@@ -1,0 +1,49 @@
+//! `eagle proxy`.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use eagle_p2p::node::StartError as NodeError;
+use eagle_proxy::{Proxy, ProxyConfig, ProxyDeps, StartError};
+use eagle_registry::Registries;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use super::{Addresses, Running, admin, failed_at, node_failed, prepare_data_dir, registries};
+use crate::{config::Loaded, exit::Exit};
+
+pub(super) async fn start(loaded: &Loaded, shutdown: CancellationToken) -> Result<Running> {
+    let config = loaded.settings.proxy.role.clone();
+    start_with(loaded, config, registries(loaded)?, shutdown).await
+}
+
+/// Starts a proxy with this configuration in place of the one that was loaded.
+pub(super) async fn start_with(
+    loaded: &Loaded,
+    config: ProxyConfig,
+    registries: Arc<Registries>,
+    shutdown: CancellationToken,
+) -> Result<Running> {
+    let admin = admin(loaded, "proxy", loaded.settings.proxy.admin, &shutdown).await?;
+    prepare_data_dir(loaded, "proxy", &config.data_dir)?;
+    let p2p = &loaded.settings.p2p;
+    let deps = ProxyDeps { registries, topology: p2p.topology.clone(), encryption: p2p.encryption };
+    let mut metrics = Registry::default();
+    let proxy = Proxy::start(config, deps, &mut metrics, shutdown).await.map_err(|error| match error {
+        StartError::Config(error) => Exit::config(loaded.error(&["proxy", error.key], error.problem)).into(),
+        StartError::Listen { address, source } => {
+            failed_at(loaded, &["proxy", "listen"], format_args!("cannot listen on {address}: {source}"))
+        }
+        StartError::Node(error @ NodeError::Listen { .. }) => node_failed(loaded, "proxy", &error),
+        other => other.into(),
+    })?;
+    let addresses = Addresses {
+        role: "proxy",
+        listen: proxy.local_addr(),
+        admin: admin.address(),
+        p2p: Some(proxy.peer_info().address),
+        data: Some(proxy.node().data_address()),
+    };
+    admin.state().running(metrics, proxy.status_handle());
+    Ok(Running { addresses, admin, ended: Box::pin(proxy.wait()) })
+}

@@ -1,0 +1,102 @@
+//! Logs: text for a person at a terminal, JSON lines for a collector.
+
+use std::io::IsTerminal;
+
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// Unless the filter speaks of it: the multiplexer of libp2p warns of every connection that a peer resets, which is how
+/// peers leave.
+const QUIET: &str = "yamux=error";
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    Text,
+    Json,
+}
+
+/// The `log` section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LogConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter per module as in `info,eagle_p2p=debug`.
+    #[serde(deserialize_with = "filter")]
+    pub(crate) level: String,
+    pub(crate) format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Auto }
+    }
+}
+
+fn filter<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_filter(&text).map_err(serde::de::Error::custom)?;
+    Ok(text)
+}
+
+/// Checks a level or filter. The filter language takes any word for a module's name, so a misspelt level alone would
+/// silently log nothing.
+pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, String> {
+    let problem = || {
+        format!(
+            "{text:?} is not a log level; write error, warn, info, debug, trace or a filter such as info,eagle_p2p=debug"
+        )
+    };
+    let bare_ok = text
+        .split(',')
+        .filter(|part| !part.contains(['=', '[']))
+        .all(|part| matches!(part.trim(), "error" | "warn" | "info" | "debug" | "trace" | "off"));
+    if !bare_ok || text.trim().is_empty() {
+        return Err(problem());
+    }
+    EnvFilter::try_new(text).map_err(|_| problem())
+}
+
+/// Starts logging to standard error. Once per process.
+///
+/// # Errors
+/// When the level is no filter, or logging was started before.
+pub(crate) fn init(config: &LogConfig) -> Result<(), String> {
+    let filter = if config.level.contains("yamux") {
+        parse_filter(&config.level)?
+    } else {
+        parse_filter(&format!("{},{QUIET}", config.level))?
+    };
+    let terminal = std::io::stderr().is_terminal();
+    let json = match config.format {
+        LogFormat::Auto => !terminal,
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let registry = tracing_subscriber::registry().with(filter);
+    let result = if json {
+        let layer = fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false);
+        registry.with(layer.with_writer(std::io::stderr)).try_init()
+    } else {
+        registry.with(fmt::layer().with_ansi(terminal).with_writer(std::io::stderr)).try_init()
+    };
+    result.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_level_is_refused() {
+        for good in ["info", "warn,eagle_p2p=debug", "off", "eagle_proxy=trace,info"] {
+            assert!(parse_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["", "inof", "info,debgu", "eagle_p2p=loud"] {
+            assert!(parse_filter(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The binary as people and scripts meet it: exit codes, messages, endpoints, signals.
+
+mod common;
+
+use std::{fs, path::Path, time::Duration};
+
+use common::{Role, eagle, get, output, stderr};
+use serde_json::Value;
+
+#[test]
+fn bad_usage_is_64_and_help_is_0() {
+    for arguments in [
+        &["prox"][..],
+        &[],
+        &["proxy", "--listn", "127.0.0.1:0"],
+        &["proxy", "--upload-rate", "fast"],
+        &["proxy", "--registry", "docker.io"],
+        &["demo", "--nodes", "0"],
+        &["demo", "--origin", "http://127.0.0.1:1"],
+        &["config", "show", "--listen", "127.0.0.1:1"],
+        &["status", "--admin", "https://"],
+    ] {
+        let output = output(eagle().args(arguments));
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", stderr(&output));
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+    for arguments in [&["--help"][..], &["--version"], &["proxy", "--help"], &["help", "demo"], &["config", "--help"]] {
+        let output = output(eagle().args(arguments));
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn bad_configuration_is_78_and_names_key_and_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("eagle.yaml");
+    fs::write(&file, "tracker:\n  listen: 127.0.0.1:0\n  listn: 127.0.0.1:0\n").unwrap();
+    for command in [&["tracker"][..], &["config", "check"], &["config", "show"]] {
+        let output = output(eagle().args(command).arg("--config").arg(&file));
+        assert_eq!(output.status.code(), Some(78));
+        let place = format!("{}:3:3: unknown key `tracker.listn`; did you mean `listen`?", file.display());
+        assert!(stderr(&output).contains(&place), "{}", stderr(&output));
+    }
+    let output = output(eagle().arg("tracker").env("EAGLE_TRACKR__LISTEN", "127.0.0.1:0"));
+    assert_eq!(output.status.code(), Some(78));
+    assert!(stderr(&output).contains("EAGLE_TRACKR__LISTEN"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_missing_file_is_78_and_named() {
+    let output = output(eagle().args(["tracker", "--config", "/nowhere/eagle.yaml"]));
+    assert_eq!(output.status.code(), Some(78));
+    assert!(stderr(&output).contains("/nowhere/eagle.yaml"), "{}", stderr(&output));
+}
+
+#[test]
+fn the_example_is_a_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("eagle.yaml");
+    for role in ["tracker", "seeder", "proxy", "all"] {
+        fs::write(&file, output(eagle().args(["config", "example", role])).stdout).unwrap();
+        let output = output(eagle().args(["config", "check", "--role", role, "--config"]).arg(&file));
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+    let shown =
+        output(eagle().args(["config", "show", "--json", "--role", "proxy"]).env("EAGLE_PROXY__CACHE_LIMIT", "1GiB"));
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["config"]["proxy"]["cache_limit"], "1GiB");
+    assert_eq!(shown["sources"]["proxy.cache_limit"], "env EAGLE_PROXY__CACHE_LIMIT");
+}
+
+/// Flags that let a role run beside others, without a fixed port.
+fn anywhere(role: &str, data: &Path) -> Vec<String> {
+    let any = "127.0.0.1:0";
+    let mut arguments: Vec<String> = [role, "--listen", any, "--admin-listen", any].map(str::to_owned).to_vec();
+    if role != "tracker" {
+        arguments.extend(["--p2p-listen", any, "--data-listen", any, "--data-dir"].map(str::to_owned));
+        arguments.push(data.display().to_string());
+    }
+    arguments
+}
+
+#[test]
+fn every_role_is_ready_in_a_second_answers_and_drains() {
+    for role in ["tracker", "seeder", "proxy"] {
+        let data = tempfile::tempdir().unwrap();
+        let mut process = Role::start(eagle().args(anywhere(role, data.path())));
+        let ready = process.ready();
+        assert_eq!(ready["role"], role);
+        let admin = ready["admin"].as_str().unwrap();
+        for (path, body) in
+            [("/healthz", "ok"), ("/readyz", "ready"), ("/version", "\"version\""), ("/status", "\"state\": \"ready\"")]
+        {
+            let (status, text) = get(admin, path);
+            assert_eq!(status, 200, "{role} {path}: {text}");
+            assert!(text.contains(body), "{role} {path}: {text}");
+        }
+        let (status, text) = get(admin, "/metrics");
+        assert_eq!(status, 200);
+        assert!(text.contains(&format!("eagle_{role}_")) && text.ends_with("# EOF\n"), "{text}");
+        assert_eq!(get(admin, "/nothing").0, 404);
+        let status = output(eagle().args(["status", "--admin", admin]));
+        assert!(String::from_utf8_lossy(&status.stdout).contains(role), "{}", stderr(&status));
+
+        process.signal("TERM");
+        let (code, log) = process.end(Duration::from_secs(10));
+        assert_eq!(code, Some(0), "{role}: {log}");
+        // The log names the bound addresses, one JSON object a line.
+        let line = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .find(|line| line["message"] == "ready");
+        let line = line.unwrap_or_else(|| panic!("{role}: no line says ready: {log}"));
+        assert_eq!(line["listen"], ready["listen"]);
+        assert!(line["start_seconds"].as_f64().unwrap() < 1.0, "{role} took {}", line["start_seconds"]);
+    }
+}
+
+#[test]
+fn standalone_is_three_roles_in_one() {
+    let data = tempfile::tempdir().unwrap();
+    let any = "127.0.0.1:0";
+    let mut command = eagle();
+    command.args(["standalone", "--listen", any, "--admin-listen", any, "--data-dir"]).arg(data.path());
+    for key in [
+        "TRACKER__LISTEN",
+        "TRACKER__ADMIN",
+        "SEEDER__LISTEN",
+        "SEEDER__ADMIN",
+        "SEEDER__P2P_LISTEN",
+        "SEEDER__DATA_LISTEN",
+        "PROXY__P2P_LISTEN",
+        "PROXY__DATA_LISTEN",
+    ] {
+        command.env(format!("EAGLE_{key}"), any);
+    }
+    let mut process = Role::start(&mut command);
+    let ready = process.ready();
+    assert_eq!(ready["role"], "standalone");
+    assert_eq!(ready["roles"].as_array().unwrap().len(), 3);
+    for role in ready["roles"].as_array().unwrap() {
+        assert_eq!(get(role["admin"].as_str().unwrap(), "/readyz").0, 200, "{role}");
+    }
+    assert_eq!(get(ready["listen"].as_str().unwrap(), "/v2/").0, 200);
+    process.signal("INT");
+    assert_eq!(process.end(Duration::from_secs(10)).0, Some(0));
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_key() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (role, key) in [
+        ("tracker", "listen"),
+        ("tracker", "admin"),
+        ("seeder", "listen"),
+        ("seeder", "p2p_listen"),
+        ("seeder", "data_listen"),
+        ("proxy", "listen"),
+        ("proxy", "admin"),
+        ("proxy", "p2p_listen"),
+        ("proxy", "data_listen"),
+    ] {
+        let data = tempfile::tempdir().unwrap();
+        let mut arguments = anywhere(role, data.path());
+        let flag = if key == "admin" { "--admin-listen".to_owned() } else { format!("--{}", key.replace('_', "-")) };
+        let at = arguments.iter().position(|argument| *argument == flag).unwrap();
+        arguments[at + 1].clone_from(&address);
+        let output = output(eagle().args(&arguments).args(["--log-level", "error"]));
+        assert_eq!(output.status.code(), Some(1), "{role} {key}: {}", stderr(&output));
+        let line = stderr(&output);
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(line.contains(&format!("{role}.{key}")) && line.contains(&address), "{line}");
+    }
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_written_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let below = file.join("data");
+    for role in ["seeder", "proxy"] {
+        let output = output(eagle().args(anywhere(role, &below)).args(["--log-level", "error"]));
+        assert_eq!(output.status.code(), Some(1), "{role}: {}", stderr(&output));
+        let line = stderr(&output);
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(line.contains("data_dir") && line.contains(&below.display().to_string()), "{line}");
+    }
+}
+
+#[test]
+fn status_of_nobody_says_so() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let output = output(eagle().args(["status", "--admin", &free]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&free), "{}", stderr(&output));
+}

@@ -1,0 +1,212 @@
+//! Eagle itself: a tracker, a seeder and proxies, as processes with configuration files.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::{
+    http,
+    process::{Process, wait_until},
+    scenarios::Scene,
+};
+
+/// Every role starts in under a second; this is for a machine that compiles at the same time.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// From SIGTERM to the end, with pulls drained.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a scenario sets. Everything else is Eagle's default, but for ports, which every role picks itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// Proxies to start with.
+    pub(crate) nodes: usize,
+    /// `p2p.encryption`.
+    pub(crate) encryption: &'static str,
+    /// Of every node, each way.
+    pub(crate) rate: &'static str,
+    /// Of the proxies.
+    pub(crate) cache_limit: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { nodes: 1, encryption: "tls", rate: "unlimited", cache_limit: 100 << 30 }
+    }
+}
+
+/// Where a role listens, from its ready file.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Ready {
+    pub(crate) role: String,
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    #[serde(default)]
+    pub(crate) p2p: Option<SocketAddr>,
+    #[serde(default)]
+    pub(crate) data: Option<SocketAddr>,
+}
+
+/// A running role.
+#[derive(Debug)]
+pub(crate) struct Role {
+    process: Process,
+    pub(crate) ready: Ready,
+    directory: PathBuf,
+    eagle: PathBuf,
+}
+
+impl Role {
+    /// Starts `eagle ROLE` with a configuration file and waits until it says that it is ready.
+    fn start(eagle: &Path, role: &str, directory: &Path, config: &str) -> Result<Self> {
+        fs::create_dir_all(directory)?;
+        fs::write(directory.join("eagle.yaml"), config)?;
+        let (process, ready) = launch(eagle, role, directory)?;
+        Ok(Self { process, ready, directory: directory.to_owned(), eagle: eagle.to_owned() })
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// As a crash, or as a machine that is gone.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Asks it to end; it has to do so with success and in time.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        let status = self.process.stop(STOP_DEADLINE)?;
+        ensure!(status.success(), "{} ended with {status} after SIGTERM", self.ready.role);
+        Ok(())
+    }
+
+    /// Starts it again on the same data.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        let (process, ready) = launch(&self.eagle, &self.ready.role, &self.directory)?;
+        (self.process, self.ready) = (process, ready);
+        Ok(())
+    }
+
+    pub(crate) fn check_running(&mut self) -> Result<()> {
+        self.process.check_running()
+    }
+
+    /// The sum of a metric's samples whose labels contain `labels`; labels that have not come up count as zero.
+    pub(crate) fn metric(&self, name: &str, labels: &str) -> Result<f64> {
+        let text = http::request(self.ready.admin, "GET", "/metrics", &[])?.bytes()?;
+        let text = String::from_utf8_lossy(&text);
+        let (mut known, mut sum) = (false, 0.0);
+        for line in text.lines() {
+            let Some((sample, value)) = line.rsplit_once(' ') else { continue };
+            let (sample_name, sample_labels) = sample.split_once('{').unwrap_or((sample, ""));
+            if sample_name == name {
+                known = true;
+                if sample_labels.contains(labels) {
+                    sum += value.parse::<f64>().with_context(|| format!("bad sample {line:?}"))?;
+                }
+            }
+        }
+        ensure!(known, "no metric {name} at {}:\n{text}", self.ready.admin);
+        Ok(sum)
+    }
+}
+
+fn launch(eagle: &Path, role: &str, directory: &Path) -> Result<(Process, Ready)> {
+    let ready_file = directory.join("ready.json");
+    let _ = fs::remove_file(&ready_file);
+    let mut command = Command::new(eagle);
+    command.arg(role).arg("--config").arg(directory.join("eagle.yaml")).arg("--ready-file").arg(&ready_file);
+    let log = directory.join("eagle.log");
+    let mut process = Process::start(format!("eagle {role}"), &mut command, &log)?;
+    let ready = wait_until(&format!("eagle {role} to be ready"), START_DEADLINE, || {
+        process.check_running()?;
+        // Half written is as good as not there.
+        Ok(fs::read(&ready_file).ok().and_then(|text| serde_json::from_slice::<Ready>(&text).ok()))
+    })
+    .with_context(|| crate::process::tail(&log))?;
+    Ok((process, ready))
+}
+
+/// One tracker, one seeder and some proxies.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Role>,
+    pub(crate) seeder: Role,
+    pub(crate) tracker: Role,
+    settings: Settings,
+    origin: SocketAddr,
+    directory: PathBuf,
+    eagle: PathBuf,
+}
+
+impl Cluster {
+    /// Starts all of it with `docker.io` mapped to the registry at `origin`.
+    pub(crate) fn start(scene: &Scene<'_>, origin: SocketAddr, settings: Settings) -> Result<Self> {
+        let directory = scene.directory.join("eagle");
+        let tracker = Role::start(
+            scene.eagle,
+            "tracker",
+            &directory.join("tracker"),
+            "tracker:\n  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n",
+        )?;
+        let seeder_directory = directory.join("seeder");
+        let mut config = common(origin, settings);
+        writeln!(config, "seeder:\n  trackers: [\"http://{}\"]", tracker.ready.listen)?;
+        config.push_str(&node(&seeder_directory, settings));
+        let seeder = Role::start(scene.eagle, "seeder", &seeder_directory, &config)?;
+        let mut cluster =
+            Self { nodes: Vec::new(), seeder, tracker, settings, origin, directory, eagle: scene.eagle.to_owned() };
+        for _ in 0..settings.nodes {
+            cluster.add_node()?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts one more proxy; its place in `nodes`.
+    pub(crate) fn add_node(&mut self) -> Result<usize> {
+        let number = self.nodes.len();
+        let directory = self.directory.join(format!("node-{number}"));
+        let mut config = common(self.origin, self.settings);
+        writeln!(config, "proxy:\n  trackers: [\"http://{}\"]", self.tracker.ready.listen)?;
+        writeln!(config, "  seeders: [\"http://{}\"]", self.seeder.ready.listen)?;
+        writeln!(config, "  cache_limit: {}", self.settings.cache_limit)?;
+        config.push_str(&node(&directory, self.settings));
+        self.nodes.push(Role::start(&self.eagle, "proxy", &directory, &config)?);
+        Ok(number)
+    }
+
+    /// Where the runtime of a node connects.
+    pub(crate) fn proxy(&self, node: usize) -> SocketAddr {
+        self.nodes[node].ready.listen
+    }
+}
+
+/// The sections that seeder and proxy share.
+fn common(origin: SocketAddr, settings: Settings) -> String {
+    format!(
+        "p2p:\n  encryption: {}\n\
+         registries:\n  - name: docker.io\n    url: http://{origin}\n\
+         log:\n  level: info\n",
+        settings.encryption
+    )
+}
+
+/// What is the same in the sections of seeder and proxy.
+fn node(directory: &Path, settings: Settings) -> String {
+    let data_dir = directory.join("data");
+    format!(
+        "  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n  p2p_listen: 127.0.0.1:0\n  data_listen: 127.0.0.1:0\n  advertise: 127.0.0.1\n  \
+         data_dir: {}\n  download_rate: {rate}\n  upload_rate: {rate}\n",
+        data_dir.display(),
+        rate = settings.rate
+    )
+}

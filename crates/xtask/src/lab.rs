@@ -1,0 +1,168 @@
+//! Where the end-to-end scenarios run: namespaces of their own, so that nothing of them gets out or stays behind.
+//!
+//! The outer half needs the world: it installs packages, builds `eagle`, makes the image. Then it runs
+//! itself again inside new mount, network and process namespaces, and that inner half runs the scenarios.
+//!
+//! - **Network**: only a loopback interface. No scenario can reach, or be saved by, Docker Hub; ports
+//!   cannot collide with the machine's.
+//! - **Processes**: when the inner half ends, however it ends, the kernel ends every daemon that it started.
+//! - **Mounts**: what runtimes mount is seen by nobody else and goes with the namespace.
+
+use std::{
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use tempfile::TempDir;
+
+use crate::{
+    image::Image,
+    process::succeed,
+    registry::Registry,
+    report::{Counts, Report},
+    scenarios::{self, Scene},
+    setup, workspace,
+};
+
+/// Name of the working directories, so that those of a killed run can be found and removed. Short,
+/// because the path of a Unix socket may have 107 bytes.
+const PREFIX: &str = "eagle-e2e-";
+
+/// Held for as long as a run lasts.
+const LOCK: &str = "lock";
+
+#[derive(Debug, Args)]
+pub(crate) struct InsideArgs {
+    #[arg(long)]
+    directory: PathBuf,
+    #[arg(long)]
+    eagle: PathBuf,
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// Runs the scenarios and adds to the report how they went.
+pub(crate) fn run(report: &mut Report, only: Option<&str>, keep: bool, eagle: Option<PathBuf>) -> Result<()> {
+    let wanted = scenarios::matching(only).count();
+    if wanted == 0 {
+        return Ok(());
+    }
+    if let Err(reason) = possible() {
+        if setup::in_ci() {
+            return Err(reason.context("the end-to-end scenarios cannot run here, and in CI nothing may be skipped"));
+        }
+        for scenario in scenarios::matching(only) {
+            report.skip(&format!("e2e/{}", scenario.name), &format!("{reason:#}"));
+        }
+        return Ok(());
+    }
+    let eagle = match eagle {
+        Some(eagle) => eagle.canonicalize().with_context(|| format!("no program {}", eagle.display()))?,
+        None => workspace::eagle()?,
+    };
+    let image = Image::make()?;
+    remove_abandoned();
+    let directory = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+    let lock = File::create(directory.path().join(LOCK))?;
+    lock.lock()?;
+    fs::write(directory.path().join("image.json"), serde_json::to_vec(&image)?)?;
+
+    let status = enter(directory.path(), &eagle, only)?;
+    let counts = fs::read(directory.path().join("counts.json"));
+    match counts {
+        Ok(counts) => report.add("the end-to-end scenarios", serde_json::from_slice(&counts)?),
+        Err(_) => {
+            println!("the end-to-end scenarios broke off: {status}");
+            report.add("the end-to-end scenarios", Counts { failed: 1, ..Counts::default() });
+        }
+    }
+    if keep {
+        println!("kept: {}", directory.keep().display());
+    }
+    drop(lock);
+    Ok(())
+}
+
+/// What has to be so for the scenarios to run; the error says what is not.
+fn possible() -> Result<()> {
+    ensure!(setup::is_root(), "needs root: dockerd and containerd do");
+    setup::ensure(setup::Need::E2e)
+}
+
+/// Runs the inner half in namespaces of its own. `setpriv` ends it if this process is killed (its parent
+/// is this very thread, which waits); `unshare --kill-child` hands that on into the namespaces.
+fn enter(directory: &Path, eagle: &Path, only: Option<&str>) -> Result<ExitStatus> {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare"]);
+    command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.arg(std::env::current_exe()?).arg("e2e-inside");
+    command.arg("--directory").arg(directory).arg("--eagle").arg(eagle);
+    if let Some(only) = only {
+        command.arg("--only").arg(only);
+    }
+    command.stdin(Stdio::null()).status().context("cannot enter namespaces with unshare")
+}
+
+/// Removes what a run left that was killed.
+fn remove_abandoned() {
+    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        // No lock file: kept on purpose by --keep, which removes it.
+        let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
+        if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The inner half; false if a scenario failed.
+pub(crate) fn run_inside(args: &InsideArgs) -> Result<bool> {
+    if std::process::id() != 1 {
+        bail!("this is the inner half of `cargo xtask e2e`, which starts it");
+    }
+    succeed(Command::new("ip").args(["link", "set", "lo", "up"]), Duration::from_secs(10))?;
+    let image: Image = serde_json::from_slice(&fs::read(args.directory.join("image.json"))?)?;
+    let store = args.directory.join("store");
+    Registry::start(&args.directory.join("push"), &store)?.push(&image)?;
+    println!(
+        "image: {} layers, {} MiB, the largest {} MiB",
+        image.layers.len(),
+        image.blob_bytes() >> 20,
+        image.largest().size >> 20
+    );
+    let mut report = Report::default();
+    for scenario in scenarios::matching(args.only.as_deref()) {
+        let directory = TempDir::with_prefix_in("", &args.directory)?;
+        let scene = Scene { image: &image, eagle: &args.eagle, store: &store, directory: directory.path() };
+        let passed = report.test(&format!("e2e/{}", scenario.name), || (scenario.run)(&scene));
+        if !passed {
+            show_logs(directory.path());
+            // Left for a look with --keep.
+            let _ = directory.keep();
+        }
+    }
+    fs::write(args.directory.join("counts.json"), serde_json::to_vec(&report.counts())?)?;
+    Ok(report.counts().failed == 0)
+}
+
+/// Prints the end of every log of a scenario that failed.
+fn show_logs(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        // Of data and of unpacked images there is nothing to show.
+        let name = entry.file_name();
+        if path.is_dir() && !["data", "root", "state", "exec", "export", "mount"].iter().any(|skip| name == *skip) {
+            show_logs(&path);
+        } else if path.extension().is_some_and(|extension| extension == "log") {
+            println!("  {}", crate::process::tail(&path).replace('\n', "\n  "));
+        }
+    }
+}

@@ -1,0 +1,122 @@
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{COMMAND_DEADLINE, Containerd, Mirror, PULL_DEADLINE, Runtime, START_DEADLINE};
+use crate::{
+    image::{Image, REPOSITORY, TAG},
+    process::{Process, finish, succeed, wait_until},
+    setup, tree,
+};
+
+/// A dockerd of its own with its registry mirror set, asked through the `docker` command.
+#[derive(Debug)]
+pub(crate) struct Docker {
+    // Dropped in this order: dockerd before the containerd that it talks to.
+    _dockerd: Process,
+    _containerd: Containerd,
+    directory: PathBuf,
+}
+
+impl Docker {
+    /// What works without systemd, in a virtual machine, on nobody's account but root's:
+    ///
+    /// - every path absolute: with a relative `--exec-root` dockerd waits in vain for its own containerd's socket;
+    /// - no bridge and no iptables: a pull needs neither, and the namespace may allow neither;
+    /// - a configuration file of its own, or `/etc/docker/daemon.json` would mix in; it must exist;
+    /// - the mirror is plain http on 127.0.0.0/8, which dockerd takes without `insecure-registries`.
+    pub(crate) fn start(directory: &Path, mirror: Mirror) -> Result<Self> {
+        fs::create_dir_all(directory)?;
+        let containerd = Containerd::daemon(&directory.join("containerd"))?;
+        wait_until("the socket of docker's containerd", START_DEADLINE, || {
+            Ok(containerd.socket().exists().then_some(()))
+        })?;
+        let config = directory.join("daemon.json");
+        fs::write(&config, "{}")?;
+        let program = setup::find("dockerd").context("dockerd is not installed")?;
+        let mut command = Command::new(program);
+        command.arg("--log-level=warn").arg("--config-file").arg(&config);
+        command.arg("--data-root").arg(directory.join("data"));
+        command.arg("--exec-root").arg(directory.join("exec"));
+        command.arg("--pidfile").arg(directory.join("docker.pid"));
+        command.arg("--containerd").arg(containerd.socket());
+        command.arg("--host").arg(Self::host(directory));
+        command.arg(format!("--registry-mirror=http://{}", mirror.address()));
+        command.args([
+            "--bridge=none",
+            "--iptables=false",
+            "--ip6tables=false",
+            "--ip-forward=false",
+            "--ip-masq=false",
+        ]);
+        let mut process = Process::start("dockerd", &mut command, &directory.join("dockerd.log"))?;
+        wait_until("dockerd to answer", START_DEADLINE, || {
+            process.check_running()?;
+            let answer = finish(Self::client(directory).arg("version"), COMMAND_DEADLINE)?;
+            Ok(answer.status.success().then_some(()))
+        })?;
+        Ok(Self { _dockerd: process, _containerd: containerd, directory: directory.to_owned() })
+    }
+
+    fn host(directory: &Path) -> String {
+        format!("unix://{}/docker.sock", directory.display())
+    }
+
+    fn client(directory: &Path) -> Command {
+        let mut command = Command::new("docker");
+        // A user's own credentials and contexts must not get in.
+        command.env("DOCKER_CONFIG", directory.join("client")).env_remove("DOCKER_HOST").env_remove("DOCKER_CONTEXT");
+        command.arg("--host").arg(Self::host(directory));
+        command
+    }
+
+    /// The name as a person types it: docker adds `docker.io/library/`.
+    fn image() -> String {
+        format!("{}:{TAG}", REPOSITORY.trim_start_matches("library/"))
+    }
+
+    /// Runs a command in a container of the image; what it prints.
+    pub(crate) fn run(&self, command: &[&str]) -> Result<String> {
+        let mut run = Self::client(&self.directory);
+        run.args(["run", "--rm", "--network", "none", &Self::image()]).args(command);
+        succeed(&mut run, COMMAND_DEADLINE)
+    }
+}
+
+impl Runtime for Docker {
+    fn name(&self) -> &'static str {
+        "docker"
+    }
+
+    fn pull(&self) -> Result<()> {
+        succeed(Self::client(&self.directory).args(["pull", &Self::image()]), PULL_DEADLINE)?;
+        Ok(())
+    }
+
+    fn verify(&self, image: &Image) -> Result<()> {
+        let client = || Self::client(&self.directory);
+        let inspected = succeed(client().args(["image", "inspect", &Self::image()]), COMMAND_DEADLINE)?;
+        let inspected: Value = serde_json::from_str(&inspected)?;
+        let (id, layers) = (&inspected[0]["Id"], &inspected[0]["RootFS"]["Layers"]);
+        ensure!(id == &Value::from(image.config.digest.as_str()), "docker has image {id}");
+        ensure!(layers == &Value::from(image.diff_ids.clone()), "docker has layers {layers}");
+        let repository_digests = inspected[0]["RepoDigests"].to_string();
+        ensure!(repository_digests.contains(&image.index.digest), "docker pulled {repository_digests}");
+
+        let container = succeed(client().args(["create", &Self::image()]), COMMAND_DEADLINE)?;
+        let (tar, exported) = (self.directory.join("export.tar"), self.directory.join("export"));
+        succeed(client().args(["export", "--output"]).arg(&tar).arg(container.trim()), PULL_DEADLINE)?;
+        fs::create_dir_all(&exported)?;
+        let unpack = ["--extract", "--preserve-permissions", "--numeric-owner"];
+        succeed(Command::new("tar").args(unpack).arg("-C").arg(&exported).arg("-f").arg(&tar), PULL_DEADLINE)?;
+        fs::remove_file(&tar)?;
+        tree::compare(&image.rootfs(), &exported, tree::DOCKER_ADDS)?;
+        fs::remove_dir_all(&exported)?;
+        Ok(())
+    }
+}

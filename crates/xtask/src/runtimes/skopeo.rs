@@ -1,0 +1,57 @@
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Mirror, PULL_DEADLINE, Runtime, containers_config};
+use crate::{
+    image::{Image, REPOSITORY, TAG},
+    process::succeed,
+};
+
+/// skopeo, which copies an image into a directory, byte for byte.
+#[derive(Debug)]
+pub(crate) struct Skopeo {
+    directory: PathBuf,
+}
+
+impl Skopeo {
+    pub(crate) fn new(directory: &Path, mirror: Mirror) -> Result<Self> {
+        containers_config(directory, mirror)?;
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.directory.join("copy")
+    }
+}
+
+impl Runtime for Skopeo {
+    fn name(&self) -> &'static str {
+        "skopeo"
+    }
+
+    fn pull(&self) -> Result<()> {
+        let mut copy = Command::new("skopeo");
+        copy.arg("--registries-conf").arg(self.directory.join("registries.conf"));
+        copy.arg("--policy").arg(self.directory.join("policy.json"));
+        copy.args(["copy", "--quiet", "--all", "--preserve-digests"]);
+        copy.arg(format!("docker://docker.io/{REPOSITORY}:{TAG}"));
+        copy.arg(format!("oci:{}:{TAG}", self.copy().display()));
+        succeed(&mut copy, PULL_DEADLINE)?;
+        Ok(())
+    }
+
+    fn verify(&self, image: &Image) -> Result<()> {
+        for wanted in [&image.index, &image.manifest].into_iter().chain(image.blobs()) {
+            let digest = wanted.digest.trim_start_matches("sha256:");
+            let below = Path::new("blobs/sha256").join(digest);
+            let copied = fs::read(self.copy().join(&below)).with_context(|| format!("skopeo has no {digest}"))?;
+            ensure!(copied == fs::read(image.layout().join(&below))?, "skopeo has other bytes for {digest}");
+        }
+        Ok(())
+    }
+}

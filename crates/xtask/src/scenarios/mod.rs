@@ -1,0 +1,109 @@
+//! The end-to-end scenarios.
+
+mod bad_input;
+mod limits;
+mod outages;
+mod pulls;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::{image::Image, registry::Registry};
+
+/// What a scenario is given.
+#[derive(Debug)]
+pub(crate) struct Scene<'a> {
+    pub(crate) image: &'a Image,
+    /// The program.
+    pub(crate) eagle: &'a Path,
+    /// The registry's storage with the image in it.
+    pub(crate) store: &'a Path,
+    /// Its own directory.
+    pub(crate) directory: &'a Path,
+}
+
+impl Scene<'_> {
+    /// A registry that holds the image, with an access log of its own.
+    pub(crate) fn registry(&self) -> Result<Registry> {
+        Registry::start(&self.directory.join("registry"), self.store)
+    }
+}
+
+/// One thing that has to work, or has to be refused.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) proves: &'static str,
+    pub(crate) run: fn(&Scene<'_>) -> Result<()>,
+}
+
+const ALL: &[Scenario] = &[
+    Scenario {
+        name: "without-eagle",
+        proves: "docker, containerd, podman and skopeo pull the image from the registry itself: the ground the rest stands on",
+        run: pulls::without_eagle,
+    },
+    Scenario {
+        name: "three-runtimes",
+        proves: "three nodes pull at once, each by another runtime; the registry serves every blob exactly once; digests and files are the pushed ones",
+        run: pulls::three_runtimes,
+    },
+    Scenario {
+        name: "registry-stopped",
+        proves: "once the registry is stopped, a further node still gets every blob, with data channels in clear",
+        run: pulls::registry_stopped,
+    },
+    Scenario {
+        name: "warm-restart",
+        proves: "a proxy that restarts serves its cache without asking anybody for a blob",
+        run: pulls::warm_restart,
+    },
+    Scenario {
+        name: "seeder-killed",
+        proves: "two pulls survive the seeder's death half way through",
+        run: outages::seeder_killed,
+    },
+    Scenario {
+        name: "tracker-killed",
+        proves: "two pulls survive the tracker's death half way through, and a node that starts later pulls too",
+        run: outages::tracker_killed,
+    },
+    Scenario {
+        name: "cache-smaller-than-image",
+        proves: "a cache that holds the largest layer but not the image: the pull succeeds and the disk limit is never passed",
+        run: limits::smaller_than_image,
+    },
+    Scenario {
+        name: "cache-smaller-than-blob",
+        proves: "a cache that cannot hold the largest layer: the pull succeeds and the disk limit is never passed",
+        run: limits::smaller_than_blob,
+    },
+    Scenario {
+        name: "bad-requests",
+        proves: "bad names, digests, tags, ranges and methods get their own status and OCI errors, and a good pull follows",
+        run: bad_input::requests,
+    },
+    Scenario {
+        name: "garbage-on-ports",
+        proves: "garbage on every port of every role harms nothing: a good pull follows",
+        run: bad_input::garbage,
+    },
+    Scenario {
+        name: "bad-configuration",
+        proves: "unknown keys, bad values, ports in use and bad directories end the program with a clear line and code",
+        run: bad_input::configuration,
+    },
+];
+
+/// The scenarios whose name contains `only`.
+pub(crate) fn matching(only: Option<&str>) -> impl Iterator<Item = &'static Scenario> {
+    let only = only.map(|only| only.trim_start_matches("e2e/").to_owned());
+    ALL.iter().filter(move |scenario| only.as_deref().is_none_or(|only| scenario.name.contains(only) || only == "e2e"))
+}
+
+/// Prints the scenarios and what each proves.
+pub(crate) fn list() {
+    for Scenario { name, proves, .. } in ALL {
+        println!("{name}\n    {proves}");
+    }
+}
