@@ -129,6 +129,9 @@ pub struct Swarm {
     have: Bitfield,
     /// Requested, being verified, or claimed by the driver.
     busy: Bitfield,
+    /// Of these, those whose bytes are here: being verified or stored, by us or by the driver. A
+    /// second copy is not taken meanwhile, so that no piece is ever written twice at once.
+    settling: Bitfield,
     /// Pieces whose hash is not known yet.
     unknown: Bitfield,
     /// How many neighbours own each piece.
@@ -183,6 +186,7 @@ impl Swarm {
             download: start.download,
             have: start.have,
             busy: Bitfield::new(pieces),
+            settling: Bitfield::new(pieces),
             unknown,
             availability: vec![0; pieces as usize],
             peers: BTreeMap::new(),
@@ -254,7 +258,7 @@ impl Swarm {
                 *count = count.saturating_sub(1);
             }
             for piece in self.requests.drop_peer(peer) {
-                self.busy.remove(piece);
+                self.free(Some(piece));
             }
             self.spread.forget(peer);
             self.choker.forget(peer);
@@ -336,14 +340,16 @@ impl Swarm {
 
     /// The driver wants to fetch a piece itself; false when it is owned or on its way.
     pub fn claim(&mut self, piece: PieceIndex) -> bool {
-        !self.have.contains(piece) && self.busy.insert(piece)
+        let claimed = !self.have.contains(piece) && self.busy.insert(piece);
+        if claimed {
+            self.settling.insert(piece);
+        }
+        claimed
     }
 
     /// The driver gives up a piece that it claimed.
     pub fn release(&mut self, now: Timestamp, piece: PieceIndex) {
-        if !self.requests.wants(piece) {
-            self.busy.remove(piece);
-        }
+        self.unsettle(piece);
         self.fill(now);
     }
 
@@ -399,6 +405,7 @@ impl Swarm {
 
     /// Notes a newly owned piece and tells the neighbours, in batches.
     fn own(&mut self, now: Timestamp, piece: PieceIndex) {
+        self.settling.remove(piece);
         self.busy.remove(piece);
         if piece.0 >= self.geometry.pieces() || !self.have.insert(piece) {
             return;

@@ -55,26 +55,17 @@ impl Swarm {
     pub fn handle_received(&mut self, now: Timestamp, id: RequestId, piece: PieceIndex) -> bool {
         let Some(request) = self.requests.remove(id) else {
             // Given up in the meantime; welcome all the same if nobody else has brought it.
-            let wanted =
-                piece.0 < self.geometry.pieces() && !self.have.contains(piece) && !self.unknown.contains(piece);
-            if wanted {
-                self.busy.insert(piece);
-            } else {
-                self.totals.duplicate_pieces += 1;
-            }
-            return wanted;
+            return self.take(piece);
         };
         self.answered(&request);
         self.requests.observe(now, &request);
         if let Some(state) = self.peers.get_mut(&request.peer) {
             state.last_heard = now;
         }
-        if self.have.contains(piece) || self.unknown.contains(piece) {
-            self.totals.duplicate_pieces += 1;
+        if !self.take(piece) {
             self.fill(now);
             return false;
         }
-        self.busy.insert(piece);
         for (peer, id) in self.requests.others_for(piece) {
             self.actions.push_back(Action::Cancel { peer, id });
         }
@@ -87,9 +78,7 @@ impl Swarm {
         match verdict {
             Verdict::Stored => self.own(now, piece),
             Verdict::Corrupt | Verdict::NotStored => {
-                if !self.requests.wants(piece) {
-                    self.busy.remove(piece);
-                }
+                self.unsettle(piece);
                 if verdict == Verdict::Corrupt {
                     self.totals.corrupt_pieces += 1;
                     self.ban(peer, BanReason::CorruptPiece(piece));
@@ -321,10 +310,31 @@ impl Swarm {
         }
     }
 
-    /// A piece is needed again, unless another request brings it.
-    fn free(&mut self, piece: Option<PieceIndex>) {
+    /// Takes in the bytes of a piece; false when there is no use for them.
+    fn take(&mut self, piece: PieceIndex) -> bool {
+        let wanted = piece.0 < self.geometry.pieces()
+            && !self.have.contains(piece)
+            && !self.unknown.contains(piece)
+            && self.settling.insert(piece);
+        if wanted {
+            self.busy.insert(piece);
+        } else {
+            self.totals.duplicate_pieces += 1;
+        }
+        wanted
+    }
+
+    /// What was here of a piece turned out to be of no use.
+    pub(super) fn unsettle(&mut self, piece: PieceIndex) {
+        self.settling.remove(piece);
+        self.free(Some(piece));
+    }
+
+    /// A piece is needed again, unless another request brings it or its bytes are here.
+    pub(super) fn free(&mut self, piece: Option<PieceIndex>) {
         if let Some(piece) = piece
             && !self.requests.wants(piece)
+            && !self.settling.contains(piece)
         {
             self.busy.remove(piece);
         }

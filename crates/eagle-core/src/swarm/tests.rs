@@ -145,6 +145,24 @@ fn a_corrupt_piece_is_asked_for_again_and_its_sender_banned() {
     assert_eq!(requests(&mut swarm).len(), 1);
 }
 
+/// Found by `eagle demo`: a second copy was stored while the first was being read.
+#[test]
+fn a_second_copy_is_not_taken_while_the_first_is_verified() {
+    let mut swarm = swarm(1, true);
+    let now = Timestamp(0);
+    let first = join(&mut swarm, now, 1, &[0], Load::default());
+    let (_, id, _) = requests(&mut swarm)[0];
+    assert!(swarm.handle_received(now + MS, id, PieceIndex(0)));
+    assert!(!swarm.handle_received(now + MS, RequestId(99), PieceIndex(0)));
+    assert_eq!(swarm.totals().duplicate_pieces, 1);
+    swarm.handle_verified(now + MS, first, PieceIndex(0), Verdict::NotStored);
+    assert_eq!(requests(&mut swarm).len(), 1);
+    // What the driver claims is stored by it alone.
+    let mut other = super::tests::swarm(1, true);
+    assert!(other.claim(PieceIndex(0)));
+    assert!(!other.handle_received(now, RequestId(7), PieceIndex(0)));
+}
+
 #[test]
 fn messages_that_contradict_the_protocol_ban_their_sender() {
     let other = Geometry::new(3 << 20, 1 << 20).unwrap();
