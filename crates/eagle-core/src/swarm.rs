@@ -433,7 +433,11 @@ impl Swarm {
         self.advertised_at = now;
         self.advertised = self.load();
         let pieces = std::mem::take(&mut self.pending_haves);
-        for (&peer, state) in &self.peers {
+        // Who has got least hears of it first, so that no peer becomes the source of everything new.
+        let mut order: Vec<(u32, PeerKey)> = self.peers.iter().map(|(key, state)| (state.given, *key)).collect();
+        order.sort_unstable();
+        for (_, peer) in order {
+            let Some(state) = self.peers.get(&peer) else { continue };
             // A neighbour that owns everything has no use for this, unless it must know what to
             // spread or when we are done with it.
             if state.have.is_full() && !state.load.spreading {

@@ -91,7 +91,7 @@ impl Plan {
             origin_rate: None,
             neighbours: 40,
             latency: Duration::from_micros(500),
-            upload_slots: 8,
+            upload_slots: 6,
             stagger: Duration::ZERO,
             config: SwarmConfig::default(),
             faults: Faults::default(),

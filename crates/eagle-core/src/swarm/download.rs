@@ -162,11 +162,16 @@ impl Swarm {
         if !self.download || self.have.is_full() {
             return;
         }
-        self.ask_for_any(now);
+        self.ask_for_any(now, self.config.spread_requests);
         while self.has_room() {
             let Some(peer) = self.best_uploader() else { break };
             let Some(piece) = self.pick(peer) else { break };
             self.request(now, peer, Some(piece));
+        }
+        if self.requests.len() < self.config.least_in_flight {
+            // Too few uploaders to keep the line busy, one seeder for instance: a second request
+            // waits there for the first to end.
+            self.ask_for_any(now, self.config.least_in_flight);
         }
         if !self.needs_more() {
             self.hedge(now);
@@ -174,11 +179,10 @@ impl Swarm {
     }
 
     /// Seeders that still spread choose what they give.
-    fn ask_for_any(&mut self, now: Timestamp) {
+    fn ask_for_any(&mut self, now: Timestamp, limit: usize) {
         if !self.needs_more() {
             return;
         }
-        let limit = self.config.spread_requests;
         let seeders: Vec<PeerKey> = self
             .peers
             .iter()
@@ -215,12 +219,14 @@ impl Swarm {
     /// Choosing the uploader before the piece is what keeps all uploaders busy: the rarest piece
     /// has a single owner, and everyone would go there.
     fn best_uploader(&mut self) -> Option<PeerKey> {
+        let pipelined = self.requests.len() < self.config.least_in_flight;
+        let per_peer = self.config.requests_per_peer + usize::from(pipelined);
         let mut best: Option<((bool, u32), PeerKey)> = None;
         let mut ties = 0u32;
         for (&key, state) in &self.peers {
             let may = state.serves()
                 && !state.load.spreading
-                && state.in_flight - state.any_in_flight < self.config.requests_per_peer
+                && state.in_flight - state.any_in_flight < per_peer
                 && state.have.any_without(&[&self.have, &self.busy, &self.unknown]);
             if !may {
                 continue;
@@ -293,7 +299,7 @@ impl Swarm {
                     && state.serves()
                     && !state.is_snubbed()
                     && !state.load.spreading
-                    && state.in_flight < self.config.requests_per_peer
+                    && state.in_flight <= self.config.requests_per_peer
                     && state.have.contains(piece)
             })
             .min_by_key(|(key, state)| (state.queue(), **key))

@@ -27,6 +27,8 @@ pub(super) struct PeerState {
     pub(super) nothing_to_spread: bool,
     /// Its requests that we hold or serve.
     pub(super) uploads: u16,
+    /// Pieces that it was given, for telling those first that have got least.
+    pub(super) given: u32,
     /// It stalled; asked last until then.
     pub(super) snubbed_until: Option<Timestamp>,
     /// Its channel failed; not asked at all until then.
@@ -50,6 +52,7 @@ impl PeerState {
             any_in_flight: 0,
             nothing_to_spread: false,
             uploads: 0,
+            given: 0,
             snubbed_until: None,
             blocked_until: None,
             last_heard: now,

@@ -48,6 +48,11 @@ impl Requests {
         self.in_flight.remove(&id)
     }
 
+    /// Requests of both kinds.
+    pub(super) fn len(&self) -> usize {
+        self.in_flight.len()
+    }
+
     /// Requests for pieces that we chose; those for any piece wait elsewhere and do not count.
     pub(super) fn chosen(&self) -> usize {
         self.in_flight.values().filter(|request| !request.any).count()

@@ -23,6 +23,7 @@ pub(super) fn choose(
         None => spread.next(have, &state.have).ok_or(RejectReason::NothingToSpread)?,
     };
     state.uploads += 1;
+    state.given = state.given.saturating_add(1);
     spread.started(peer, piece);
     Ok(piece)
 }
