@@ -5,16 +5,14 @@ use std::time::Duration;
 /// How a swarm behaves; the defaults suit clusters of 1 to 10,000 nodes.
 #[derive(Debug, Clone)]
 pub struct SwarmConfig {
-    /// Requests in flight at once, at different peers. In the simulator, 16 nodes and a seeder that
-    /// fetches no faster than it gives: efficiency 0.86 to 0.90 with 6, 0.93 with 12 (`eagle-sim`,
-    /// example `sweep`).
+    /// Requests in flight at once. In the simulator, 16 nodes: efficiency 0.90 with 4, 0.97 with 6
+    /// to 16; 32 nodes: 0.91 with 8, 0.95 with 12 (`eagle-sim`, example `sweep`).
     pub requests_in_flight: usize,
-    /// Requests in flight at one peer. One: what waits behind another piece at a busy uploader
-    /// would often have come sooner from elsewhere (0.76 against 0.93 in the same setting, together
-    /// with the next constant).
+    /// Requests in flight at one peer, as long as there are other uploaders: what waits behind
+    /// another piece at a busy uploader would often have come sooner from elsewhere.
     pub requests_per_peer: usize,
-    /// Requests for any piece in flight at a seeder that spreads. With more, the first to ask gets
-    /// several new pieces in a row and becomes the only source of all of them.
+    /// Requests for any piece in flight at a seeder that spreads. With more, the first to ask can
+    /// get several new pieces in a row and becomes the only source of all of them.
     pub spread_requests: usize,
     /// Requests that are in flight even if that takes two at one peer: the next piece is asked for
     /// while one arrives, so that a node with one or two sources does not pause between pieces.
