@@ -13,12 +13,17 @@ use url::Url;
 
 /// Load tests and benchmarks of Eagle, on real processes and real sockets.
 #[derive(Debug, Parser)]
-#[command(name = "eagle-bench", version, max_term_width = 110, after_help = "\
+#[command(
+    name = "eagle-bench",
+    version,
+    max_term_width = 110,
+    after_help = "\
 Examples:
   eagle-bench swarm --nodes 8 --size 128MiB --rate 20MB/s --json swarm.json
   eagle-bench pull --local --nodes 4 --size 64MiB
   eagle-bench pull --image registry.example/app:1 --direct --proxy http://node-1:43002 --csv pulls.csv
-  eagle-bench floor")]
+  eagle-bench floor"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -27,9 +32,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a cluster of real processes and pull one blob through every node at the same moment.
-    Swarm(SwarmArgs),
+    Swarm(Box<SwarmArgs>),
     /// Pull an image many times, directly and through proxies, and compare.
-    Pull(PullArgs),
+    Pull(Box<PullArgs>),
     /// Measure what a verified download costs at least on this machine.
     Floor(FloorArgs),
     /// The origin registry of a local cluster.

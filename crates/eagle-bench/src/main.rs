@@ -40,8 +40,8 @@ fn run(command: Command) -> Result<ExitCode> {
         // These two need no runtime: one becomes another program, one measures with plain threads.
         Command::Owned(args) => process::become_owned(&args),
         Command::Floor(args) => floor::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Swarm(args) => block_on(swarm::run(args)),
-        Command::Pull(args) => block_on(pull::run(args)),
+        Command::Swarm(args) => block_on(swarm::run(*args)),
+        Command::Pull(args) => block_on(pull::run(*args)),
         Command::Origin(args) => block_on(origin::run(args)),
     }
 }

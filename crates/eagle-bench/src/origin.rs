@@ -71,7 +71,7 @@ pub(crate) async fn run(args: OriginArgs) -> Result<()> {
 
 /// Writes beside and renames: who waits for the file never reads half of it.
 fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(content)?;
     file.persist(path)?;

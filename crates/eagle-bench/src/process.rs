@@ -40,7 +40,8 @@ impl Process {
     /// # Errors
     /// When the log cannot be written or the program not be started.
     pub(crate) fn start(name: &str, program: &Path, arguments: &[OsString], log: PathBuf) -> Result<Self> {
-        let output = File::create(&log).with_context(|| format!("cannot write {}, the log of {name}", log.display()))?;
+        let output =
+            File::create(&log).with_context(|| format!("cannot write {}, the log of {name}", log.display()))?;
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut command = Command::new(own);
         command.arg("owned").arg("--").arg(program).args(arguments);

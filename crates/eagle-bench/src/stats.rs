@@ -89,9 +89,7 @@ mod tests {
         let summary = Summary::of(&seconds).unwrap().unwrap();
         assert_eq!((summary.min, summary.max), (0.001, 1.0));
         assert!((summary.mean - 0.5005).abs() < 1e-9);
-        for (value, expected) in
-            [(summary.p50, 0.5), (summary.p90, 0.9), (summary.p95, 0.95), (summary.p99, 0.99)]
-        {
+        for (value, expected) in [(summary.p50, 0.5), (summary.p90, 0.9), (summary.p95, 0.95), (summary.p99, 0.99)] {
             assert!((value / expected - 1.0).abs() < 0.002, "{value} {expected}");
         }
     }

@@ -19,7 +19,7 @@ async fn three_proxies_pull_and_the_origin_is_asked_once() {
     let tracker = tracker().await;
     let mut options = ProxyOptions::new(&origin);
     options.trackers = vec![url(tracker.local_addr())];
-    let seeder = KillableSeeder::start(options.registries.clone(), options.trackers.clone(), Rate::Limited(20 * MIB));
+    let seeder = KillableSeeder::start(&options.registries, options.trackers.clone(), Rate::Limited(20 * MIB));
     options.seeders = vec![seeder.url.clone()];
     options.rate = Rate::Limited(20 * MIB);
     let proxies = join_all((0..3).map(|_| options.start())).await;
@@ -52,7 +52,7 @@ async fn a_tracker_that_is_away_is_no_matter() {
     let digest = layer(&origin.images()[0], 0);
     let mut options = ProxyOptions::new(&origin);
     options.trackers = vec![dead_url().await];
-    let seeder = KillableSeeder::start(options.registries.clone(), options.trackers.clone(), Rate::Unlimited);
+    let seeder = KillableSeeder::start(&options.registries, options.trackers.clone(), Rate::Unlimited);
     options.seeders = vec![seeder.url.clone()];
     let proxies = join_all((0..2).map(|_| options.start())).await;
     join_all(proxies.iter().map(|proxy| proxy.pull(digest))).await;
@@ -68,7 +68,7 @@ async fn a_seeder_that_dies_half_way_is_no_matter() {
     let digest = layer(&origin.images()[0], 0);
     let mut options = ProxyOptions::new(&origin);
     // Slow enough to die in the middle.
-    let mut seeder = KillableSeeder::start(options.registries.clone(), Vec::new(), Rate::Limited(2 * MIB));
+    let mut seeder = KillableSeeder::start(&options.registries, Vec::new(), Rate::Limited(2 * MIB));
     options.seeders = vec![seeder.url.clone()];
     let proxy = options.start().await;
     proxy.manifest().await;
@@ -95,7 +95,7 @@ async fn the_origin_may_go_once_the_blob_is_in_the_cluster() {
     let origin = origin(&[3 * MIB]).await;
     let digest = layer(&origin.images()[0], 0);
     let mut options = ProxyOptions::new(&origin);
-    let seeder = KillableSeeder::start(options.registries.clone(), Vec::new(), Rate::Unlimited);
+    let seeder = KillableSeeder::start(&options.registries, Vec::new(), Rate::Unlimited);
     options.seeders = vec![seeder.url.clone()];
     let (first, second) = (options.start().await, options.start().await);
     first.pull(digest).await;
@@ -110,7 +110,7 @@ async fn a_corrupt_origin_never_reaches_a_runtime() {
     let origin = origin(&[MIB]).await;
     let digest = layer(&origin.images()[0], 0);
     let mut options = ProxyOptions::new(&origin);
-    let seeder = KillableSeeder::start(options.registries.clone(), Vec::new(), Rate::Unlimited);
+    let seeder = KillableSeeder::start(&options.registries, Vec::new(), Rate::Unlimited);
     for seeders in [vec![], vec![seeder.url.clone()]] {
         options.seeders = seeders;
         let proxy = options.start().await;
@@ -137,4 +137,91 @@ async fn seeders_that_are_away_leave_the_origin() {
     join_all((0..5).map(|_| proxy.pull(digest))).await;
     assert_eq!(origin.stats().blob(digest).bytes, image.layers[0].size);
     assert_eq!(proxy.proxy.traffic().origin, image.layers[0].size);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_removed_under_its_readers_is_relayed_to_the_end() {
+    let origin = origin(&[8 * MIB]).await;
+    let digest = layer(&origin.images()[0], 0);
+    let mut options = ProxyOptions::new(&origin);
+    let seeder = KillableSeeder::start(&options.registries, Vec::new(), Rate::Unlimited);
+    options.seeders = vec![seeder.url.clone()];
+    // Slow enough to be caught in the middle.
+    options.rate = Rate::Limited(3 * MIB);
+    let proxy = options.start().await;
+    proxy.manifest().await;
+    let (_, _, mut body) = open(proxy.address, Method::GET, &blob_path(&digest), &[]).await;
+    let mut received = Vec::new();
+    let read = async {
+        let mut removed = false;
+        while let Some(frame) = body.frame().await {
+            received.extend_from_slice(&frame.expect("an unbroken body").into_data().unwrap_or_default());
+            if received.len() as u64 > MIB && !removed {
+                removed = proxy.proxy.cache().remove(digest).await;
+                assert!(removed);
+            }
+        }
+    };
+    timeout(DEADLINE, read).await.unwrap();
+    assert_eq!(Digest::of(&received), digest);
+    assert!(!proxy.proxy.cache().contains(digest));
+    assert_eq!(origin.stats().blob(digest).bytes, 8 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_was_cut_by_a_crash_is_taken_up_again() {
+    let origin = origin(&[8 * MIB]).await;
+    let digest = layer(&origin.images()[0], 0);
+    let mut options = ProxyOptions::new(&origin);
+    let seeder = KillableSeeder::start(&options.registries, Vec::new(), Rate::Unlimited);
+    options.seeders = vec![seeder.url.clone()];
+    options.rate = Rate::Limited(4 * MIB);
+    let proxy = options.start().await;
+    proxy.manifest().await;
+    let (_, _, mut body) = open(proxy.address, Method::GET, &blob_path(&digest), &[]).await;
+    let mut received = 0;
+    while received < 3 * MIB as usize {
+        received += body.frame().await.unwrap().unwrap().into_data().unwrap_or_default().len();
+    }
+    drop(body);
+    let data = proxy.stop().await;
+    options.rate = Rate::Unlimited;
+    let proxy = options.start_in(data).await;
+    proxy.pull(digest).await;
+    let traffic = proxy.proxy.traffic();
+    assert!(traffic.seeder < 7 * MIB, "what was on the disk is not fetched again: {traffic:?}");
+}
+
+/// Not a test but a measurement: `cargo test --release -p eagle-proxy --test swarm -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn efficiency_of_a_cold_swarm() {
+    const SIZE: u64 = 64 * MIB;
+    const RATE: u64 = 10 * MIB;
+    for nodes in [1u32, 4, 8, 16] {
+        let origin = origin(&[SIZE]).await;
+        let digest = layer(&origin.images()[0], 0);
+        let tracker = tracker().await;
+        let mut options = ProxyOptions::new(&origin);
+        options.trackers = vec![url(tracker.local_addr())];
+        let seeder = KillableSeeder::start(&options.registries, options.trackers.clone(), Rate::Limited(RATE));
+        options.seeders = vec![seeder.url.clone()];
+        options.rate = Rate::Limited(RATE);
+        options.stall_timeout = std::time::Duration::from_secs(5);
+        let proxies = join_all((0..nodes).map(|_| options.start())).await;
+        let started = std::time::Instant::now();
+        join_all(proxies.iter().map(|proxy| proxy.pull(digest))).await;
+        let seconds = started.elapsed().as_secs_f64();
+        let ideal = SIZE as f64 / RATE as f64 + f64::from(nodes.ilog2()) * 262_144.0 / RATE as f64;
+        let sources: Vec<_> = proxies.iter().map(|proxy| proxy.proxy.traffic()).collect();
+        let sum = |of: fn(&eagle_proxy::Traffic) -> u64| sources.iter().map(of).sum::<u64>() / MIB;
+        println!(
+            "{nodes} nodes: {seconds:.2} s, efficiency {:.2}, origin {} MiB, peers {} MiB, seeder {} MiB, direct {} MiB",
+            ideal / seconds,
+            origin.stats().blob(digest).bytes / MIB,
+            sum(|t| t.peer),
+            sum(|t| t.seeder),
+            sum(|t| t.origin),
+        );
+    }
 }

@@ -66,6 +66,26 @@ struct Grant {
     named: bool,
 }
 
+/// What a grant, or its absence, is worth at some moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Worth {
+    /// Believed.
+    Enough,
+    /// The origin has to be asked; when it cannot be, this counts for a stored blob.
+    InAnOutage,
+    /// The origin has to be asked.
+    Nothing,
+}
+
+fn worth(grant: Option<Grant>, now: Instant) -> Worth {
+    let Some(Grant { confirmed, named }) = grant else { return Worth::Nothing };
+    match now.saturating_duration_since(confirmed) {
+        age if age < FRESH => Worth::Enough,
+        age if named || age < OUTAGE => Worth::InAnOutage,
+        _ => Worth::Nothing,
+    }
+}
+
 /// The grants of a seeder.
 #[derive(Debug)]
 pub(crate) struct Access {
@@ -109,16 +129,16 @@ impl Access {
     pub(crate) async fn check(&self, source: &Source, digest: Digest, stored: bool) -> Result<(), OriginError> {
         let key = source.grant_key(&digest);
         let grant = self.lock().get(&key).copied();
-        let age = grant.map(|grant| grant.confirmed.elapsed());
-        if age.is_some_and(|age| age < FRESH) {
+        let worth = worth(grant, Instant::now());
+        if worth == Worth::Enough {
             return Ok(());
         }
         match self.ask(source, digest).await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_transient() => {
-                let counts = grant.is_some_and(|grant| grant.named) || age.is_some_and(|age| age < OUTAGE);
-                if stored && counts { Ok(()) } else { Err(error) }
-            }
+            Err(error) if error.is_transient() => match worth {
+                Worth::InAnOutage if stored => Ok(()),
+                _ => Err(error),
+            },
             Err(error) => {
                 self.lock().pop(&key);
                 Err(error)
@@ -151,5 +171,73 @@ impl Access {
     fn lock(&self) -> MutexGuard<'_, LruCache<[u8; 32], Grant>> {
         // The map is whole between any two operations, so a panic elsewhere leaves it usable.
         self.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access() -> Access {
+        let registries = Registries::new(Vec::new()).expect("defaults are valid");
+        Access::new(Arc::new(registries), Metrics::default())
+    }
+
+    fn source(authorization: Option<&'static str>, repository: &str) -> Source {
+        let authorization = authorization.map(http::HeaderValue::from_static);
+        Source {
+            registry: "registry.test".parse().unwrap(),
+            repository: repository.parse().unwrap(),
+            caller: Caller { authorization },
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn grants_fade() {
+        let start = Instant::now();
+        let grant = |named| Some(Grant { confirmed: start, named });
+        let second = Duration::from_secs(1);
+        assert_eq!(worth(None, start), Worth::Nothing);
+        assert_eq!(worth(grant(false), start + FRESH - second), Worth::Enough);
+        assert_eq!(worth(grant(false), start + FRESH), Worth::InAnOutage);
+        assert_eq!(worth(grant(false), start + OUTAGE), Worth::Nothing);
+        assert_eq!(worth(grant(true), start + OUTAGE * 24), Worth::InAnOutage);
+    }
+
+    #[tokio::test]
+    async fn a_grant_is_for_one_caller_repository_and_blob() {
+        let access = access();
+        let digest = Digest::of(b"layer");
+        let mine = source(Some("Basic YTphCg=="), "a/b");
+        access.confirm(&mine, &digest);
+        let granted = |source: &Source, digest: &Digest| access.lock().contains(&source.grant_key(digest));
+        assert!(granted(&mine, &digest));
+        assert!(!granted(&mine, &Digest::of(b"other")));
+        for other in [source(None, "a/b"), source(Some("Basic YTpiCg=="), "a/b"), source(Some("Basic YTphCg=="), "a/c")]
+        {
+            assert!(!granted(&other, &digest), "{other:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_older_word_of_the_origin_takes_nothing_away() {
+        let access = access();
+        let (source, digest) = (source(None, "a"), Digest::of(b"layer"));
+        let before = Instant::now();
+        tokio::time::advance(Duration::from_secs(10)).await;
+        access.confirm(&source, &digest);
+        access.named(&source, &[digest], before);
+        let grant = access.lock().get(&source.grant_key(&digest)).copied().unwrap();
+        assert_eq!((grant.confirmed, grant.named), (Instant::now(), true));
+    }
+
+    #[test]
+    fn grants_are_bounded() {
+        let access = access();
+        let source = source(None, "a");
+        let now = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async { Instant::now() });
+        let digests: Vec<_> = (0..MAX_GRANTS.get() + 10).map(|number| Digest::of(&number.to_le_bytes())).collect();
+        access.named(&source, &digests, now);
+        assert_eq!(access.lock().len(), MAX_GRANTS.get());
     }
 }

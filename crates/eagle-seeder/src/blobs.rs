@@ -299,7 +299,10 @@ enum Content {
     /// A fetch and its piece length.
     Running(Arc<Fetch>, u32),
     /// The origin, of whose body the first `skip` bytes are not wanted.
-    Relay { body: Body, skip: u64 },
+    Relay {
+        body: Body,
+        skip: u64,
+    },
 }
 
 /// Sends hashes as they come, until the fetch ends.

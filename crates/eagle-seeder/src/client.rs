@@ -46,8 +46,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time without a byte of a blob or manifest after which it is given up. The seeder may wait for its
 /// origin that long before it starts over.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// After this long without an answer the kernel probes whether the seeder is still there, twice in as
-/// many seconds: a host that vanished without a word is noticed in about 6 s, not at a deadline.
+/// After this long without a word the kernel probes whether the seeder is still there, three times a
+/// second apart: a host that vanished is noticed in about 6 s, not at a deadline.
 const KEEPALIVE: Duration = Duration::from_secs(3);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const KEEPALIVE_PROBES: u32 = 3;
@@ -55,6 +55,8 @@ const KEEPALIVE_PROBES: u32 = 3;
 const DOWN_FOR: Duration = Duration::from_secs(5);
 /// Idle connections are dropped before the seeder closes them.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Idle connections per seeder: about as many blobs as one pull asks for at a time, several times over.
+const MAX_IDLE: usize = 32;
 /// Most of an error's body that is read, bytes.
 const MAX_ERROR_BODY: usize = 64 << 10;
 
@@ -161,6 +163,7 @@ impl SeederClient {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE)
             .build(connector);
         Self(Arc::new(Inner { seeders, client, down: Mutex::default() }))
     }

@@ -13,11 +13,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use eagle_core::Digest;
 use eagle_registry::{
-    Caller, ForwardRequest, Manifest, OriginError, Reference, Registries, RegistryName,
-    body::read_up_to,
-    headers::DOCKER_CONTENT_DIGEST,
-    manifest::MAX_MANIFEST_SIZE,
-    path::Endpoint,
+    Caller, ForwardRequest, Manifest, OriginError, Reference, Registries, RegistryName, body::read_up_to,
+    headers::DOCKER_CONTENT_DIGEST, manifest::MAX_MANIFEST_SIZE, path::Endpoint,
 };
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};

@@ -172,10 +172,7 @@ mod tests {
         assert_eq!(registry.as_str(), "localhost:5000");
         assert_eq!(endpoint, Endpoint::Tags("library/debian".parse().unwrap()));
         assert_eq!(target, "library/debian/tags/list?n=5&last=a%2Fb");
-        assert!(matches!(
-            parse("/v1/registries/docker.io/v2/"),
-            Ok(Route::Forward { endpoint: Endpoint::Base, .. })
-        ));
+        assert!(matches!(parse("/v1/registries/docker.io/v2/"), Ok(Route::Forward { endpoint: Endpoint::Base, .. })));
     }
 
     #[test]

@@ -1,10 +1,6 @@
 //! The seeder as a whole: puts the parts together, and takes them down in order.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use eagle_core::{Digest, NodeRole, PeerInfo, PieceSet, Topology, wire::control::Encryption};
 use eagle_p2p::{
@@ -152,7 +148,8 @@ impl Seeder {
         let api = Arc::new(Api { blobs, manifests });
 
         let background = TaskTracker::new();
-        let keeper = Keeper { cache: Arc::clone(&cache), storage, announcer: announcer.clone(), fetches: fetches.clone() };
+        let keeper =
+            Keeper { cache: Arc::clone(&cache), storage, announcer: announcer.clone(), fetches: fetches.clone() };
         background.spawn(halt.clone().run_until_cancelled_owned(keeper.run(evictions)));
         background.close();
         let supervisor = Supervisor {
@@ -273,7 +270,10 @@ impl Keeper {
             match evictions.recv().await {
                 Ok(digest) => self.left(digest),
                 Err(broadcast::error::RecvError::Lagged(missed)) => {
-                    tracing::warn!(missed, "too many evictions at once; trackers may name this seeder for blobs that it lost");
+                    tracing::warn!(
+                        missed,
+                        "too many evictions at once; trackers may name this seeder for blobs that it lost"
+                    );
                 }
                 Err(broadcast::error::RecvError::Closed) => return,
             }
@@ -303,14 +303,14 @@ struct Supervisor<S> {
 
 impl<S: Future<Output = ()>> Supervisor<S> {
     async fn run(self) {
-        // Ends after `shutdown` and the time for running responses.
+        // Ends after `shutdown` and the time for running responses; no connection is left then.
         self.server.await;
+        self.halt.cancel();
+        tokio::join!(self.fetches.stopped(), self.node.stopped(), self.announcer.stopped(), self.background.wait());
         self.writers.close();
         if tokio::time::timeout(DRAIN, self.writers.wait()).await.is_err() {
             tracing::warn!("some responses did not end in time");
         }
-        self.halt.cancel();
-        tokio::join!(self.fetches.stopped(), self.node.stopped(), self.announcer.stopped(), self.background.wait());
         self.cache.settle().await;
         tracing::info!("seeder stopped");
     }

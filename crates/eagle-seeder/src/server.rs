@@ -150,9 +150,7 @@ impl Api {
                     Ok(forward) => {
                         self.manifests.answer(manifests::Request { registry, endpoint, forward, caller }).await
                     }
-                    Err(error) => {
-                        answer::error(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, error.to_string())
-                    }
+                    Err(error) => answer::error(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, error.to_string()),
                 }
             }
         }

@@ -5,7 +5,7 @@ mod common;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use common::{LAYER, Origin, PIECE, Running, any_port, config, memory, piece_hashes, story, until, within};
+use common::{LAYER, Origin, Running, any_port, config, memory, piece_hashes, story, until, within};
 use eagle_core::{
     Digest, Metainfo, NodeRole, PieceIndex,
     metainfo::Frame,
@@ -129,10 +129,8 @@ async fn trackers_know_what_is_stored_and_no_more() {
 #[tokio::test]
 async fn the_next_seeder_takes_over() {
     let origin = Origin::start(&[LAYER]).await;
-    let (a, b) = (
-        Running::start(memory(), origin.registries()).await,
-        Running::start(memory(), origin.registries()).await,
-    );
+    let (a, b) =
+        (Running::start(memory(), origin.registries()).await, Running::start(memory(), origin.registries()).await);
     let client = SeederClient::new(vec![a.url.clone(), b.url.clone()]);
     let digest = origin.digests[0];
     let order = client.order(&digest);
@@ -205,6 +203,8 @@ async fn a_seeder_that_says_nothing_or_nonsense_is_given_up() {
     }
     let serve = async {
         let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await.unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
         stream
     };
@@ -232,9 +232,13 @@ async fn garbage_is_answered_or_dropped_and_does_no_harm() {
     for path in ["/", "/v1/blobs/sha256:zz?registry=a.b&repository=c", "/v1/registries/a.b/v2/x/manifests/.."] {
         assert!(running.get(path, &[]).await.0.status().is_client_error(), "{path}");
     }
-    let huge = "x".repeat(100 << 10);
-    let (response, _) = running.get("/v1/blobs", &[("x-huge", &huge)]).await;
-    assert!(response.status().is_client_error());
+    let mut stream = TcpStream::connect(running.seeder.address()).await.unwrap();
+    let huge = format!("GET /v1/blobs HTTP/1.1\r\nhost: x\r\nx-huge: {}\r\n\r\n", "x".repeat(1 << 20));
+    // It may be hung up on while it still speaks.
+    let _ = stream.write_all(huge.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = within(stream.read_to_end(&mut answer)).await;
+    assert!(!answer.starts_with(b"HTTP/1.1 2"), "{}", String::from_utf8_lossy(&answer));
     let (_, body) = running.get("/v1/blobs", &[]).await;
     assert_eq!(body, r#"{"blobs":[]}"#);
     story(running.metainfo(&origin, 0, &Caller::anonymous()).await.unwrap()).await;
@@ -264,5 +268,4 @@ async fn what_is_wrong_at_the_start_is_said() {
     let nothing = SeederConfig { cache_limit: Size(0), ..memory() };
     assert!(start(nothing).await.contains("seeder.cache_limit"));
     running.stop().await;
-    assert_eq!(PIECE as u64 * 16, LAYER);
 }

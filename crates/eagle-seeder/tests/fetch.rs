@@ -24,9 +24,8 @@ async fn many_callers_share_one_fetch() {
     let content = origin.content(0, &Caller::anonymous()).await;
     origin.registry().reset_stats();
     let running = Running::start(memory(), origin.registries()).await;
-    let stories = (0..16).map(|_| async {
-        story(running.metainfo(&origin, 0, &Caller::anonymous()).await.unwrap()).await
-    });
+    let stories =
+        (0..16).map(|_| async { story(running.metainfo(&origin, 0, &Caller::anonymous()).await.unwrap()).await });
     for story in join_all(stories).await {
         assert_eq!(story.end, Ok(()));
         assert_eq!(story.hashes, piece_hashes(&content));

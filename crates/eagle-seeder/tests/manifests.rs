@@ -3,18 +3,23 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use common::{LAYER, Origin, Running, basic, memory, story, until};
+use common::{LAYER, Origin, Running, any_port, basic, memory, story, until, within};
 use eagle_core::Digest;
 use eagle_registry::{
-    Caller, ForwardRequest,
+    Caller, ForwardRequest, Registries, RegistryConfig,
     body::read_up_to,
     embedded::{Fault, FaultRule, FaultTarget},
 };
 use eagle_seeder::{SeederClient, SeederConfig};
 use futures::future::join_all;
 use http::{HeaderMap, Method, StatusCode};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+};
 
 const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -140,21 +145,41 @@ async fn a_manifest_grants_the_blobs_that_it_names() {
     running.stop().await;
 }
 
+/// An origin that gives these bodies, one per request, all with the same digest in the header.
+async fn scripted(digest: Digest, bodies: Vec<&'static str>) -> (Arc<Registries>, JoinHandle<()>) {
+    let listener = TcpListener::bind(any_port()).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let config = RegistryConfig { url: Some(url), ..RegistryConfig::new("scripted.test".parse().unwrap()) };
+    let serve = tokio::spawn(async move {
+        for body in bodies {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await.unwrap();
+            let head = format!("content-length: {}\r\ndocker-content-digest: {digest}", body.len());
+            let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n{head}\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    (Arc::new(Registries::new(vec![config]).unwrap()), serve)
+}
+
 #[tokio::test]
 async fn a_wrong_manifest_is_refused_and_not_kept() {
-    let origin = Origin::start(&[LAYER]).await;
-    let image = origin.registry().images()[0].clone();
-    let running = Running::start(memory(), origin.registries()).await;
-    let by_digest = path(&origin, &image.manifest_digest.to_string());
-    origin.registry().set_faults(vec![FaultRule::once(FaultTarget::Manifests, Fault::CorruptAt(10))]);
+    let right = "{}";
+    let digest = Digest::of(right.as_bytes());
+    let (registries, origin) = scripted(digest, vec!["{ }", right, "{ }", right]).await;
+    let running = Running::start(memory(), registries).await;
+    let by_digest = format!("/v1/registries/scripted.test/v2/a/manifests/{digest}");
     let (response, body) = running.get(&by_digest, &[]).await;
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
     assert!(String::from_utf8_lossy(&body).contains("other content"));
-    assert_eq!(running.get(&by_digest, &[]).await.1, image.manifest);
-    // By tag there is nothing to hold it against but its own header; then it is passed on but not kept.
-    origin.registry().set_faults(vec![FaultRule::once(FaultTarget::Manifests, Fault::CorruptAt(10))]);
-    running.get(&path(&origin, "1"), &[]).await;
-    assert_eq!(running.get(&path(&origin, "1"), &[]).await.1, image.manifest);
+    assert_eq!(running.get(&by_digest, &[]).await.1, right);
+    // By tag there is only its own header to hold it against: it is passed on as it is, but not kept.
+    let by_tag = "/v1/registries/scripted.test/v2/a/manifests/1";
+    assert_eq!(running.get(by_tag, &[]).await.1, "{ }");
+    assert_eq!(running.get(by_tag, &[]).await.1, right);
+    assert_eq!(running.get(by_tag, &[]).await.0.headers()["eagle-source"], "cache");
+    within(origin).await.unwrap();
     running.stop().await;
 }
 

@@ -236,7 +236,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100), conflicts_with = "origin")]
     pub(crate) layers: u16,
     /// Limit of every node, up and down, or unlimited
-    #[arg(long, default_value = "40MB/s", value_name = "RATE")]
+    #[arg(long, default_value = "30MB/s", value_name = "RATE")]
     pub(crate) rate: Rate,
     /// Pull from this registry instead of the embedded one
     #[arg(long, value_name = "URL", requires = "image")]

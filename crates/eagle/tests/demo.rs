@@ -1,5 +1,7 @@
 //! The demonstration, end to end and cut short.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{

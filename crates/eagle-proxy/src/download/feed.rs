@@ -22,11 +22,12 @@ pub(crate) async fn follow(run: &Arc<Run>, first: Option<Feed>) {
     loop {
         if let Some(feed) = next.take() {
             let server = feed.server.clone();
-            match follow_one(run, feed).await {
+            let followed = follow_one(run, feed).await;
+            run.note_feed(false);
+            match followed {
                 Ok(()) => return,
                 Err(reason) => {
                     tracing::warn!(digest = %run.download.digest, seeder = %server, reason, "a seeder's metainfo ended early");
-                    run.note_feed(false);
                     failed.push(server);
                 }
             }
@@ -68,7 +69,6 @@ async fn follow_one(run: &Arc<Run>, feed: Feed) -> Result<(), String> {
     // Each stream begins with the first piece again.
     let mut position = 0;
     while let Some(frame) = stream.next().await {
-        run.note_feed(true);
         match frame.map_err(|error| error.to_string())? {
             Frame::Hashes(hashes) => {
                 let count = u32::try_from(hashes.len()).unwrap_or(u32::MAX);

@@ -38,6 +38,8 @@ pub(crate) enum FillEnd {
     Complete,
     /// The peer network delivers again.
     Yielded,
+    /// No seeder gives the content, and it is too early to go to the origin past a seeder that lives.
+    TooEarly,
     /// Every source failed.
     Failed {
         /// How, for people.
@@ -56,8 +58,21 @@ enum Session {
     /// What follows is here already: ask anew further on.
     Skip,
     Yielded,
-    Bad(String),
+    Bad(Trouble),
     Storage(StorageError),
+}
+
+/// What is wrong with a source.
+struct Trouble {
+    reason: String,
+    /// It lives, but does not keep up.
+    slow: bool,
+}
+
+impl<T: Into<String>> From<T> for Trouble {
+    fn from(reason: T) -> Self {
+        Self { reason: reason.into(), slow: false }
+    }
 }
 
 /// Fetches what is missing until nothing is, or the peer network has caught up.
@@ -76,13 +91,16 @@ pub(crate) async fn fill(run: &Run, opened: Option<Content>) -> FillEnd {
     let (mut tried, mut refusal) = (Vec::new(), None);
     let (mut failures, mut announced) = (0, None);
     let mut opened = opened;
-    let mut ranges = true;
+    let (mut ranges, mut slow_seeder) = (true, false);
     loop {
         let Some(next) = run.next_missing() else { return FillEnd::Complete };
         let (content, asked) = match opened.take() {
             Some(content) => (content, 0),
             None => {
                 let Some((request, server)) = sources.front() else { return FillEnd::Failed { tried, refusal } };
+                if *server == Server::Origin && run.must_spare_origin(slow_seeder) {
+                    return FillEnd::TooEarly;
+                }
                 let asked = if ranges { run.geometry.offset(next) } else { 0 };
                 match sources::content(&run.context, request, server, asked).await {
                     Ok(content) => (content, asked),
@@ -121,7 +139,8 @@ pub(crate) async fn fill(run: &Run, opened: Option<Content>) -> FillEnd {
                 state.force = !state.wait_for_peers().await;
             }
             Session::End => state.force = false,
-            Session::Bad(reason) => {
+            Session::Bad(Trouble { reason, slow }) => {
+                slow_seeder |= slow && server != Server::Origin;
                 failures = if state.filled > before { 1 } else { failures + 1 };
                 tracing::warn!(digest = %run.download.digest, %server, reason, "a source failed");
                 tried.push(format!("{server}: {reason}"));
@@ -151,7 +170,7 @@ impl Filler<'_> {
         let geometry = self.run.geometry;
         if content.size != geometry.size() {
             let (theirs, ours) = (content.size, geometry.size());
-            return Session::Bad(format!("it says that the blob has {theirs} bytes, and it has {ours}"));
+            return Session::Bad(format!("it says that the blob has {theirs} bytes, and it has {ours}").into());
         }
         let source = content.server.source();
         let mut input = Input::new(content.body, self.run);
@@ -162,7 +181,7 @@ impl Filler<'_> {
                 // An answer that begins within a piece; the rest of it is of no use.
                 match input.discard(range.end - at).await {
                     Ok(()) => at = range.end,
-                    Err(reason) => return Session::Bad(reason),
+                    Err(trouble) => return Session::Bad(trouble),
                 }
                 continue;
             }
@@ -178,7 +197,7 @@ impl Filler<'_> {
                 }
                 match input.discard(range.end - at).await {
                     Ok(()) => at = range.end,
-                    Err(reason) => return Session::Bad(reason),
+                    Err(trouble) => return Session::Bad(trouble),
                 }
                 continue;
             }
@@ -213,7 +232,7 @@ impl Filler<'_> {
             let matches = tokio::task::spawn_blocking(move || PieceHash::of(&hashed) == expected).await;
             if !matches.unwrap_or(false) {
                 self.run.context.metrics.verification_failure();
-                return Err(Session::Bad(format!("piece {piece} does not match its hash")));
+                return Err(Session::Bad(format!("piece {piece} does not match its hash").into()));
             }
         }
         self.run.entry.write_piece(piece, bytes).await.map_err(Session::Storage)?;
@@ -263,7 +282,7 @@ impl<'a> Input<'a> {
     }
 
     /// Exactly `length` bytes; the piece length bounds it.
-    async fn take(&mut self, length: usize) -> Result<Bytes, String> {
+    async fn take(&mut self, length: usize) -> Result<Bytes, Trouble> {
         if self.rest.len() >= length {
             return Ok(self.rest.split_to(length));
         }
@@ -275,7 +294,7 @@ impl<'a> Input<'a> {
         Ok(bytes.freeze())
     }
 
-    async fn discard(&mut self, mut length: u64) -> Result<(), String> {
+    async fn discard(&mut self, mut length: u64) -> Result<(), Trouble> {
         while length > 0 {
             let most = usize::try_from(length).unwrap_or(usize::MAX);
             length -= self.next(most).await?.len() as u64;
@@ -284,10 +303,11 @@ impl<'a> Input<'a> {
     }
 
     /// At least one byte and at most `most`.
-    async fn next(&mut self, most: usize) -> Result<Bytes, String> {
+    async fn next(&mut self, most: usize) -> Result<Bytes, Trouble> {
         while self.rest.is_empty() {
             let frame = timeout(self.stall, self.body.frame()).await;
-            let frame = frame.map_err(|_| format!("it sent nothing for {:?}", self.stall))?;
+            let frame =
+                frame.map_err(|_| Trouble { reason: format!("it sent nothing for {:?}", self.stall), slow: true })?;
             let frame = frame.ok_or("it ended early")?.map_err(|error| error.to_string())?;
             if let Ok(data) = frame.into_data() {
                 self.run.context.node.download_limiter().acquire(data.len() as u64).await;

@@ -41,8 +41,8 @@ pub(crate) struct Run {
 struct Progress {
     /// When the last piece came.
     piece: Instant,
-    /// When a seeder last said anything on the feed; `None` while there is no feed.
-    feed: Option<Instant>,
+    /// Whether a seeder tells hashes at present.
+    feed: bool,
 }
 
 /// Hashes from a seeder that contradict those known.
@@ -67,7 +67,7 @@ impl Run {
             swarm,
             metainfo: Mutex::new(metainfo),
             recovered: Mutex::new(recovered),
-            progress: Mutex::new(Progress { piece: Instant::now(), feed: None }),
+            progress: Mutex::new(Progress { piece: Instant::now(), feed: false }),
         }
     }
 
@@ -159,14 +159,14 @@ impl Run {
         self.progress().piece = Instant::now();
     }
 
-    /// Notes that a seeder spoke, or that none is left that does.
+    /// Notes that a seeder began to tell hashes, or that it ended.
     pub(crate) fn note_feed(&self, alive: bool) {
-        self.progress().feed = alive.then(Instant::now);
+        self.progress().feed = alive;
     }
 
-    /// Whether a seeder says something from time to time.
+    /// Whether a seeder is telling hashes: it lives, and has or gets the blob.
     pub(crate) fn feed_is_alive(&self) -> bool {
-        self.progress().feed.is_some()
+        self.progress().feed
     }
 
     /// Bytes that came over the peer network.
@@ -187,6 +187,12 @@ impl Run {
         }
         let behind = self.known_hashes() > self.owned().count();
         (behind && idle >= stall) || idle >= stall * PATIENCE
+    }
+
+    /// Whether the origin is better left to the seeder, which lives and has or gets the blob: a cluster
+    /// whose nodes are all slow must not turn into as many requests to the origin.
+    pub(crate) fn must_spare_origin(&self, slow_seeder: bool) -> bool {
+        (slow_seeder || self.feed_is_alive()) && self.progress().piece.elapsed() < self.stall_timeout() * PATIENCE
     }
 
     /// Whether nothing has come for so long that the download is given up once every source failed.

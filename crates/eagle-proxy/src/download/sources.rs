@@ -16,9 +16,10 @@ use crate::metrics::Source;
 /// Seeders that are asked for one blob before the origin is. More do not help: with three of them
 /// failing, the fault is not theirs, and each one costs a wait.
 const MAX_SEEDERS: usize = 3;
-/// A server gets this many stall timeouts to begin an answer: a cold origin takes longer for the
-/// first byte of a blob than for any later one.
-const FIRST_ANSWER: u32 = 2;
+/// A server gets this many stall timeouts to begin an answer. An origin under pressure takes long for
+/// the first byte of a blob; giving its seeder up too early would send every node there as well. A
+/// seeder that is down is noticed sooner, by its connection.
+const FIRST_ANSWER: u32 = 4;
 
 /// Why one source did not give what was asked.
 #[derive(Debug)]

@@ -291,7 +291,10 @@ impl Task {
                     FillEnd::Complete => Ok(None),
                     FillEnd::Yielded => {
                         self.tried.clear();
-                        self.run.note_piece();
+                        Ok(None)
+                    }
+                    FillEnd::TooEarly => {
+                        self.fill_after = Instant::now() + FILL_AGAIN;
                         Ok(None)
                     }
                     FillEnd::Storage(error) => Ok(Some(End::NoRoom(error.to_string()))),

@@ -90,7 +90,7 @@ pub(crate) struct KillableSeeder {
 }
 
 impl KillableSeeder {
-    pub(crate) fn start(registries: Arc<Registries>, trackers: Vec<Url>, upload: Rate) -> Self {
+    pub(crate) fn start(registries: &Arc<Registries>, trackers: Vec<Url>, upload: Rate) -> Self {
         let data = tempfile::tempdir().unwrap();
         let runtime = Runtime::new().unwrap();
         let config = SeederConfig {
@@ -103,7 +103,11 @@ impl KillableSeeder {
             trackers,
             ..SeederConfig::default()
         };
-        let deps = SeederDeps { registries, topology: Topology::default(), encryption: Encryption::None };
+        let deps = SeederDeps {
+            registries: Arc::clone(registries),
+            topology: Topology::default(),
+            encryption: Encryption::None,
+        };
         let handle = runtime.handle().clone();
         let start = std::thread::spawn(move || {
             handle.block_on(Seeder::start(config, deps, &mut Registry::default(), CancellationToken::new())).unwrap()
@@ -142,6 +146,7 @@ pub(crate) struct ProxyOptions {
     pub(crate) trackers: Vec<Url>,
     pub(crate) cache_limit: u64,
     pub(crate) rate: Rate,
+    pub(crate) stall_timeout: Duration,
 }
 
 impl ProxyOptions {
@@ -153,6 +158,7 @@ impl ProxyOptions {
             trackers: Vec::new(),
             cache_limit: 1 << 30,
             rate: Rate::Unlimited,
+            stall_timeout: Duration::from_secs(1),
         }
     }
 
@@ -168,7 +174,7 @@ impl ProxyOptions {
             seeders: self.seeders.clone(),
             trackers: self.trackers.clone(),
             default_registry: self.origin.to_string().parse().unwrap(),
-            stall_timeout: Duration::from_secs(1),
+            stall_timeout: self.stall_timeout,
             ..ProxyConfig::default()
         }
     }

@@ -1,9 +1,6 @@
 //! The bytes of a blob from its origin, in order, whatever happens to connections.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes};
 use eagle_core::Digest;
@@ -50,8 +47,7 @@ impl OriginStream {
         offset: u64,
         metrics: Metrics,
     ) -> Result<Self, FetchError> {
-        let mut stream =
-            Self { registry, source, digest, metrics, body: None, size: 0, offset, skip: 0, failures: 0 };
+        let mut stream = Self { registry, source, digest, metrics, body: None, size: 0, offset, skip: 0, failures: 0 };
         stream.size = stream.connect().await.map_err(|error| FetchError::origin(digest, error))?;
         Ok(stream)
     }
@@ -121,8 +117,7 @@ impl OriginStream {
 
     /// Opens the body at `offset`; gives the size of the blob.
     async fn connect(&mut self) -> Result<u64, OriginError> {
-        let answer =
-            self.registry.blob(&self.source.repository, self.digest, self.offset, &self.source.caller).await;
+        let answer = self.registry.blob(&self.source.repository, self.digest, self.offset, &self.source.caller).await;
         self.metrics.origin_request("blob", answer.as_ref().err());
         let blob = answer?;
         self.skip = self.offset.saturating_sub(blob.start);

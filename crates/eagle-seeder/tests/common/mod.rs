@@ -5,7 +5,9 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use eagle_core::{Digest, Geometry, PeerInfo, PieceHash, Topology, metainfo::Frame, units::Rate, wire::control::Encryption};
+use eagle_core::{
+    Digest, Geometry, PeerInfo, PieceHash, Topology, metainfo::Frame, units::Rate, wire::control::Encryption,
+};
 use eagle_registry::{
     Caller, Registries, RegistryConfig, RegistryName, RepositoryName,
     embedded::{Access, EmbeddedConfig, EmbeddedRegistry, GeneratedImage, User},
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 /// The longest that anything in a test may take.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) const LAYER: u64 = 4 << 20;
 pub(crate) const PIECE: u32 = 256 << 10;
 
@@ -50,8 +52,12 @@ impl Origin {
 
     async fn with_access(layers: &[u64], access: Access) -> Self {
         let repository: RepositoryName = "library/test".parse().unwrap();
-        let image =
-            GeneratedImage { repository: repository.clone(), tag: "1".parse().unwrap(), layers: layers.to_vec(), seed: 7 };
+        let image = GeneratedImage {
+            repository: repository.clone(),
+            tag: "1".parse().unwrap(),
+            layers: layers.to_vec(),
+            seed: 7,
+        };
         let config = EmbeddedConfig { access, ..EmbeddedConfig::new(any_port(), vec![image]) };
         let registry = EmbeddedRegistry::start(config).await.unwrap();
         let layers = &registry.images()[0].layers;
@@ -59,7 +65,7 @@ impl Origin {
         let sizes = layers.iter().map(|layer| layer.size).collect();
         let config = RegistryConfig {
             connect_timeout: Duration::from_secs(2),
-            stall_timeout: Duration::from_secs(1),
+            stall_timeout: Duration::from_secs(3),
             ..registry.client_config()
         };
         Self { name: registry.name(), registry: Some(registry), repository, digests, sizes, config }
@@ -128,7 +134,12 @@ impl Running {
         SeederClient::new(vec![self.url.clone()])
     }
 
-    pub(crate) async fn metainfo(&self, origin: &Origin, layer: usize, caller: &Caller) -> Result<MetainfoStream, SeederError> {
+    pub(crate) async fn metainfo(
+        &self,
+        origin: &Origin,
+        layer: usize,
+        caller: &Caller,
+    ) -> Result<MetainfoStream, SeederError> {
         let digest = origin.digests[layer];
         within(self.client().metainfo(&self.url, digest, &origin.name, &origin.repository, caller)).await
     }
@@ -151,7 +162,12 @@ impl Running {
     }
 
     /// One request on a connection of its own, and its whole answer.
-    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&'static str, &str)]) -> (Response<()>, Bytes) {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> (Response<()>, Bytes) {
         let (response, body) = self.try_send(method, path, headers).await;
         (response, body.unwrap())
     }

@@ -9,26 +9,15 @@ pub(super) fn instructions(proxy: SocketAddr, others: &[SocketAddr], target: &Ta
     let Target { registry, repository, reference } = target;
     let separator = if reference.contains(':') { "@" } else { ":" };
     let others = others.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(" ");
-    let docker = if registry == "docker.io" {
-        format!(
-            "docker: /etc/docker/daemon.json, then restart docker
-    {{ \"registry-mirrors\": [\"http://{proxy}\"] }}
-    docker pull {repository}{separator}{reference}"
-        )
-    } else {
-        format!(
-            "docker: it has mirrors for Docker Hub only; the proxy also answers as a registry of its own (127.0.0.0/8 needs no TLS)
-    docker pull {proxy}/{registry}/{repository}{separator}{reference}
-
-  docker as a mirror of Docker Hub: /etc/docker/daemon.json, then restart docker
-    {{ \"registry-mirrors\": [\"http://{proxy}\"] }}"
-        )
-    };
     format!(
         "
 Staying up; Ctrl-C ends it. The first proxy is http://{proxy}{more}
 
-  {docker}
+A name without a registry is taken for one of {registry} here.
+
+  docker: /etc/docker/daemon.json, then restart docker
+    {{ \"registry-mirrors\": [\"http://{proxy}\"] }}
+    docker pull {repository}{separator}{reference}
 
   containerd: /etc/containerd/certs.d/{registry}/hosts.toml
     [host.\"http://{proxy}\"]
@@ -39,9 +28,10 @@ Staying up; Ctrl-C ends it. The first proxy is http://{proxy}{more}
     [[registry]]
     location = \"{registry}\"
     [[registry.mirror]]
-    location = \"{proxy}/{registry}\"
+    location = \"{proxy}\"
     insecure = true
     podman pull {registry}/{repository}{separator}{reference}
+    skopeo inspect --tls-verify=false docker://{proxy}/{repository}{separator}{reference}
 
   curl: the manifest
     curl -s 'http://{proxy}/v2/{repository}/manifests/{reference}?ns={registry}'
@@ -59,9 +49,12 @@ mod tests {
         let target =
             Target { registry: "127.0.0.1:5000".into(), repository: "demo/app".into(), reference: "v1".into() };
         let text = instructions(SocketAddr::from(([127, 0, 0, 1], 4711)), &[], &target);
-        for expected in
-            ["http://127.0.0.1:4711\"]", "podman pull 127.0.0.1:5000/demo/app:v1", "127.0.0.1:4711/127.0.0.1:5000"]
-        {
+        for expected in [
+            "http://127.0.0.1:4711\"]",
+            "podman pull 127.0.0.1:5000/demo/app:v1",
+            "docker pull demo/app:v1",
+            "docker://127.0.0.1:4711/demo/app:v1",
+        ] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
     }

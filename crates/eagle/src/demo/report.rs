@@ -73,7 +73,7 @@ impl Report {
     /// The table and the summary below it.
     pub(super) fn text(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.load_preset(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header([
             "node",
             "seconds",

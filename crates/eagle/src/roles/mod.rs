@@ -178,7 +178,8 @@ impl ReadyFile {
         };
         // Written beside and renamed: who waits for the file never reads half of it.
         let write = || {
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let directory =
+                path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
             let mut file = tempfile::NamedTempFile::new_in(directory)?;
             writeln!(file, "{body}")?;
             file.persist(&path).map_err(|error| error.error)?;

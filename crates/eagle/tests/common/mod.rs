@@ -1,5 +1,6 @@
 //! Processes under test.
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     io::{Read, Write},
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The binary, in an environment without settings of the one that runs the tests.
-pub fn eagle() -> Command {
+pub(crate) fn eagle() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_eagle"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("EAGLE_") {
@@ -29,7 +30,7 @@ pub fn eagle() -> Command {
 }
 
 /// Runs a command that is expected to end by itself.
-pub fn output(command: &mut Command) -> Output {
+pub(crate) fn output(command: &mut Command) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let id = child.id();
     let waiting = thread::spawn(move || child.wait_with_output().unwrap());
@@ -44,23 +45,23 @@ pub fn output(command: &mut Command) -> Output {
     waiting.join().unwrap()
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-pub fn kill(id: u32, signal: &str) {
+pub(crate) fn kill(id: u32, signal: &str) {
     assert!(Command::new("kill").args(["-s", signal, &id.to_string()]).status().unwrap().success());
 }
 
 /// A role that runs until it is told to end, or the test is over.
-pub struct Role {
+pub(crate) struct Role {
     child: Child,
     log: Option<JoinHandle<String>>,
     directory: TempDir,
 }
 
 impl Role {
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         command.arg("--ready-file").arg(directory.path().join("ready.json"));
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -78,7 +79,7 @@ impl Role {
     }
 
     /// The bound addresses, as soon as the role is ready.
-    pub fn ready(&mut self) -> Value {
+    pub(crate) fn ready(&mut self) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Ok(text) = std::fs::read_to_string(self.ready_file()) {
@@ -91,12 +92,12 @@ impl Role {
         }
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         kill(self.child.id(), signal);
     }
 
     /// Exit code and log, once it has ended.
-    pub fn end(&mut self, within: Duration) -> (Option<i32>, String) {
+    pub(crate) fn end(&mut self, within: Duration) -> (Option<i32>, String) {
         let deadline = Instant::now() + within;
         while self.child.try_wait().unwrap().is_none() {
             if Instant::now() > deadline {
@@ -119,7 +120,7 @@ impl Drop for Role {
 }
 
 /// A plain GET: status and body.
-pub fn get(address: &str, path: &str) -> (u16, String) {
+pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();

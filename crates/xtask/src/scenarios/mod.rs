@@ -70,7 +70,7 @@ const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "cache-smaller-than-image",
-        proves: "a cache that holds the largest layer but not the image: the pull succeeds and the disk limit is never passed",
+        proves: "a cache that holds each layer but not the image: the pull succeeds and the disk limit is never passed",
         run: limits::smaller_than_image,
     },
     Scenario {

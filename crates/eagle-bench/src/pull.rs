@@ -1,0 +1,217 @@
+//! `eagle-bench pull`: an image many times, directly and through proxies.
+
+mod result;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use eagle_registry::{ImageReference, Registries, Registry, RegistryConfig};
+use tokio::task::JoinSet;
+use url::Url;
+
+use self::result::{PullRecord, PullReport, StepResult};
+use crate::{
+    cli::PullArgs,
+    client::{Mirror, Progress, Route},
+    cluster::{Cluster, find_eagle},
+    progress,
+    report::{Circumstances, write_json},
+};
+
+/// Pulls that are compared with others.
+struct Series {
+    name: &'static str,
+    ways: Vec<Way>,
+}
+
+/// How one pull goes.
+#[derive(Debug, Clone)]
+enum Way {
+    Direct(Arc<Registry>),
+    Through(Url),
+}
+
+impl Way {
+    fn route(&self) -> Route {
+        match self {
+            Self::Direct(registry) => Route::Registry(Arc::clone(registry)),
+            // Connections of its own, as another runtime would have.
+            Self::Through(proxy) => Route::Mirror(Box::new(Mirror::new(proxy.clone()))),
+        }
+    }
+}
+
+/// Runs the benchmark, prints what came of it and writes it.
+///
+/// # Errors
+/// When the local cluster does not start, or a pull fails; in the last case the reports are written all
+/// the same.
+pub(crate) async fn run(args: PullArgs) -> Result<()> {
+    let eagle = args.local.then(|| find_eagle(args.cluster.eagle.as_deref())).transpose()?;
+    let circumstances = Circumstances::now(eagle.as_deref());
+    let mut cluster = None;
+    let (image, series) = if args.local {
+        eprintln!("Starting an origin registry, a tracker, a seeder and {} proxies ...", args.cluster.nodes);
+        let cluster = &*cluster.insert(Cluster::start(&args.cluster, &layer_sizes(args.cluster.size.0)).await?);
+        let origin = format!("http://{}", cluster.origin()).parse()?;
+        let proxies = cluster.proxies.iter().map(|proxy| Ok(format!("http://{}", proxy.ready.listen).parse()?));
+        let image = cluster.image()?;
+        let series = series(&image, Some(Some(origin)), proxies.collect::<Result<_>>()?)?;
+        (image, series)
+    } else {
+        let image = args.image.clone().context("--image is missing")?;
+        let series = series(&image, args.direct.clone(), args.proxies.clone())?;
+        (image, series)
+    };
+    let measuring = measure(&args, &image, &series);
+    let (records, steps) = match &mut cluster {
+        Some(cluster) => tokio::select! {
+            result = measuring => result?,
+            error = cluster.watch() => return Err(error),
+        },
+        None => measuring.await?,
+    };
+    if let Some(cluster) = cluster {
+        cluster.stop().await;
+    }
+    let report =
+        PullReport { circumstances, image: image.to_string(), iterations: args.iterations, steps, pulls: records };
+    if let Some(path) = &args.csv {
+        std::fs::write(path, report.csv()).with_context(|| format!("{} cannot be written", path.display()))?;
+    }
+    if let Some(path) = &args.json {
+        write_json(path, &report)?;
+    }
+    println!("{report}");
+    let failed = report.pulls.iter().filter(|pull| !pull.success).count();
+    if let Some(error) = report.pulls.iter().find_map(|pull| pull.error.as_ref()) {
+        bail!("{failed} of {} pulls failed, the first with: {error}", report.pulls.len());
+    }
+    Ok(())
+}
+
+/// Layers of the local image: one far larger than the others, as images are.
+fn layer_sizes(total: u64) -> Vec<u64> {
+    // Layers are tar files, whose unit is 512 bytes.
+    let part = (total / 10).next_multiple_of(512);
+    match total.checked_sub(3 * part) {
+        Some(first) if part >= eagle_registry::embedded::MIN_LAYER_SIZE => vec![first, 2 * part, part],
+        _ => vec![total],
+    }
+}
+
+/// What is compared: the registry itself if asked for or if there is nothing else, and the proxies.
+#[expect(clippy::option_option, reason = "clap's form of a flag with an optional value")]
+fn series(image: &ImageReference, direct: Option<Option<Url>>, proxies: Vec<Url>) -> Result<Vec<Series>> {
+    let mut series = Vec::new();
+    if direct.is_some() || proxies.is_empty() {
+        let config = RegistryConfig { url: direct.flatten(), ..RegistryConfig::new(image.registry.clone()) };
+        let registry = Registries::new(vec![config])?.get(&image.registry);
+        series.push(Series { name: "direct", ways: vec![Way::Direct(registry)] });
+    }
+    if !proxies.is_empty() {
+        series.push(Series { name: "eagle", ways: proxies.into_iter().map(Way::Through).collect() });
+    }
+    Ok(series)
+}
+
+async fn measure(
+    args: &PullArgs,
+    image: &ImageReference,
+    series: &[Series],
+) -> Result<(Vec<PullRecord>, Vec<StepResult>)> {
+    let (mut records, mut steps) = (Vec::new(), Vec::new());
+    for &concurrency in &args.concurrency {
+        for series in series {
+            let total = concurrency.checked_mul(args.iterations).context("too many pulls")?;
+            eprintln!("{total} pulls, {} at a time, {}:", concurrency, series.name);
+            let started = Instant::now();
+            let pulls = step(series, image, concurrency, total).await?;
+            steps.push(StepResult::new(series.name, concurrency, &pulls, started.elapsed())?);
+            records.extend(pulls);
+        }
+    }
+    Ok((records, steps))
+}
+
+/// `total` pulls, `concurrency` at a time.
+async fn step(series: &Series, image: &ImageReference, concurrency: u32, total: u32) -> Result<Vec<PullRecord>> {
+    let taken = Arc::new(AtomicU32::new(0));
+    let (done, bytes) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut clients = JoinSet::new();
+    for _ in 0..concurrency {
+        let (name, ways, image) = (series.name, series.ways.clone(), image.clone());
+        let (taken, done, bytes) = (Arc::clone(&taken), Arc::clone(&done), Arc::clone(&bytes));
+        clients.spawn(async move {
+            let mut records = Vec::new();
+            loop {
+                let iteration = taken.fetch_add(1, Ordering::Relaxed);
+                if iteration >= total {
+                    return records;
+                }
+                let way = &ways[usize::try_from(iteration).unwrap_or_default() % ways.len()];
+                let progress = Progress::start();
+                let result = way.route().pull(&image, &progress).await;
+                let seconds = progress.elapsed().as_secs_f64();
+                done.fetch_add(1, Ordering::Relaxed);
+                bytes.fetch_add(progress.bytes(), Ordering::Relaxed);
+                records.push(PullRecord {
+                    series: name,
+                    concurrency,
+                    iteration: iteration + 1,
+                    success: result.is_ok(),
+                    seconds,
+                    bytes: progress.bytes(),
+                    first_byte_seconds: progress.first_byte().map(|time: Duration| time.as_secs_f64()),
+                    error: result.err().map(|error| format!("{error:#}")),
+                });
+            }
+        });
+    }
+    let collect = async {
+        let mut records = Vec::new();
+        while let Some(joined) = clients.join_next().await {
+            records.extend(joined.context("a client ended abnormally")?);
+        }
+        records.sort_by_key(|record: &PullRecord| record.iteration);
+        Ok(records)
+    };
+    let note = || format!("{} MB", bytes.load(Ordering::Relaxed) / 1_000_000);
+    tokio::select! {
+        records = collect => records,
+        () = progress::show(total.into(), || done.load(Ordering::Relaxed).into(), note) => bail!("the display ended"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_add_up() {
+        for total in [2048, 4096, 20480, 1 << 20, 64 << 20, 1 << 30] {
+            let sizes = layer_sizes(total);
+            assert_eq!(sizes.iter().sum::<u64>(), total);
+            assert!(sizes.iter().all(|&size| eagle_registry::embedded::layer_size(size) == size), "{sizes:?}");
+        }
+        assert_eq!(layer_sizes(64 << 20).len(), 3);
+    }
+
+    #[test]
+    fn series_as_asked_for() {
+        let image: ImageReference = "debian:12".parse().unwrap();
+        let proxy: Url = "http://127.0.0.1:43002".parse().unwrap();
+        let names = |direct, proxies| {
+            series(&image, direct, proxies).unwrap().iter().map(|series| series.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(None, vec![]), ["direct"]);
+        assert_eq!(names(None, vec![proxy.clone()]), ["eagle"]);
+        assert_eq!(names(Some(None), vec![proxy]), ["direct", "eagle"]);
+    }
+}

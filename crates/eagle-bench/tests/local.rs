@@ -1,0 +1,225 @@
+//! The benchmarks on a small cluster of real processes.
+//!
+//! They need the `eagle` program beside `eagle-bench`, where `cargo test --workspace` and `cargo xtask test`
+//! build it.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Runs take some seconds; this is for a machine that compiles at the same time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The program, and a directory for all that it leaves.
+fn bench(temporary: &TempDir) -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_eagle-bench"));
+    let eagle = program.with_file_name("eagle");
+    assert!(eagle.is_file(), "{} is missing; build it first: cargo build -p eagle", eagle.display());
+    let mut command = Command::new(program);
+    command.env("TMPDIR", temporary.path()).env("EAGLE_CONFIG", "/nowhere").stdin(Stdio::null());
+    command
+}
+
+fn succeed(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{command:?}: {status}\n{stdout}\n{stderr}");
+    stdout.into_owned()
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn files(directory: &TempDir) -> Vec<PathBuf> {
+    fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// Processes that were started with files in this directory.
+fn processes(directory: &TempDir) -> Vec<String> {
+    let name = directory.path().to_string_lossy().into_owned();
+    let processes =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
+    processes
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(&name))
+        .collect()
+}
+
+#[test]
+fn a_swarm_gets_the_blob_and_the_origin_sends_it_once() {
+    const SIZE: u64 = 4 << 20;
+    let (temporary, results) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let file = results.path().join("swarm.json");
+    let logs = results.path().join("logs");
+    let mut command = bench(&temporary);
+    command.args([
+        "swarm",
+        "--nodes",
+        "3",
+        "--size",
+        "4MiB",
+        "--rate",
+        "unlimited",
+        "--piece-length",
+        "128KiB",
+        "--json",
+    ]);
+    let text = succeed(command.arg(&file).arg("--keep-logs").arg(&logs));
+    assert!(text.contains("4MiB to 3 nodes at unlimited each, encryption tls, 32 pieces of 128KiB"), "{text}");
+
+    let report = json(&file);
+    let number = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name} in {report:#}"));
+    assert_eq!((number("nodes"), number("size_bytes"), number("piece_length")), (3, SIZE, 128 << 10));
+    assert_eq!((number("origin_bytes"), number("origin_requests")), (SIZE, 1), "{report:#}");
+    assert_eq!(number("delivered_bytes"), 3 * SIZE);
+    for nothing in ["rate_bytes_per_second", "ideal_seconds"] {
+        assert!(report[nothing].is_null() && report.get(nothing).is_some(), "{nothing}");
+    }
+    assert!(report["efficiency"]["max"].is_null());
+    assert!(
+        report["complete_seconds"]["max"].as_f64().unwrap() >= report["first_byte_seconds"]["p50"].as_f64().unwrap()
+    );
+    assert!(report["cpu_seconds"].as_f64().unwrap() > 0.0);
+    for role in ["proxy", "seeder", "tracker"] {
+        assert!(report["max_rss_bytes"][role].as_u64().unwrap() > 1 << 20, "{role}");
+    }
+    for node in report["per_node"].as_array().unwrap() {
+        let from = |source: &str| node[source].as_u64().unwrap();
+        assert!(from("peer_bytes") + from("seeder_bytes") + from("origin_bytes") >= SIZE, "{node:#}");
+    }
+    assert_eq!(report["eagle_version"], format!("eagle {}", report["version"].as_str().unwrap()));
+    for log in ["tracker.log", "seeder.log", "proxy-3.log", "proxy-3.yaml"] {
+        assert!(fs::metadata(logs.join(log)).unwrap().len() > 0, "{log}");
+    }
+    assert_eq!(files(&temporary), [] as [PathBuf; 0], "data left behind");
+    assert_eq!(processes(&temporary), [] as [String; 0]);
+}
+
+#[test]
+fn a_rate_makes_an_ideal_that_no_node_beats() {
+    let (temporary, results) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let file = results.path().join("swarm.json");
+    let mut command = bench(&temporary);
+    command.args(["swarm", "--nodes", "2", "--size", "4MiB", "--rate", "4MB/s", "--encryption", "none", "--json"]);
+    succeed(command.arg(&file));
+    let report = json(&file);
+    let ideal = report["ideal_seconds"].as_f64().unwrap();
+    assert!((ideal - (4_194_304.0 + 262_144.0) / 4e6).abs() < 1e-9, "{ideal}");
+    let efficiency = report["efficiency"]["max"].as_f64().unwrap();
+    // A limiter may let a little through at the start.
+    assert!(efficiency > 0.0 && efficiency < 1.1, "{efficiency}");
+    assert_eq!(report["encryption"], "none");
+}
+
+#[test]
+fn pulls_are_counted_one_by_one() {
+    let (temporary, results) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (csv, file) = (results.path().join("pulls.csv"), results.path().join("pulls.json"));
+    let mut command = bench(&temporary);
+    command.args(["pull", "--local", "--nodes", "2", "--size", "2MiB", "--concurrency", "1,3", "--iterations", "2"]);
+    let text = succeed(command.arg("--csv").arg(&csv).arg("--json").arg(&file));
+    assert!(text.contains("direct") && text.contains("eagle") && text.contains("100.0 %"), "{text}");
+    let csv = fs::read_to_string(&csv).unwrap();
+    let lines: Vec<_> = csv.lines().collect();
+    assert_eq!(lines[0], "series,concurrency,iteration,success,seconds,bytes,first_byte_seconds,error");
+    // Two series, and two pulls of each of 1 + 3 clients.
+    assert_eq!(lines.len(), 1 + 2 * 2 * 4);
+    assert!(lines[1].starts_with("direct,1,1,true,"), "{csv}");
+    assert!(lines[16].starts_with("eagle,3,6,true,"), "{csv}");
+    let report = json(&file);
+    let steps = report["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 4);
+    for step in steps {
+        assert_eq!(step["success_rate"], 1.0);
+        let at = |name: &str| step["seconds"][name].as_f64().unwrap();
+        assert!(at("min") <= at("p50") && at("p50") <= at("p99") && at("p99") <= at("max"), "{step:#}");
+        // The configuration comes on top of the layers.
+        assert!(step["bytes"].as_u64().unwrap() > step["pulls"].as_u64().unwrap() * (2 << 20));
+    }
+    assert_eq!(files(&temporary), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let temporary = TempDir::new().unwrap();
+    let mut command = bench(&temporary);
+    // Would take minutes.
+    command.args(["swarm", "--nodes", "2", "--size", "64MiB", "--rate", "300kB/s"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("Pulling")), "the pull did not begin");
+    assert_eq!(processes(&temporary).len(), 5, "origin, tracker, seeder, two proxies");
+    let pid = rustix::process::Pid::from_raw(child.id().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                child.kill().unwrap();
+                panic!("the interrupt had no effect");
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(processes(&temporary), [] as [String; 0]);
+    assert_eq!(files(&temporary), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn a_kill_takes_the_cluster_along() {
+    let temporary = TempDir::new().unwrap();
+    let mut command = bench(&temporary);
+    command.args(["swarm", "--nodes", "1", "--size", "64MiB", "--rate", "300kB/s"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("Pulling")), "the pull did not begin");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !processes(&temporary).is_empty() {
+        assert!(Instant::now() < deadline, "still there: {:?}", processes(&temporary));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn what_does_not_start_is_named_with_its_log() {
+    let (temporary, logs) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let output = bench(&temporary)
+        .args(["swarm", "--nodes", "1", "--size", "1MiB", "--log-level", "loud", "--keep-logs"])
+        .arg(logs.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("eagle tracker ended") && text.contains("tracker.log") && text.contains("loud"), "{text}");
+
+    let output = bench(&temporary).args(["swarm", "--size", "1000"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("the origin registry ended") && text.contains("multiples of 512 bytes"), "{text}");
+
+    let output = bench(&temporary).args(["swarm", "--eagle", "/nowhere/eagle"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("there is no eagle program at /nowhere/eagle"), "{text}");
+
+    let output = bench(&temporary)
+        .args(["pull", "--image", "127.0.0.1:1/a/b:c", "--direct", "http://127.0.0.1:1"])
+        .args(["--concurrency", "1", "--iterations", "1"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("1 of 1 pulls failed") && text.contains("manifest c of a/b"), "{text}");
+    assert_eq!(files(&temporary), [] as [PathBuf; 0]);
+}
