@@ -118,8 +118,9 @@ impl Run {
         };
         let (known, fresh) = fresh;
         if !fresh.is_empty() {
-            self.swarm.add_hashes(u32::try_from(known).unwrap_or(u32::MAX), fresh).await;
+            // First what is here already: with the hashes the swarm begins to fetch what it lacks.
             self.use_recovered().await;
+            self.swarm.add_hashes(u32::try_from(known).unwrap_or(u32::MAX), fresh).await;
         }
         Ok(())
     }

@@ -36,8 +36,9 @@ const ANNOUNCE_PARTS: u32 = 10;
 pub(crate) async fn run(context: &Arc<Context>, download: &Arc<Download>, abandon: impl Fn() -> bool) -> Phase {
     let started = Instant::now();
     let result = tokio::select! {
-        result = drive(context, download, abandon) => result,
+        biased;
         () = context.stop.cancelled() => Err(BlobError::Stopped),
+        result = drive(context, download, abandon) => result,
     };
     let phase = result.unwrap_or_else(|error| Phase::Failed(Arc::new(error)));
     if let Some(swarm) = download.swarm() {
@@ -103,6 +104,8 @@ async fn drive(
             let _ = task.run.entry.put_metainfo(&task.run.metainfo_now()).await;
             Err(BlobError::Stopped)
         }
+        // A storage that stops is not one that is full: what is there is for the next start.
+        End::NoRoom(_) if context.stop.is_cancelled() => Err(BlobError::Stopped),
         End::NoRoom(reason) => {
             tracing::warn!(digest = %download.digest, reason, "the disk cannot take the blob, it is relayed from here on");
             let prefix = task.run.entry.reader();
@@ -282,7 +285,11 @@ impl Task {
             }
             Helper::Hashed(Ok((actual, _))) => Ok(Some(End::Corrupt(actual))),
             Helper::Hashed(Err(VerifyError::Storage(error))) => Ok(Some(End::NoRoom(error.to_string()))),
-            // The node has left the swarm by itself, which it does when it cannot write.
+            // The node stops, and so does the download: what it has is for the next start.
+            Helper::Hashed(Err(VerifyError::Stopped)) if self.run.context.stop.is_cancelled() => {
+                Err(BlobError::Stopped)
+            }
+            // The node has left the swarm by itself.
             Helper::Hashed(Err(VerifyError::Stopped)) => Ok(Some(End::NoRoom("the node gave the blob up".to_owned()))),
             Helper::Feed => Ok(None),
             Helper::Filler(end) => {
