@@ -22,10 +22,6 @@ impl Swarm {
             return false;
         }
         if asked.is_none() {
-            if self.unknown.contains(piece) {
-                // Without its hash it could not be verified; the hash is late, not the peer wrong.
-                return true;
-            }
             let brought_by_others = self.requests.others_for(piece);
             if let Some(request) = self.requests.get_mut(id) {
                 request.piece = Some(piece);
@@ -51,7 +47,9 @@ impl Swarm {
         }
     }
 
-    /// All bytes of a piece are in; they are to be verified and stored unless this says false.
+    /// All bytes of a piece are in; they are to be verified and stored unless this says false. When
+    /// the hash is still on its way (a seeder may give a piece before its hash has come), the driver
+    /// keeps the bytes until then.
     pub fn handle_received(&mut self, now: Timestamp, id: RequestId, piece: PieceIndex) -> bool {
         let Some(request) = self.requests.remove(id) else {
             // Given up in the meantime; welcome all the same if nobody else has brought it.
@@ -318,10 +316,7 @@ impl Swarm {
 
     /// Takes in the bytes of a piece; false when there is no use for them.
     fn take(&mut self, piece: PieceIndex) -> bool {
-        let wanted = piece.0 < self.geometry.pieces()
-            && !self.have.contains(piece)
-            && !self.unknown.contains(piece)
-            && self.settling.insert(piece);
+        let wanted = piece.0 < self.geometry.pieces() && !self.have.contains(piece) && self.settling.insert(piece);
         if wanted {
             self.busy.insert(piece);
         } else {

@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use eagle_core::{Bitfield, Geometry, PieceHash, PieceIndex, Timestamp, swarm::Swarm};
 use eagle_store::{
     cache::{CachedBlob, PartialEntry},
@@ -19,6 +20,10 @@ use super::swarm_handle::Counters;
 /// Peers that were named for one blob and are not connected yet; more are forgotten, since a
 /// tracker names them again.
 const MAX_CANDIDATES: usize = 256;
+
+/// Pieces that wait for their hash. A seeder gives a piece and its hash at the same time, over two
+/// connections, so more than a few only wait when the hashes have stopped.
+const MAX_HELD: usize = 8;
 
 /// Where the bytes of a blob are.
 pub(super) enum Source {
@@ -41,6 +46,8 @@ pub(super) struct Blob {
     pub(super) swarm: Swarm,
     pub(super) source: Source,
     pub(super) hashes: Vec<PieceHash>,
+    /// Pieces that are here before their hash.
+    pub(super) held: Vec<(PeerId, PieceIndex, Bytes)>,
     /// Which call of `join` this is; 0 for a blob that is only served.
     pub(super) generation: u64,
     /// Peers to take in once they are connected.
@@ -60,6 +67,7 @@ impl Blob {
             swarm,
             source,
             hashes,
+            held: Vec::new(),
             generation,
             candidates: HashMap::new(),
             counters: Arc::default(),
@@ -98,6 +106,21 @@ impl Blob {
         self.hashes.extend(hashes.iter().skip(skip).take(room));
         let known = u32::try_from(self.hashes.len()).unwrap_or(u32::MAX);
         self.swarm.handle_hashes(now, known);
+    }
+
+    /// Keeps a piece until its hash is known; false when too many wait already.
+    pub(super) fn hold(&mut self, peer: PeerId, piece: PieceIndex, bytes: Bytes) -> bool {
+        let room = self.held.len() < MAX_HELD;
+        if room {
+            self.held.push((peer, piece, bytes));
+        }
+        room
+    }
+
+    /// The pieces whose hash has come meanwhile.
+    pub(super) fn take_verifiable(&mut self) -> Vec<(PeerId, PieceIndex, Bytes)> {
+        let known = self.hashes.len();
+        self.held.extract_if(.., |(_, piece, _)| (piece.0 as usize) < known).collect()
     }
 
     pub(super) fn geometry(&self) -> Geometry {

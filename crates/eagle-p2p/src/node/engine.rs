@@ -329,7 +329,13 @@ impl Engine {
                 }
             }
             SwarmCommand::AddHashes { first, hashes } => {
-                self.with(digest, |blob, now| blob.add_hashes(now, first, &hashes));
+                let ready = self.with(digest, |blob, now| {
+                    blob.add_hashes(now, first, &hashes);
+                    blob.take_verifiable()
+                });
+                for (peer, piece, bytes) in ready.unwrap_or_default() {
+                    self.verify(digest, peer, piece, bytes);
+                }
             }
             SwarmCommand::AddPiece(piece) => {
                 self.with(digest, |blob, now| blob.swarm.handle_owned(now, piece));
@@ -557,9 +563,13 @@ impl Engine {
 
     /// Checks a piece against its hash and stores it, off this task.
     fn verify(&mut self, digest: Digest, peer: PeerId, piece: PieceIndex, bytes: bytes::Bytes) {
-        let Some(blob) = self.blobs.get(&digest) else { return };
+        let Some(blob) = self.blobs.get_mut(&digest) else { return };
         let generation = blob.generation;
-        let (Source::Partial(entry), Some(hash)) = (&blob.source, blob.hash(piece)) else {
+        let hash = blob.hash(piece);
+        if hash.is_none() && blob.hold(peer, piece, bytes.clone()) {
+            return;
+        }
+        let (Source::Partial(entry), Some(hash)) = (&blob.source, hash) else {
             let verdict = Verdict::NotStored;
             return self.verified(Verified { digest, generation, peer, piece, verdict });
         };

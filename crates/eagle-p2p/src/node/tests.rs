@@ -130,6 +130,34 @@ async fn pieces_travel_while_the_seeder_still_fetches() {
     shutdown.cancel();
 }
 
+/// The hash of a piece may come after the piece: nothing is thrown away, and nothing is asked for
+/// twice. (Found by `eagle-bench swarm`: pieces that came first were dropped, and nobody had them
+/// until the seeder had given all others.)
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_may_come_before_its_hash() {
+    let shutdown = CancellationToken::new();
+    let sample = Sample::new(3 * (64 << 10));
+    let seeder = Host::start(NodeRole::Seeder, Encryption::None, &shutdown).await;
+    let (seeding, seeder_entry) = seeder.join(sample.metainfo.clone(), false).await;
+    let proxy = Host::start(NodeRole::Proxy, Encryption::None, &shutdown).await;
+    let mut first = Metainfo::new(sample.metainfo.digest, sample.metainfo.geometry);
+    first.hashes = sample.metainfo.hashes[..1].to_vec();
+    let (handle, entry) = proxy.join(first, true).await;
+    handle.add_peers(vec![seeder.node.info()]).await;
+    // The first piece is needed and its hash is known, so any piece may be asked for; the seeder
+    // has only others.
+    for piece in [PieceIndex(1), PieceIndex(2), PieceIndex(0)] {
+        seeder_entry.write_piece(piece, sample.piece(piece)).await.unwrap();
+        seeding.add_piece(piece).await;
+    }
+    timeout(PATIENCE, handle.pieces().wait_for(|have| have.contains(PieceIndex(0)))).await.unwrap().unwrap();
+    handle.add_hashes(1, sample.metainfo.hashes[1..].to_vec()).await;
+    proxy.check(&handle, &entry, &sample).await;
+    let counters = handle.counters();
+    assert_eq!((counters.duplicate, counters.bytes_from_seeders), (0, sample.bytes.len() as u64));
+    shutdown.cancel();
+}
+
 /// A blob in the cache of a node is served without that node having joined anything, and a node
 /// that has dropped its handle after committing serves on.
 #[tokio::test(flavor = "multi_thread")]
