@@ -4,7 +4,8 @@
 //! are one request to the origin. Manifests are kept: by digest for good, since a digest names one
 //! content for ever; by tag for a short time, after which the origin is asked again, and when it
 //! cannot answer, the last known answer is given and says so. What one caller was answered is never
-//! answered to another, and a different `Accept` is a different question.
+//! answered to another, and a different `Accept` is a different question, but for manifests by digest;
+//! only when the origin cannot answer, the last answer of a kind that the request accepts will do.
 
 mod cache;
 
@@ -130,7 +131,13 @@ impl Manifests {
             Err(error) if error.is_transient() => Some(error.to_string()),
             _ => None,
         };
-        if let (Some(problem), Some(known)) = (problem, known) {
+        let last_known = || {
+            let key = Question::of_any_kind(&request).last_key(request.forward.path());
+            inner.answers.get(&key).filter(usable).filter(|answer| accepts(request.forward.headers(), answer))
+        };
+        if let Some(problem) = problem
+            && let Some(known) = known.or_else(last_known)
+        {
             let (registry, path) = (&request.registry, request.forward.path());
             tracing::warn!(%registry, path, problem, "the origin cannot answer; its last known answer is given");
             return self.serve(&known, &request, &source, ManifestSource::Stale);
@@ -163,11 +170,12 @@ impl Manifests {
     /// Asks the origin, together with everybody who asks the same now.
     async fn ask(&self, request: &Request) -> Result<Shared, OriginError> {
         let question = Question::of(request);
+        let of_any_kind = Question::of_any_kind(request);
         let start = || {
             let Request { registry, endpoint, forward, caller } = request;
             let (this, registry, endpoint) = (self.clone(), registry.clone(), endpoint.clone());
             let (forward, caller) = (forward.clone(), caller.clone());
-            async move { this.fetch(&registry, &endpoint, question, forward, &caller).await }.boxed()
+            async move { this.fetch(&registry, &endpoint, (question, of_any_kind), forward, &caller).await }.boxed()
         };
         self.0.running.run(question.running_key(&request.forward), start).await
     }
@@ -177,12 +185,13 @@ impl Manifests {
         &self,
         registry: &RegistryName,
         endpoint: &Endpoint,
-        question: Question,
+        (question, of_any_kind): (Question, Question),
         forward: ForwardRequest,
         caller: &Caller,
     ) -> Result<Shared, OriginError> {
         let inner = &self.0;
         let (is_get, key) = (forward.method() == Method::GET, question.key(forward.path()));
+        let last_key = of_any_kind.last_key(forward.path());
         let response = inner.registries.get(registry).forward(forward, caller).await;
         match &response {
             Ok(response) => inner.metrics.origin_answer("forward", response.status()),
@@ -209,8 +218,11 @@ impl Manifests {
                 return Ok(Shared::Answer(answer));
             }
             inner.answers.put(key, &answer);
+            if reference.digest().is_none() {
+                inner.answers.put(last_key, &answer);
+            }
             if let Named::Digest(digest) = named {
-                inner.answers.put(question.key(&format!("{repository}/manifests/{digest}")), &answer);
+                inner.answers.put(of_any_kind.key(&format!("{repository}/manifests/{digest}")), &answer);
             }
             return Ok(Shared::Answer(answer));
         }
@@ -246,15 +258,31 @@ struct Question([u8; 32]);
 
 impl Question {
     fn of(request: &Request) -> Self {
+        let by_digest = matches!(&request.endpoint, Endpoint::Manifest(_, reference) if reference.digest().is_some());
+        if by_digest {
+            // A digest names one content, whatever kinds are accepted.
+            return Self::of_any_kind(request);
+        }
         let mut hash = Sha256::new();
-        hash.update(request.caller.key());
-        hash.update(request.registry.as_str());
+        hash.update(Self::of_any_kind(request).0);
         for value in request.forward.headers().get_all(header::ACCEPT) {
             // No header value holds a line break, so the parts cannot run into each other.
             hash.update(b"\n");
             hash.update(value.as_bytes());
         }
         Self(hash.finalize().into())
+    }
+
+    /// The question without what the caller accepts.
+    fn of_any_kind(request: &Request) -> Self {
+        let hash = Sha256::new().chain_update(request.caller.key()).chain_update(request.registry.as_str());
+        Self(hash.finalize().into())
+    }
+
+    /// Where the last answer to this question is kept, whatever was accepted then.
+    fn last_key(self, target: &str) -> Key {
+        // No path holds a line break.
+        self.key(&format!("last\n{target}"))
     }
 
     /// The same question about this path and query.
@@ -265,6 +293,21 @@ impl Question {
     fn running_key(self, request: &ForwardRequest) -> Key {
         Sha256::new().chain_update(self.key(request.path())).chain_update(request.method().as_str()).finalize().into()
     }
+}
+
+/// Whether a request takes an answer of this kind (RFC 9110, section 12.5.1, without weights: a kind
+/// that is refused by `q=0` is not in use for manifests).
+fn accepts(headers: &HeaderMap, answer: &Answer) -> bool {
+    let kind = |value: &str| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let Some(given) = answer.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(kind) else {
+        return false;
+    };
+    let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+    accepted.peek().is_none()
+        || accepted
+            .flat_map(|value| value.split(','))
+            .map(kind)
+            .any(|kind| kind == given || kind == "*/*" || kind == "application/*")
 }
 
 /// What is known of the digest of a manifest.

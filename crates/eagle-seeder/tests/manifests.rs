@@ -54,9 +54,11 @@ async fn identical_requests_are_one_and_answers_are_kept() {
     assert_eq!((response.status(), body.len()), (StatusCode::OK, 0));
     assert_eq!(response.headers()["content-length"], image.manifest.len().to_string());
     assert_eq!(asked(&origin), 1);
-    // Other callers and other kinds are other questions.
+    // Other callers are other questions, and so are other kinds of what a tag names.
     running.get(&by_digest, &[("accept", "application/json")]).await;
-    running.get(&by_digest, &[("accept", ACCEPT), ("accept", "application/json")]).await;
+    assert_eq!(asked(&origin), 1);
+    running.get(&by_tag, &[("accept", "application/json")]).await;
+    running.get(&by_tag, &[("accept", ACCEPT), ("accept", "application/json")]).await;
     running.get(&by_digest, &[("accept", ACCEPT), ("authorization", "Basic eDp5")]).await;
     assert_eq!(asked(&origin), 4);
     assert!(running.metric("eagle_seeder_manifest_requests_total{source=\"cache\"}") >= 2.0);
@@ -128,6 +130,30 @@ async fn an_overloaded_origin_is_stood_in_for_and_a_refusal_is_not() {
         let (response, _) = running.get(&path(&origin, "1"), &[]).await;
         assert_eq!((response.status().as_u16(), response.headers().contains_key("warning")), (expected, stale));
     }
+    running.stop().await;
+}
+
+/// A machine with another runtime, which words its `Accept` differently, is helped as well.
+#[tokio::test]
+async fn without_its_origin_a_seeder_serves_whoever_accepts_the_kind() {
+    let mut origin = Origin::start(&[LAYER]).await;
+    let config = SeederConfig { manifest_ttl: Duration::ZERO, ..memory() };
+    let running = Running::start(config, origin.registries()).await;
+    let (first, manifest) = running.get(&path(&origin, "1"), &[("accept", "application/json, */*")]).await;
+    let kind = first.headers()["content-type"].to_str().unwrap().to_owned();
+    let digest = first.headers()["docker-content-digest"].to_str().unwrap().to_owned();
+    origin.stop().await;
+    for accept in [kind.as_str(), "text/plain, */*;q=0.1", "application/*"] {
+        let (response, body) = running.get(&path(&origin, "1"), &[("accept", accept)]).await;
+        assert_eq!((response.status(), &body), (StatusCode::OK, &manifest), "{accept}");
+        assert!(response.headers().contains_key("warning"));
+    }
+    let (response, _) = running.get(&path(&origin, "1"), &[("accept", "application/vnd.example")]).await;
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    // By digest there is nothing to choose, and nothing stale about it.
+    let (response, body) = running.get(&path(&origin, &digest), &[("accept", "application/vnd.example")]).await;
+    assert_eq!((response.status(), body), (StatusCode::OK, manifest));
+    assert!(!response.headers().contains_key("warning"));
     running.stop().await;
 }
 

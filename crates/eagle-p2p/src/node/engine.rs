@@ -44,12 +44,14 @@ use crate::{
 /// How long a peer that sent wrong bytes is kept away: long enough that a broken disk or cable does
 /// no further harm to this pull, short enough that a repaired node is soon useful again.
 const BAN: Duration = Duration::from_secs(300);
-/// How long a blob of the cache stays open for peers after the last one was interested.
-const IDLE: Duration = Duration::from_secs(60);
+/// How long a blob of the cache stays open for peers after the last one asked for something. While it
+/// is open the cache cannot evict it, so not longer than a busy swarm pauses; a peer that comes back
+/// later greets again.
+const IDLE: Duration = Duration::from_secs(10);
 /// Blobs that are open for peers without a pull of our own; the least recently asked for goes.
 const MAX_SERVED: usize = 1024;
 /// Time between two looks at what has become idle.
-const TIDY: Duration = Duration::from_secs(5);
+const TIDY: Duration = Duration::from_secs(2);
 /// Cache look-ups on behalf of peers at once; further greetings are answered with `Leave`.
 const MAX_LOOKUPS: usize = 64;
 /// How long a look-up may take before the peer is told that the blob is not here.
