@@ -6,7 +6,7 @@ use eagle_core::Geometry;
 use eagle_sim::{Faults, Plan, run};
 
 fn plan(nodes: u32, pieces: u64) -> Plan {
-    Plan::cold(nodes, Geometry::new(pieces << 18, 1 << 18).unwrap(), 10e6)
+    Plan::cold(nodes, Geometry::new(pieces << 18, 1 << 18).expect("a valid geometry"), 10e6)
 }
 
 #[test]
