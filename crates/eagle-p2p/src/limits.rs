@@ -5,12 +5,12 @@
 //! (`governor`), with two things added: cells of a size that fits the rate, and a queue.
 //!
 //! **Cells.** `governor` counts cells that come one per whole number of nanoseconds. A cell of one
-//! byte cannot say 5 GiB/s (0.19 ns), so a cell is what the rate moves in about [`CELL_PERIOD`],
-//! and one byte where that is less. The period then is at least half of [`CELL_PERIOD`], and
+//! byte cannot say 5 GiB/s (0.19 ns), so a cell is what the rate moves in about `CELL_PERIOD`,
+//! and one byte where that is less. The period then is at least half of `CELL_PERIOD`, and
 //! rounding it to nanoseconds is off by 0.001 % at most. What is left of a cell after an odd number
 //! of bytes is kept for the next caller, so nothing is lost to rounding either.
 //!
-//! **Burst.** The bucket holds what [`BURST`] brings and no more. It makes up for timers that wake
+//! **Burst.** The bucket holds what `BURST` brings and no more. It makes up for timers that wake
 //! late, and is the most by which a window of one second can exceed the rate: 2 %.
 //!
 //! **Queue.** Callers are served in the order in which they came.

@@ -110,8 +110,12 @@ pub(crate) struct NodeArgs {
     /// How pieces travel: over TLS, or in clear on a network that is trusted [p2p.encryption]
     #[arg(long, value_name = "MODE")]
     pub(crate) encryption: Option<EncryptionArg>,
-    /// A registry and where it is, as in docker.io=https://mirror.example; repeatable [registries]
-    #[arg(long = "registry", value_name = "NAME=URL", value_parser = registry)]
+    #[arg(
+        long = "registry",
+        value_name = "NAME=URL",
+        value_parser = registry,
+        help = "A registry and where it is, as in docker.io=https://mirror.example; repeatable [registries]"
+    )]
     pub(crate) registries: Vec<(String, Url)>,
 }
 
