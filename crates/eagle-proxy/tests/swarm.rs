@@ -192,37 +192,3 @@ async fn a_pull_that_was_cut_off_is_taken_up_again() {
     let traffic = proxy.proxy.traffic();
     assert!(traffic.seeder < 7 * MIB, "what was on the disk is not fetched again: {traffic:?}");
 }
-
-/// Not a test but a measurement: `cargo test --release -p eagle-proxy --test swarm -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement"]
-async fn efficiency_of_a_cold_swarm() {
-    const SIZE: u64 = 64 * MIB;
-    const RATE: u64 = 10 * MIB;
-    for nodes in [1u32, 4, 8, 16] {
-        let origin = origin(&[SIZE]).await;
-        let digest = layer(&origin.images()[0], 0);
-        let tracker = tracker().await;
-        let mut options = ProxyOptions::new(&origin);
-        options.trackers = vec![url(tracker.local_addr())];
-        let seeder = KillableSeeder::start(&options.registries, options.trackers.clone(), Rate::Limited(RATE));
-        options.seeders = vec![seeder.url.clone()];
-        options.rate = Rate::Limited(RATE);
-        options.stall_timeout = std::time::Duration::from_secs(5);
-        let proxies = join_all((0..nodes).map(|_| options.start())).await;
-        let started = std::time::Instant::now();
-        join_all(proxies.iter().map(|proxy| proxy.pull(digest))).await;
-        let seconds = started.elapsed().as_secs_f64();
-        let ideal = SIZE as f64 / RATE as f64 + f64::from(nodes.ilog2()) * 262_144.0 / RATE as f64;
-        let sources: Vec<_> = proxies.iter().map(|proxy| proxy.proxy.traffic()).collect();
-        let sum = |of: fn(&eagle_proxy::Traffic) -> u64| sources.iter().map(of).sum::<u64>() / MIB;
-        println!(
-            "{nodes} nodes: {seconds:.2} s, efficiency {:.2}, origin {} MiB, peers {} MiB, seeder {} MiB, direct {} MiB",
-            ideal / seconds,
-            origin.stats().blob(digest).bytes / MIB,
-            sum(|t| t.peer),
-            sum(|t| t.seeder),
-            sum(|t| t.origin),
-        );
-    }
-}
