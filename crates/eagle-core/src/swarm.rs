@@ -240,11 +240,11 @@ impl Swarm {
     }
 
     /// A peer is connected and shall take part: it is greeted.
-    pub fn handle_peer(&mut self, now: Timestamp, peer: PeerKey) {
+    pub fn handle_peer(&mut self, peer: PeerKey) {
         if self.peers.contains_key(&peer) || self.peers.len() >= self.config.max_peers {
             return;
         }
-        self.peers.insert(peer, PeerState::new(self.geometry.pieces(), now));
+        self.peers.insert(peer, PeerState::new(self.geometry.pieces()));
         let message =
             BlobMessage::Handshake { geometry: self.geometry, bitfield: self.have.to_bytes(), load: self.load() };
         self.actions.push_back(Action::Send { peer, message });
@@ -287,9 +287,6 @@ impl Swarm {
                     None => return self.ban(peer, BanReason::Protocol("a bitfield of the wrong length")),
                 }
                 self.note_load(peer, load);
-                if let Some(state) = self.peers.get_mut(&peer) {
-                    state.greeted = true;
-                }
             }
             BlobMessage::Have { pieces, load } => {
                 for index in pieces {

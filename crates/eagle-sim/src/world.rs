@@ -246,7 +246,7 @@ impl<'a> World<'a> {
                 for other in self.neighbours[index].clone() {
                     // A node learns of those that are there, and they of it by its handshake.
                     if self.nodes[other].started.is_some() && !self.nodes[other].gone {
-                        self.nodes[index].swarm.handle_peer(now, key(other));
+                        self.nodes[index].swarm.handle_peer(key(other));
                     }
                 }
                 self.settle(index);
@@ -260,7 +260,7 @@ impl<'a> World<'a> {
                     return;
                 }
                 if matches!(message, BlobMessage::Handshake { .. }) {
-                    self.nodes[to].swarm.handle_peer(now, key(from));
+                    self.nodes[to].swarm.handle_peer(key(from));
                 }
                 self.nodes[to].swarm.handle_message(now, key(from), message);
                 self.settle(to);

@@ -40,10 +40,6 @@ impl Swarm {
     pub fn handle_progress(&mut self, now: Timestamp, id: RequestId) {
         if let Some(request) = self.requests.get_mut(id) {
             request.heard_at = now;
-            let peer = request.peer;
-            if let Some(state) = self.peers.get_mut(&peer) {
-                state.last_heard = now;
-            }
         }
     }
 
@@ -57,9 +53,6 @@ impl Swarm {
         };
         self.answered(&request);
         self.requests.observe(now, &request);
-        if let Some(state) = self.peers.get_mut(&request.peer) {
-            state.last_heard = now;
-        }
         if !self.take(piece) {
             self.fill(now);
             return false;

@@ -6,8 +6,6 @@ use crate::{bitfield::Bitfield, time::Timestamp, wire::control::Load};
 pub(super) struct PeerState {
     /// Pieces the peer says it owns.
     pub(super) have: Bitfield,
-    /// Its handshake has arrived.
-    pub(super) greeted: bool,
     /// It refuses our requests; so it begins.
     pub(super) choking: bool,
     /// It wants something we own.
@@ -33,15 +31,12 @@ pub(super) struct PeerState {
     pub(super) snubbed_until: Option<Timestamp>,
     /// Its channel failed; not asked at all until then.
     pub(super) blocked_until: Option<Timestamp>,
-    /// Last time a byte or answer came from it.
-    pub(super) last_heard: Timestamp,
 }
 
 impl PeerState {
-    pub(super) fn new(pieces: u32, now: Timestamp) -> Self {
+    pub(super) fn new(pieces: u32) -> Self {
         Self {
             have: Bitfield::new(pieces),
-            greeted: false,
             choking: true,
             interested: false,
             we_are_interested: false,
@@ -55,7 +50,6 @@ impl PeerState {
             given: 0,
             snubbed_until: None,
             blocked_until: None,
-            last_heard: now,
         }
     }
 

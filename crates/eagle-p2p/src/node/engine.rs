@@ -4,6 +4,9 @@
 //! the state machines, and decides nothing itself. Nothing in its loop waits: hashing, disk and
 //! cache look-ups run as tasks whose results come back as events.
 
+mod peers;
+mod pieces;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -12,27 +15,20 @@ use std::{
 };
 
 use eagle_core::{
-    Bitfield, Digest, Geometry, NodeRole, PieceHash, PieceIndex, Timestamp,
+    Bitfield, Digest, Geometry, NodeRole, PieceIndex, Timestamp,
     swarm::{Action, PeerKey, RequestId, Swarm, SwarmConfig, SwarmStart, Verdict},
-    wire::{
-        control::{BlobMessage, ControlMessage, Encryption},
-        data::RejectReason,
-    },
+    wire::control::{BlobMessage, ControlMessage, Encryption},
 };
-use eagle_store::cache::{Cache, CachedBlob, PartialEntry};
+use eagle_store::cache::Cache;
 use libp2p::PeerId;
 use rand::RngExt as _;
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::{sleep_until, timeout},
-};
+use tokio::{sync::mpsc, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     blob::{Blob, Source},
-    commands::{Command, Grant, Granted, Joined, Mailbox, News, SwarmCommand},
+    commands::{Command, Joined, Mailbox, SwarmCommand},
     uploads::Uploads,
 };
 use crate::{
@@ -280,8 +276,6 @@ impl Engine {
         Some((digest, id))
     }
 
-    // ---- commands -------------------------------------------------------------------------------
-
     fn command(&mut self, command: Command) {
         match command {
             Command::Join { entry, metainfo, download, reply } => {
@@ -324,7 +318,7 @@ impl Engine {
                     if let Some(state) = self.peers.get_mut(&id) {
                         state.role = peer.role;
                         let key = state.key;
-                        self.with(digest, |blob, now| blob.swarm.handle_peer(now, key));
+                        self.with(digest, |blob, _| blob.swarm.handle_peer(key));
                     } else if self.blobs.get_mut(&digest).is_some_and(|blob| blob.add_candidate(id)) {
                         self.parts.network.connect(id, peer.address);
                     }
@@ -394,260 +388,6 @@ impl Engine {
             self.requests.iter().filter(|(_, (owner, _))| *owner == digest).map(|(number, _)| *number).collect();
         for number in stale {
             self.answered(number);
-        }
-    }
-
-    // ---- blobs of the cache ---------------------------------------------------------------------
-
-    fn look_up(&mut self, digest: Digest) {
-        if self.lookups.len() >= MAX_LOOKUPS {
-            return self.found(digest, None);
-        }
-        let cache = Arc::clone(&self.parts.cache);
-        let commands = self.parts.commands.clone();
-        self.lookups.spawn(async move {
-            let blob = timeout(LOOKUP_TIMEOUT, cache.get(digest)).await.ok().flatten();
-            // Fails only when the node is stopping.
-            let _ = commands.send(Command::Found { digest, blob }).await;
-        });
-    }
-
-    fn found(&mut self, digest: Digest, cached: Option<CachedBlob>) {
-        let greetings = self.greetings.remove(&digest).unwrap_or_default();
-        match (self.blobs.get_mut(&digest), cached) {
-            (Some(blob), Some(cached)) if blob.generation == 0 => blob.source = Source::Cached(cached),
-            (Some(blob), None) if blob.generation == 0 => self.close(digest),
-            (Some(_), _) => {}
-            (None, Some(cached)) => {
-                // Any geometry fits a complete blob, so the one that the swarm uses is taken.
-                let geometry = greetings.first().map(|greeting| greeting.geometry);
-                if let Some(geometry) = geometry.filter(|geometry| geometry.size() == cached.size()) {
-                    let swarm = self.new_swarm(geometry, Bitfield::full(geometry.pieces()), usize::MAX, false);
-                    self.blobs.insert(digest, Blob::new(swarm, Source::Cached(cached), Vec::new(), 0));
-                }
-            }
-            (None, None) => {}
-        }
-        for greeting in greetings {
-            if self.blobs.contains_key(&digest) {
-                self.blob_message(greeting.peer, digest, greeting.message);
-            } else {
-                self.parts.network.send(greeting.peer, &ControlMessage::Blob(digest, BlobMessage::Leave));
-            }
-        }
-    }
-
-    // ---- peers ----------------------------------------------------------------------------------
-
-    fn network_event(&mut self, event: NetworkEvent) {
-        match event {
-            NetworkEvent::Connected { peer, data_address, encryption } => {
-                let key = PeerKey(self.next_key);
-                self.next_key += 1;
-                let role = self.roles.get(&peer).copied().unwrap_or(NodeRole::Proxy);
-                self.peers.insert(peer, Peer { key, data_address, encryption, role });
-                self.keys.insert(key, peer);
-                let waiting: Vec<Digest> = self
-                    .blobs
-                    .iter_mut()
-                    .filter_map(|(digest, blob)| blob.candidates.remove(&peer).map(|()| *digest))
-                    .collect();
-                for digest in waiting {
-                    self.with(digest, |blob, now| blob.swarm.handle_peer(now, key));
-                }
-            }
-            NetworkEvent::Message { peer, message: ControlMessage::Blob(digest, message) } => {
-                self.blob_message(peer, digest, message);
-            }
-            NetworkEvent::Message { .. } => {}
-            NetworkEvent::Disconnected { peer } => self.forget(peer),
-            NetworkEvent::Unreachable { peer, reason } => {
-                debug!(%peer, reason, "peer not reached");
-                for blob in self.blobs.values_mut() {
-                    blob.candidates.remove(&peer);
-                }
-            }
-        }
-    }
-
-    fn forget(&mut self, peer: PeerId) {
-        let Some(state) = self.peers.remove(&peer) else { return };
-        self.keys.remove(&state.key);
-        let digests: Vec<Digest> = self.blobs.keys().copied().collect();
-        for digest in digests {
-            self.with(digest, |blob, now| blob.swarm.handle_peer_left(now, state.key));
-        }
-        for waiting in self.greetings.values_mut() {
-            waiting.retain(|greeting| greeting.peer != peer);
-        }
-    }
-
-    fn blob_message(&mut self, peer: PeerId, digest: Digest, message: BlobMessage) {
-        let Some(key) = self.peers.get(&peer).map(|state| state.key) else { return };
-        let greeted = if let BlobMessage::Handshake { geometry, .. } = &message { Some(*geometry) } else { None };
-        let Some(blob) = self.blobs.get_mut(&digest) else {
-            if let Some(geometry) = greeted {
-                let waiting = self.greetings.entry(digest).or_default();
-                let first = waiting.is_empty();
-                // A peer greets once; a second greeting before the answer replaces the first.
-                waiting.retain(|greeting| greeting.peer != peer);
-                waiting.push(Greeting { peer, geometry, message });
-                if first {
-                    self.look_up(digest);
-                }
-            }
-            return;
-        };
-        blob.used = Instant::now();
-        if greeted.is_some_and(|geometry| geometry != blob.geometry()) {
-            // A seeder with other settings, not a liar: just of no use to each other.
-            info!(%peer, blob = %digest.short(), "peer uses another piece length for this blob");
-            self.parts.network.send(peer, &ControlMessage::Blob(digest, BlobMessage::Leave));
-            return;
-        }
-        if greeted.is_some() {
-            self.with(digest, |blob, now| blob.swarm.handle_peer(now, key));
-            if self.blobs.get(&digest).is_some_and(|blob| !blob.swarm.has_peer(key)) {
-                self.parts.network.send(peer, &ControlMessage::Blob(digest, BlobMessage::Leave));
-                return;
-            }
-        }
-        self.with(digest, |blob, now| blob.swarm.handle_message(now, key, message));
-    }
-
-    // ---- pieces in ------------------------------------------------------------------------------
-
-    fn channel_event(&mut self, event: ChannelEvent) {
-        match event {
-            ChannelEvent::Started { id, piece, load, .. } => {
-                if let Some((digest, id)) = self.requests.get(&id).copied() {
-                    self.with(digest, |blob, now| blob.swarm.handle_started(now, id, piece, load));
-                }
-            }
-            ChannelEvent::Progress { id, .. } => {
-                if let Some((digest, id)) = self.requests.get(&id).copied() {
-                    self.with(digest, |blob, now| blob.swarm.handle_progress(now, id));
-                }
-            }
-            ChannelEvent::Piece { peer, id, piece, bytes, .. } => {
-                let Some((digest, id)) = self.answered(id) else { return };
-                let wanted = self.with(digest, |blob, now| {
-                    let wanted = blob.swarm.handle_received(now, id, piece);
-                    if !wanted {
-                        blob.count(piece, |counters| &counters.duplicate);
-                    }
-                    wanted
-                });
-                if wanted == Some(true) {
-                    self.verify(digest, peer, piece, bytes);
-                }
-            }
-            ChannelEvent::Rejected { id, reason, load, .. } => {
-                if let Some((digest, id)) = self.answered(id) {
-                    self.with(digest, |blob, now| blob.swarm.handle_rejected(now, id, reason, load));
-                }
-            }
-            ChannelEvent::Failed { peer, ids, reason, misbehaved } => {
-                debug!(%peer, reason, requests = ids.len(), "data channel lost");
-                for id in ids {
-                    if let Some((digest, id)) = self.answered(id) {
-                        self.with(digest, |blob, now| blob.swarm.handle_failed(now, id));
-                    }
-                }
-                if misbehaved {
-                    warn!(%peer, reason, "peer banned for {} s", BAN.as_secs());
-                    self.parts.network.ban(peer, BAN);
-                    self.forget(peer);
-                }
-            }
-        }
-    }
-
-    /// Checks a piece against its hash and stores it, off this task.
-    fn verify(&mut self, digest: Digest, peer: PeerId, piece: PieceIndex, bytes: bytes::Bytes) {
-        let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        let generation = blob.generation;
-        let hash = blob.hash(piece);
-        if hash.is_none() && blob.hold(peer, piece, bytes.clone()) {
-            return;
-        }
-        let (Source::Partial(entry), Some(hash)) = (&blob.source, hash) else {
-            let verdict = Verdict::NotStored;
-            return self.verified(Verified { digest, generation, peer, piece, verdict });
-        };
-        let entry = entry.clone();
-        self.verifying.spawn(async move {
-            let verdict = check_and_store(&entry, piece, hash, bytes).await;
-            Verified { digest, generation, peer, piece, verdict }
-        });
-    }
-
-    fn verified(&mut self, verified: Verified) {
-        let Verified { digest, generation, peer, piece, verdict } = verified;
-        let role = self.peers.get(&peer).map_or(NodeRole::Proxy, |state| state.role);
-        // A peer that is gone by now is not there to be banned; any unused key will do for it.
-        let key = self.peers.get(&peer).map_or(PeerKey(u64::MAX), |state| state.key);
-        if self.blobs.get(&digest).is_none_or(|blob| blob.generation != generation) {
-            return;
-        }
-        self.with(digest, |blob, now| {
-            blob.count(piece, |counters| match (verdict, role) {
-                (Verdict::Stored, NodeRole::Seeder) => &counters.seeders,
-                (Verdict::Stored, NodeRole::Proxy) => &counters.peers,
-                (Verdict::Corrupt, _) => &counters.corrupt,
-                (Verdict::NotStored, _) => &counters.duplicate,
-            });
-            blob.swarm.handle_verified(now, key, piece, verdict);
-        });
-    }
-
-    // ---- pieces out -----------------------------------------------------------------------------
-
-    fn grant(&mut self, peer: PeerId, digest: Digest, piece: Option<PieceIndex>) -> Granted {
-        let key = self.peers.get(&peer).map(|state| state.key).ok_or(RejectReason::NotHere)?;
-        self.with(digest, |blob, _| {
-            blob.used = Instant::now();
-            let piece = blob.swarm.handle_request(key, piece)?;
-            let geometry = blob.geometry();
-            Ok(Grant {
-                piece,
-                reader: blob.source.reader(),
-                offset: geometry.offset(piece),
-                length: geometry.length(piece),
-            })
-        })
-        .unwrap_or(Err(RejectReason::NotHere))
-    }
-
-    fn news(&mut self) {
-        for news in self.parts.mailbox.take() {
-            match news {
-                News::Left { digest, generation } => self.leave(digest, generation),
-                News::Uploaded { peer, digest, piece, bytes, sent } => {
-                    let key = self.peers.get(&peer).map_or(PeerKey(u64::MAX), |state| state.key);
-                    self.with(digest, |blob, _| {
-                        blob.counters.uploaded.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
-                        blob.swarm.handle_uploaded(key, piece, sent);
-                    });
-                }
-            }
-        }
-    }
-}
-
-async fn check_and_store(entry: &PartialEntry, piece: PieceIndex, hash: PieceHash, bytes: bytes::Bytes) -> Verdict {
-    let to_hash = bytes.clone();
-    let matches = tokio::task::spawn_blocking(move || PieceHash::of(&to_hash) == hash).await;
-    match matches {
-        Ok(true) => {}
-        Ok(false) => return Verdict::Corrupt,
-        Err(_) => return Verdict::NotStored,
-    }
-    match entry.write_piece(piece, bytes).await {
-        Ok(()) => Verdict::Stored,
-        Err(error) => {
-            warn!(%error, blob = %entry.digest().short(), %piece, "piece not stored");
-            Verdict::NotStored
         }
     }
 }
