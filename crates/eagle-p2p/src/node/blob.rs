@@ -1,7 +1,7 @@
 //! One blob that this node shares: its state machine, where its bytes are, and who is in.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -51,7 +51,7 @@ pub(super) struct Blob {
     /// Which call of `join` this is; 0 for a blob that is only served.
     pub(super) generation: u64,
     /// Peers to take in once they are connected.
-    pub(super) candidates: HashMap<PeerId, ()>,
+    pub(super) candidates: HashSet<PeerId>,
     pub(super) counters: Arc<Counters>,
     /// Last time a peer asked for something.
     pub(super) used: Instant,
@@ -69,7 +69,7 @@ impl Blob {
             hashes,
             held: Vec::new(),
             generation,
-            candidates: HashMap::new(),
+            candidates: HashSet::new(),
             counters: Arc::default(),
             used: Instant::now(),
             pieces,
@@ -94,7 +94,7 @@ impl Blob {
         if self.candidates.len() >= MAX_CANDIDATES {
             return false;
         }
-        self.candidates.insert(peer, ());
+        self.candidates.insert(peer);
         true
     }
 

@@ -71,7 +71,7 @@ impl Engine {
                 let waiting: Vec<Digest> = self
                     .blobs
                     .iter_mut()
-                    .filter_map(|(digest, blob)| blob.candidates.remove(&peer).map(|()| *digest))
+                    .filter_map(|(digest, blob)| blob.candidates.remove(&peer).then_some(*digest))
                     .collect();
                 for digest in waiting {
                     self.with(digest, |blob, _| blob.swarm.handle_peer(key));
