@@ -16,6 +16,7 @@ pub mod piece_set;
 pub mod rendezvous;
 pub mod swarm;
 pub mod time;
+pub mod tracker;
 pub mod units;
 pub mod wire;
 

@@ -239,9 +239,24 @@ impl Swarm {
         Load { requests: self.node_load, spreading: self.spread.wants_to_spread() }
     }
 
-    /// A peer is connected and shall take part: it is greeted.
+    /// A peer that was named to us is connected: it is greeted, as long as we know fewer than
+    /// [`SwarmConfig::greeted_peers`].
     pub fn handle_peer(&mut self, peer: PeerKey) {
-        if self.peers.contains_key(&peer) || self.peers.len() >= self.config.max_peers {
+        if self.peers.len() < self.config.greeted_peers.min(self.config.max_peers) {
+            self.greet(peer);
+        }
+    }
+
+    /// A peer greets us: it is greeted in turn, as long as we know fewer than
+    /// [`SwarmConfig::max_peers`]. Its message is still to be handled.
+    pub fn handle_greeting(&mut self, peer: PeerKey) {
+        if self.peers.len() < self.config.max_peers {
+            self.greet(peer);
+        }
+    }
+
+    fn greet(&mut self, peer: PeerKey) {
+        if self.peers.contains_key(&peer) {
             return;
         }
         self.peers.insert(peer, PeerState::new(self.geometry.pieces()));

@@ -260,7 +260,7 @@ impl<'a> World<'a> {
                     return;
                 }
                 if matches!(message, BlobMessage::Handshake { .. }) {
-                    self.nodes[to].swarm.handle_peer(key(from));
+                    self.nodes[to].swarm.handle_greeting(key(from));
                 }
                 self.nodes[to].swarm.handle_message(now, key(from), message);
                 self.settle(to);

@@ -5,7 +5,7 @@
 //! rebuilt from announces, so a tracker may restart empty, and no pull may fail because of one.
 //!
 //! - [`api`] holds the messages; `docs/tracker-api.md` describes them for other clients.
-//! - [`server`] (feature `server`) is the role: HTTP service, [`store`], [`policy`].
+//! - [`server`] (feature `server`) is the role: HTTP service and [`store`]; whom it names is the core's [`policy`].
 //! - [`client`] (feature `client`) is what the other roles use: the [`Announcer`].
 #![warn(missing_docs)]
 
@@ -17,13 +17,12 @@ pub mod config;
 #[cfg(feature = "server")]
 mod metrics;
 #[cfg(feature = "server")]
-pub mod ownership;
-#[cfg(feature = "server")]
-pub mod policy;
-#[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]
 pub mod store;
+
+#[cfg(feature = "server")]
+pub use eagle_core::tracker::{ownership, policy};
 
 pub use api::{AnnounceRequest, AnnounceResponse, BlobAnnounce, BlobPeers, Event, SwarmPeer};
 #[cfg(feature = "client")]

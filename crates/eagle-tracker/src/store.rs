@@ -15,16 +15,17 @@
 mod memory;
 mod node;
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, time::Duration};
 
 use async_trait::async_trait;
 use eagle_core::{Digest, Geometry, NodeId, NodeRole, PeerInfo, Timestamp};
+
+pub use eagle_core::tracker::Candidate;
 
 pub use self::memory::MemoryStore;
 use crate::{
     api::{BlobAnnounce, PeerSummary, SwarmMember, SwarmSummary},
     config::TrackerConfig,
-    ownership::Ownership,
 };
 
 /// Bounds of a store and the lifetime of what is in it.
@@ -97,15 +98,6 @@ pub struct Applied {
     pub known: bool,
     /// The blobs that were not taken.
     pub refused: Vec<(Digest, Refusal)>,
-}
-
-/// A peer that could be named to an asker.
-#[derive(Debug, Clone)]
-pub struct Candidate {
-    /// The peer.
-    pub info: Arc<PeerInfo>,
-    /// What it owns.
-    pub pieces: Ownership,
 }
 
 /// What a store knows of a swarm for choosing peers.

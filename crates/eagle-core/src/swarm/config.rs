@@ -22,6 +22,10 @@ pub struct SwarmConfig {
     pub window: u32,
     /// Peers of one swarm: above about 40 the picking no longer improves.
     pub max_peers: usize,
+    /// Peers that a node greets itself, of those that a tracker names; the other places are for those
+    /// who greet it. With no places kept, nodes that join last find everybody full: 1 of 3,000 had
+    /// no neighbour at all (`tracker::connectivity`).
+    pub greeted_peers: usize,
     /// Interested peers that are served at a time.
     pub unchoked_peers: usize,
     /// Requests of one peer that are held at once; more are refused.
@@ -59,6 +63,7 @@ impl Default for SwarmConfig {
             least_in_flight: 4,
             window: 64,
             max_peers: 64,
+            greeted_peers: 24,
             unchoked_peers: 40,
             requests_held_per_peer: 8,
             have_interval: Duration::from_millis(20),

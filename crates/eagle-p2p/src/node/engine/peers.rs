@@ -127,7 +127,7 @@ impl Engine {
             return;
         }
         if greeted.is_some() {
-            self.with(digest, |blob, _| blob.swarm.handle_peer(key));
+            self.with(digest, |blob, _| blob.swarm.handle_greeting(key));
             if self.blobs.get(&digest).is_some_and(|blob| !blob.swarm.has_peer(key)) {
                 self.parts.network.send(peer, &ControlMessage::Blob(digest, BlobMessage::Leave));
                 return;

@@ -1,12 +1,12 @@
 //! Which peers an asker is told of, and in which order.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 
-use eagle_core::{NodeRole, PeerInfo};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{ownership::Ownership, store::Candidate};
+use super::ownership::Ownership;
+use crate::{NodeRole, PeerInfo};
 
 /// Seeders at the head of a list: one may be down, two fail seldom at once, and more would only have
 /// everybody hang on the seeders. Others follow in the list like any peer.
@@ -24,6 +24,15 @@ pub struct Asker<'a> {
     pub info: &'a PeerInfo,
     /// What it owns of the blob.
     pub pieces: &'a Ownership,
+}
+
+/// A peer that could be named to an asker.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The peer.
+    pub info: Arc<PeerInfo>,
+    /// What it owns.
+    pub pieces: Ownership,
 }
 
 /// Chooses peers for an asker.
@@ -94,12 +103,12 @@ impl PeerPolicy for DefaultPolicy {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, sync::Arc};
+    use std::collections::BTreeSet;
 
-    use eagle_core::Topology;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Topology;
 
     fn peer(number: usize, role: NodeRole, zone: &str, pieces: Ownership) -> Candidate {
         let topology = Topology { region: None, zone: Some(zone.to_owned()), rack: None };
@@ -159,7 +168,7 @@ mod tests {
     #[test]
     fn lists_differ_so_that_nobody_is_known_to_all() {
         let swarm = swarm(200, 0);
-        let mut named = HashSet::new();
+        let mut named = BTreeSet::new();
         for number in 0..40 {
             let asker = peer(1000 + number, NodeRole::Proxy, "a", Ownership::Prefix(20));
             named.extend(select(&asker, &swarm, 40, number as u64).into_iter().map(|c| c.info.id.clone()));
@@ -174,7 +183,7 @@ mod tests {
             let asker = peer(3, NodeRole::Proxy, "a", Ownership::Prefix(1));
             let chosen = select(&asker, &swarm, limit, seed);
             let ids: Vec<_> = chosen.iter().map(|c| c.info.id.clone()).collect();
-            prop_assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
+            prop_assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
             prop_assert!(!ids.contains(&asker.info.id));
             let others = swarm.iter().filter(|c| c.info.id != asker.info.id).count();
             prop_assert_eq!(chosen.len(), others.min(limit));

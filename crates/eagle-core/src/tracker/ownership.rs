@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use eagle_core::{PieceSet, piece_set::Bitmap};
+use crate::{PieceSet, piece_set::Bitmap};
 
 /// A [`PieceSet`] that fits its blob.
 ///
@@ -113,10 +113,10 @@ fn prefix_byte(count: u32, position: u32) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use eagle_core::{Bitfield, PieceIndex};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{Bitfield, PieceIndex};
 
     fn set(length: u32) -> impl Strategy<Value = PieceSet> {
         prop_oneof![
