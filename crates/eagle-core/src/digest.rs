@@ -30,6 +30,11 @@ impl Algorithm {
             Self::Sha512 => 64,
         }
     }
+
+    /// The digest of no bytes.
+    pub fn empty(self) -> Digest {
+        Hasher::new(self).finish()
+    }
 }
 
 /// Digest of a blob or manifest: an algorithm and a hash of exactly its length.

@@ -7,29 +7,18 @@
 
 use bytes::{Buf, BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::{
-    digest::Digest,
+    digest::{Algorithm, Digest},
     geometry::{Geometry, PieceIndex},
     peer::PeerInfo,
+    piece_hash::{PieceCheck, PieceHash},
 };
 
 /// Largest frame, bytes: a batch of [`MAX_HASHES_PER_FRAME`] hashes and some room for names.
 pub const MAX_FRAME: usize = 64 << 10;
-/// Most hashes that one frame may carry: 32 bytes each, half of [`MAX_FRAME`].
-pub const MAX_HASHES_PER_FRAME: usize = 1024;
-
-/// SHA-256 of one piece.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct PieceHash(pub [u8; 32]);
-
-impl PieceHash {
-    /// Hashes a piece.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
-    }
-}
+/// Most hashes that one frame may carry: 65 bytes each at most, half of [`MAX_FRAME`].
+pub const MAX_HASHES_PER_FRAME: usize = 512;
 
 /// Geometry and piece hashes of one blob; hashes are known from the first piece up to some piece.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +37,18 @@ impl Metainfo {
         Self { digest, geometry, hashes: Vec::new() }
     }
 
+    /// Metainfo of a blob whose bytes are all at hand.
+    pub fn of(algorithm: Algorithm, geometry: Geometry, bytes: &[u8]) -> Self {
+        let mut last = PieceHash::start(algorithm);
+        let mut hashes = Vec::with_capacity(geometry.pieces() as usize);
+        for (piece, part) in geometry.all().zip(bytes.chunks(geometry.piece_length() as usize)) {
+            last = last.then(&geometry, piece, part);
+            hashes.push(last);
+        }
+        let digest = if hashes.is_empty() { algorithm.empty() } else { last.as_digest() };
+        Self { digest, geometry, hashes }
+    }
+
     /// Whether the hash of every piece is known.
     pub fn is_whole(&self) -> bool {
         self.hashes.len() == self.geometry.pieces() as usize
@@ -57,7 +58,37 @@ impl Metainfo {
     pub fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
         self.hashes.get(piece.0 as usize).copied()
     }
+
+    /// How a piece is checked, when its hash and that of the piece before it are known.
+    pub fn check(&self, piece: PieceIndex) -> Option<PieceCheck> {
+        let before = match piece.0.checked_sub(1) {
+            Some(before) => self.hash(PieceIndex(before))?,
+            None => PieceHash::start(self.digest.algorithm()),
+        };
+        Some(PieceCheck { geometry: self.geometry, piece, before, after: self.hash(piece)? })
+    }
+
+    /// Adds the hash of the next piece.
+    ///
+    /// # Errors
+    /// When there is no further piece, the hash is of another function than the blob's, or it is that
+    /// of the last piece and not the digest.
+    pub fn push(&mut self, hash: PieceHash) -> Result<(), NotTheHash> {
+        let pieces = self.geometry.pieces() as usize;
+        let fits = hash.as_digest().algorithm() == self.digest.algorithm();
+        let last = self.hashes.len() + 1 == pieces;
+        if self.hashes.len() >= pieces || !fits || (last && hash != self.digest.into()) {
+            return Err(NotTheHash(PieceIndex(u32::try_from(self.hashes.len()).unwrap_or(u32::MAX))));
+        }
+        self.hashes.push(hash);
+        Ok(())
+    }
 }
+
+/// A hash that cannot be that of a piece of the blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the hash of piece {0} does not lead to the blob's digest")]
+pub struct NotTheHash(pub PieceIndex);
 
 /// One frame of a metainfo stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,7 +171,7 @@ mod tests {
             let digest = Digest::of(b"blob");
             let frames = vec![
                 Frame::Header { digest, geometry: Geometry::auto(1 << 30).unwrap(), seeder: PeerInfo::example() },
-                Frame::Hashes((0..count).map(|i| PieceHash::of(&i.to_le_bytes())).collect()),
+                Frame::Hashes((0..count).map(|i| Digest::of(&i.to_le_bytes()).into()).collect()),
                 Frame::KeepAlive,
                 Frame::Failed("origin said no".into()),
                 Frame::Complete,

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Media type of a metainfo stream.
-pub(crate) const METAINFO_TYPE: &str = "application/vnd.eagle.metainfo.v1";
+pub(crate) const METAINFO_TYPE: &str = "application/vnd.eagle.metainfo.v2";
 /// How often a metainfo stream without news says that it is alive.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 

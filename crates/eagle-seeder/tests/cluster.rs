@@ -185,7 +185,7 @@ async fn a_seeder_that_says_nothing_or_nonsense_is_given_up() {
     let (registry, repository) = ("a.b".parse().unwrap(), "c".parse().unwrap());
     let client = SeederClient::new(vec![url.clone()]);
     let (digest, anonymous) = (Digest::of(b"x"), Caller::anonymous());
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.eagle.metainfo.v1\r\nconnection: close\r\n\r\n";
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.eagle.metainfo.v2\r\nconnection: close\r\n\r\n";
     for garbage in [&b"\xff\xff\xff\xff"[..], b"\x01\x00\x00\x00\x09", b"\x01\x00\x00\x00\x02"] {
         let serve = async {
             let (mut stream, _) = listener.accept().await.unwrap();

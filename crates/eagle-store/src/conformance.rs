@@ -7,7 +7,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use eagle_core::{Digest, Geometry, Metainfo, PieceHash, PieceIndex, geometry::MIN_PIECE_LENGTH};
+use eagle_core::{Digest, Geometry, Metainfo, PieceIndex, digest::Algorithm, geometry::MIN_PIECE_LENGTH};
 
 use crate::ssi::{BlobReader, BlobStorage, StorageError};
 
@@ -45,8 +45,7 @@ impl Sample {
 
     /// Whole metainfo.
     pub fn metainfo(&self) -> Metainfo {
-        let hashes = self.geometry.all().map(|piece| PieceHash::of(&self.piece(piece))).collect();
-        Metainfo { digest: self.digest, geometry: self.geometry, hashes }
+        Metainfo::of(Algorithm::Sha256, self.geometry, &self.bytes)
     }
 }
 
@@ -289,7 +288,7 @@ async fn keeps_metainfo(fixture: &dyn Fixture) {
         assert_eq!(storage.metainfo(sample.digest).await.unwrap().as_ref(), Some(metainfo));
     }
     let mut long = whole.clone();
-    long.hashes.push(PieceHash([0; 32]));
+    long.hashes.push(sample.digest.into());
     let error = storage.put_metainfo(&long).await;
     assert!(matches!(error, Err(StorageError::Metainfo { .. })), "{error:?}");
     drop(partial);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use eagle_core::{Bitfield, Geometry, PieceHash, PieceIndex, Timestamp, swarm::Swarm};
+use eagle_core::{Bitfield, Geometry, Metainfo, PieceCheck, PieceHash, PieceIndex, Timestamp, swarm::Swarm};
 use eagle_store::{
     cache::{CachedBlob, PartialEntry},
     ssi::BlobReader,
@@ -45,7 +45,7 @@ impl Source {
 pub(super) struct Blob {
     pub(super) swarm: Swarm,
     pub(super) source: Source,
-    pub(super) hashes: Vec<PieceHash>,
+    metainfo: Metainfo,
     /// Pieces that are here before their hash.
     pub(super) held: Vec<(PeerId, PieceIndex, Bytes)>,
     /// Which call of `join` this is; 0 for a blob that is only served.
@@ -60,13 +60,13 @@ pub(super) struct Blob {
 }
 
 impl Blob {
-    pub(super) fn new(swarm: Swarm, source: Source, hashes: Vec<PieceHash>, generation: u64) -> Self {
+    pub(super) fn new(swarm: Swarm, source: Source, metainfo: Metainfo, generation: u64) -> Self {
         let (pieces, _) = watch::channel(Arc::new(swarm.have().clone()));
         let published = swarm.have().count();
         Self {
             swarm,
             source,
-            hashes,
+            metainfo,
             held: Vec::new(),
             generation,
             candidates: HashSet::new(),
@@ -100,11 +100,13 @@ impl Blob {
 
     /// Takes hashes that continue those already known.
     pub(super) fn add_hashes(&mut self, now: Timestamp, first: u32, hashes: &[PieceHash]) {
-        let known = self.hashes.len();
-        let Some(skip) = known.checked_sub(first as usize) else { return };
-        let room = (self.swarm.geometry().pieces() as usize).saturating_sub(known);
-        self.hashes.extend(hashes.iter().skip(skip).take(room));
-        let known = u32::try_from(self.hashes.len()).unwrap_or(u32::MAX);
+        let Some(skip) = self.metainfo.hashes.len().checked_sub(first as usize) else { return };
+        for hash in hashes.iter().skip(skip) {
+            if self.metainfo.push(*hash).is_err() {
+                break;
+            }
+        }
+        let known = u32::try_from(self.metainfo.hashes.len()).unwrap_or(u32::MAX);
         self.swarm.handle_hashes(now, known);
     }
 
@@ -119,7 +121,7 @@ impl Blob {
 
     /// The pieces whose hash has come meanwhile.
     pub(super) fn take_verifiable(&mut self) -> Vec<(PeerId, PieceIndex, Bytes)> {
-        let known = self.hashes.len();
+        let known = self.metainfo.hashes.len();
         self.held.extract_if(.., |(_, piece, _)| (piece.0 as usize) < known).collect()
     }
 
@@ -127,8 +129,9 @@ impl Blob {
         self.swarm.geometry()
     }
 
-    pub(super) fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
-        self.hashes.get(piece.0 as usize).copied()
+    /// How to check a piece, once its hash is known.
+    pub(super) fn check(&self, piece: PieceIndex) -> Option<PieceCheck> {
+        self.metainfo.check(piece)
     }
 
     pub(super) fn count(&self, piece: PieceIndex, counter: impl Fn(&Counters) -> &std::sync::atomic::AtomicU64) {

@@ -285,7 +285,7 @@ impl Engine {
                 self.next_generation += 1;
                 let have = Bitfield::new(metainfo.geometry.pieces());
                 let swarm = self.new_swarm(metainfo.geometry, have, metainfo.hashes.len(), download);
-                let blob = Blob::new(swarm, Source::Partial(entry), metainfo.hashes, generation);
+                let blob = Blob::new(swarm, Source::Partial(entry), metainfo, generation);
                 let joined = Joined { generation, pieces: blob.pieces(), counters: Arc::clone(&blob.counters) };
                 self.blobs.insert(digest, blob);
                 // The caller is gone when this fails, and its handle's end closes the swarm again.

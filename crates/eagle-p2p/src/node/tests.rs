@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use eagle_core::{Digest, Geometry, Metainfo, NodeRole, PieceHash, PieceIndex, wire::control::Encryption};
+use eagle_core::{Geometry, Metainfo, NodeRole, PieceIndex, digest::Algorithm, wire::control::Encryption};
 use eagle_store::{
     MemoryStorage,
     cache::{Cache, PartialEntry},
@@ -25,8 +25,7 @@ impl Sample {
     fn new(size: usize) -> Self {
         let bytes: Vec<u8> = (0..size).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect();
         let geometry = Geometry::new(size as u64, 64 << 10).unwrap();
-        let mut metainfo = Metainfo::new(Digest::of(&bytes), geometry);
-        metainfo.hashes = bytes.chunks(64 << 10).map(PieceHash::of).collect();
+        let metainfo = Metainfo::of(Algorithm::Sha256, geometry, &bytes);
         Self { bytes, metainfo }
     }
 

@@ -7,7 +7,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use eagle_core::{PieceHash, PieceIndex};
+use eagle_core::PieceIndex;
 use eagle_registry::Body;
 use eagle_store::StorageError;
 use http_body_util::BodyExt;
@@ -227,13 +227,16 @@ impl Filler<'_> {
 
     async fn piece(&mut self, piece: PieceIndex, input: &mut Input<'_>) -> Result<(), Session> {
         let bytes = input.take(self.run.geometry.length(piece) as usize).await.map_err(Session::Bad)?;
-        if let Some(expected) = self.run.hash(piece) {
-            let hashed = bytes.clone();
-            let matches = tokio::task::spawn_blocking(move || PieceHash::of(&hashed) == expected).await;
-            if !matches.unwrap_or(false) {
-                self.run.context.metrics.verification_failure();
-                return Err(Session::Bad(format!("piece {piece} does not match its hash").into()));
+        match self.run.check(piece) {
+            Some(check) => {
+                let hashed = bytes.clone();
+                let matches = tokio::task::spawn_blocking(move || check.matches(&hashed)).await;
+                if !matches.unwrap_or(false) {
+                    self.run.context.metrics.verification_failure();
+                    return Err(Session::Bad(format!("piece {piece} does not match its hash").into()));
+                }
             }
+            None => self.run.note_unchecked(piece),
         }
         self.run.entry.write_piece(piece, bytes).await.map_err(Session::Storage)?;
         self.run.swarm.add_piece(piece).await;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use eagle_core::{Bitfield, Geometry, Metainfo, PieceHash, PieceIndex};
+use eagle_core::{Bitfield, Geometry, Metainfo, PieceCheck, PieceHash, PieceIndex, metainfo::NotTheHash};
 use eagle_p2p::node::SwarmHandle;
 use eagle_store::PartialEntry;
 use tokio::time::Instant;
@@ -34,6 +34,8 @@ pub(crate) struct Run {
     metainfo: Mutex<Metainfo>,
     /// Pieces on disk from an earlier process, whose hash is not known yet.
     recovered: Mutex<Bitfield>,
+    /// Pieces that are here and were not checked: their hash was not known when they came.
+    unchecked: Mutex<Bitfield>,
     progress: Mutex<Progress>,
 }
 
@@ -47,8 +49,12 @@ struct Progress {
 
 /// Hashes from a seeder that contradict those known.
 #[derive(Debug, thiserror::Error)]
-#[error("its hash of piece {0} is not the one that was given before")]
-pub(crate) struct Contradiction(PieceIndex);
+pub(crate) enum Contradiction {
+    #[error("its hash of piece {0} is not the one that was given before")]
+    Known(PieceIndex),
+    #[error(transparent)]
+    Digest(#[from] NotTheHash),
+}
 
 impl Run {
     pub(crate) fn new(
@@ -63,6 +69,7 @@ impl Run {
             context,
             download,
             geometry: entry.geometry(),
+            unchecked: Mutex::new(Bitfield::new(entry.geometry().pieces())),
             entry,
             swarm,
             metainfo: Mutex::new(metainfo),
@@ -80,8 +87,19 @@ impl Run {
         self.download.requests()
     }
 
-    pub(crate) fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
-        self.metainfo().hash(piece)
+    /// How to check a piece, once its hash is known.
+    pub(crate) fn check(&self, piece: PieceIndex) -> Option<PieceCheck> {
+        self.metainfo().check(piece)
+    }
+
+    /// A piece is about to be added whose hash is not known.
+    pub(crate) fn note_unchecked(&self, piece: PieceIndex) {
+        self.unchecked().insert(piece);
+    }
+
+    /// What a piece that is here was checked for, if it was.
+    pub(crate) fn checked(&self, piece: PieceIndex) -> Option<PieceCheck> {
+        if self.unchecked().contains(piece) { None } else { self.check(piece) }
     }
 
     pub(crate) fn known_hashes(&self) -> u32 {
@@ -105,13 +123,11 @@ impl Run {
             for (index, hash) in hashes.iter().enumerate().map(|(i, hash)| (from + i, hash)) {
                 match metainfo.hashes.get(index) {
                     Some(before) if before != hash => {
-                        return Err(Contradiction(PieceIndex(u32::try_from(index).unwrap_or(u32::MAX))));
+                        return Err(Contradiction::Known(PieceIndex(u32::try_from(index).unwrap_or(u32::MAX))));
                     }
                     Some(_) => {}
-                    None if index == metainfo.hashes.len() && index < self.geometry.pieces() as usize => {
-                        metainfo.hashes.push(*hash);
-                    }
-                    None => return Err(Contradiction(PieceIndex(u32::try_from(index).unwrap_or(u32::MAX)))),
+                    None if index == metainfo.hashes.len() => metainfo.push(*hash)?,
+                    None => return Err(Contradiction::Known(PieceIndex(u32::try_from(index).unwrap_or(u32::MAX)))),
                 }
             }
             (known, metainfo.hashes[known..].to_vec())
@@ -127,16 +143,16 @@ impl Run {
 
     /// Checks what an earlier process left behind, as far as hashes are known.
     pub(crate) async fn use_recovered(&self) {
-        let candidates: Vec<(PieceIndex, PieceHash)> = {
+        let candidates: Vec<(PieceIndex, PieceCheck)> = {
             let metainfo = self.metainfo();
-            self.recovered().iter().filter_map(|piece| Some((piece, metainfo.hash(piece)?))).collect()
+            self.recovered().iter().filter_map(|piece| Some((piece, metainfo.check(piece)?))).collect()
         };
-        for (piece, hash) in candidates {
+        for (piece, check) in candidates {
             self.recovered().remove(piece);
             let reader = self.entry.reader();
             let read = reader.read_at(self.geometry.offset(piece), self.geometry.length(piece) as usize).await;
             let Ok(bytes) = read else { continue };
-            let matches = tokio::task::spawn_blocking(move || PieceHash::of(&bytes) == hash).await.unwrap_or(false);
+            let matches = tokio::task::spawn_blocking(move || check.matches(&bytes)).await.unwrap_or(false);
             if matches {
                 self.swarm.add_piece(piece).await;
             }
@@ -216,6 +232,10 @@ impl Run {
     fn metainfo(&self) -> MutexGuard<'_, Metainfo> {
         // Each of these holds plain data that is whole between operations.
         self.metainfo.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unchecked(&self) -> MutexGuard<'_, Bitfield> {
+        self.unchecked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recovered(&self) -> MutexGuard<'_, Bitfield> {

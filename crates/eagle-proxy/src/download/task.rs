@@ -184,7 +184,7 @@ enum End {
 }
 
 enum Helper {
-    Hashed(Result<(Digest, Vec<PieceHash>), VerifyError>),
+    Proven(Result<(Digest, Vec<PieceHash>), VerifyError>),
     Feed,
     Filler(FillEnd),
 }
@@ -206,7 +206,7 @@ impl Task {
         content: Option<Content>,
         abandon: impl Fn() -> bool,
     ) -> Result<End, BlobError> {
-        self.hash();
+        self.prove();
         if !self.run.download.origin_only {
             self.run.note_feed(feed.is_some());
             let run = Arc::clone(&self.run);
@@ -262,14 +262,10 @@ impl Task {
         }
     }
 
-    /// Starts the hash of the whole blob.
-    fn hash(&mut self) {
+    /// Starts the proof of the whole blob's digest.
+    fn prove(&mut self) {
         let run = Arc::clone(&self.run);
-        self.helpers.spawn(async move {
-            let (digest, geometry) = (run.download.digest, run.geometry);
-            let (reader, pieces) = (run.entry.reader(), run.swarm.pieces());
-            Helper::Hashed(verify::hash_in_order(digest, geometry, reader, pieces, |piece| run.hash(piece)).await)
-        });
+        self.helpers.spawn(async move { Helper::Proven(verify::prove(&run).await) });
     }
 
     fn fill(&mut self, content: Option<Content>) {
@@ -280,17 +276,17 @@ impl Task {
 
     fn helper_ended(&mut self, ended: Result<Helper, tokio::task::JoinError>) -> Result<Option<End>, BlobError> {
         match ended.map_err(|error| BlobError::Storage(format!("a part of the download failed: {error}")))? {
-            Helper::Hashed(Ok((actual, hashes))) if actual == self.run.download.digest => {
+            Helper::Proven(Ok((actual, hashes))) if actual == self.run.download.digest => {
                 Ok(Some(End::Verified(hashes)))
             }
-            Helper::Hashed(Ok((actual, _))) => Ok(Some(End::Corrupt(actual))),
-            Helper::Hashed(Err(VerifyError::Storage(error))) => Ok(Some(End::NoRoom(error.to_string()))),
+            Helper::Proven(Ok((actual, _))) => Ok(Some(End::Corrupt(actual))),
+            Helper::Proven(Err(VerifyError::Storage(error))) => Ok(Some(End::NoRoom(error.to_string()))),
             // The node stops, and so does the download: what it has is for the next start.
-            Helper::Hashed(Err(VerifyError::Stopped)) if self.run.context.stop.is_cancelled() => {
+            Helper::Proven(Err(VerifyError::Stopped)) if self.run.context.stop.is_cancelled() => {
                 Err(BlobError::Stopped)
             }
             // The node has left the swarm by itself.
-            Helper::Hashed(Err(VerifyError::Stopped)) => Ok(Some(End::NoRoom("the node gave the blob up".to_owned()))),
+            Helper::Proven(Err(VerifyError::Stopped)) => Ok(Some(End::NoRoom("the node gave the blob up".to_owned()))),
             Helper::Feed => Ok(None),
             Helper::Filler(end) => {
                 self.filling = false;

@@ -1,10 +1,11 @@
-//! The digest of a blob, computed while it arrives.
+//! The digest of a blob, proven while it arrives.
 
 use std::sync::Arc;
 
-use eagle_core::{Bitfield, Digest, Geometry, PieceHash, digest::Hasher};
+use eagle_core::{Digest, PieceHash, digest::Hasher};
 use eagle_store::{BlobReader, StorageError};
-use tokio::sync::watch;
+
+use super::run::Run;
 
 /// Why a blob could not be hashed.
 #[derive(Debug, thiserror::Error)]
@@ -17,33 +18,32 @@ pub(crate) enum VerifyError {
     Stopped,
 }
 
-/// Reads the pieces of a blob in order, each as soon as it is there, and hashes them.
+/// Follows the pieces of a blob in order, each as soon as it is there, and proves what they add up to.
 ///
-/// Returns the digest of the whole and the hash of every piece: those in `known` as they are, the
-/// others computed. So metainfo is whole also when no seeder has given any.
-pub(crate) async fn hash_in_order(
-    digest: Digest,
-    geometry: Geometry,
-    reader: Arc<dyn BlobReader>,
-    mut owned: watch::Receiver<Arc<Bitfield>>,
-    known: impl Fn(eagle_core::PieceIndex) -> Option<PieceHash>,
-) -> Result<(Digest, Vec<PieceHash>), VerifyError> {
-    let mut hasher = digest.hasher();
+/// A piece that was checked on its way in ([`Run::checked`]) needs no second look, as long as it was
+/// checked on from the hash that the pieces before it really have. Others are read and hashed here. So
+/// a wrong hash from a seeder cannot prove a wrong blob, and metainfo is whole also when no seeder gave
+/// any. Returns the digest of the whole and the hash of every piece.
+pub(crate) async fn prove(run: &Run) -> Result<(Digest, Vec<PieceHash>), VerifyError> {
+    let (digest, geometry, reader) = (run.download.digest, run.geometry, run.entry.reader());
+    let mut owned = run.swarm.pieces();
+    let mut last = PieceHash::start(digest.algorithm());
     let mut hashes = Vec::with_capacity(geometry.pieces() as usize);
     for piece in geometry.all() {
         owned.wait_for(|owned| owned.contains(piece)).await.map_err(|_| VerifyError::Stopped)?;
-        let bytes = reader.read_at(geometry.offset(piece), geometry.length(piece) as usize).await?;
-        let seen = known(piece);
-        let hash;
-        (hasher, hash) = tokio::task::spawn_blocking(move || {
-            hasher.update(&bytes);
-            (hasher, seen.unwrap_or_else(|| PieceHash::of(&bytes)))
-        })
-        .await
-        .map_err(|_| VerifyError::Stopped)?;
-        hashes.push(hash);
+        last = match run.checked(piece) {
+            Some(check) if check.before() == last => check.after(),
+            _ => {
+                let bytes = reader.read_at(geometry.offset(piece), geometry.length(piece) as usize).await?;
+                tokio::task::spawn_blocking(move || last.then(&geometry, piece, &bytes))
+                    .await
+                    .map_err(|_| VerifyError::Stopped)?
+            }
+        };
+        hashes.push(last);
     }
-    Ok((hasher.finish(), hashes))
+    let actual = if hashes.is_empty() { digest.algorithm().empty() } else { last.as_digest() };
+    Ok((actual, hashes))
 }
 
 /// Adds the bytes of `reader` before `end` to a hasher.

@@ -2,13 +2,14 @@
 //!
 //! Two halves run at the same time, with a queue of one piece between them. The first reads the
 //! origin under the host's download limit and fills a buffer of one piece. The second hashes a full
-//! piece and the blob so far on a blocking thread while it writes the piece, then publishes it. So at
-//! most three pieces of a fetch are in memory, and network, hashing and disk overlap.
+//! piece on a blocking thread while it writes it, then publishes it. So at most three pieces of a fetch
+//! are in memory, and network, hashing and disk overlap. The hash of the last piece is the digest of the
+//! blob ([`eagle_core::piece_hash`]): unless it is, the piece is not published.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use eagle_core::{Geometry, Metainfo, PieceHash, PieceIndex, PieceSet, digest::Hasher};
+use eagle_core::{Digest, Geometry, Metainfo, PieceHash, PieceIndex, PieceSet};
 use eagle_p2p::node::SwarmHandle;
 use eagle_store::{CachedBlob, CreateError, PartialEntry, StorageError};
 use eagle_tracker::BlobStatus;
@@ -187,13 +188,14 @@ impl Run<'_> {
         let digest = self.fetch.digest;
         let (entry, geometry) = (publisher.entry, publisher.geometry);
         self.set_phase(entry, 0);
-        let mut hasher = digest.hasher();
+        let mut last = PieceHash::start(digest.algorithm());
         let recovered = geometry.all().take_while(|piece| geometry.offset(*piece) < offset);
         for piece in recovered {
             let length = usize::try_from(geometry.length(piece)).unwrap_or(usize::MAX);
             let bytes = entry.reader().read_at(geometry.offset(piece), length).await;
             let bytes = bytes.map_err(|error| self.storage(error))?;
-            hasher = self.hash_and_publish(publisher, piece, bytes, hasher).await?;
+            last = self.hash(geometry, piece, bytes, last).await?;
+            publisher.publish(piece, last).await;
         }
         if offset < geometry.size() {
             let origin = match origin {
@@ -210,14 +212,11 @@ impl Run<'_> {
             }
             let (queue, filled) = mpsc::channel(1);
             let reading = self.read(origin, geometry, offset, queue);
-            let storing = self.store(publisher, filled, hasher);
-            ((), hasher) = tokio::try_join!(reading, storing)?;
+            let storing = self.store(publisher, filled, last);
+            tokio::try_join!(reading, storing)?;
         }
-        let actual = hasher.finish();
-        if actual != digest {
-            self.inner.parts.metrics.verification_failed();
-            let registry = self.source.registry.to_string();
-            return Err(FetchError::WrongContent { registry, digest, actual: Box::new(actual) });
+        if geometry.pieces() == 0 {
+            self.check(digest.algorithm().empty())?;
         }
         let hashes = self.fetch.hashes(0, usize::MAX);
         let metainfo = Metainfo { digest, geometry, hashes };
@@ -263,46 +262,51 @@ impl Run<'_> {
         buffers.acquire_many_owned(kibibytes).await.map_err(|_| FetchError::Stopped)
     }
 
-    /// Second half: hashes, writes and publishes pieces in order; gives the hash of the whole.
+    /// Second half: hashes, writes and publishes pieces in order, from the one after `last` on.
     async fn store(
         &self,
         publisher: &Publisher<'_>,
         mut filled: mpsc::Receiver<Filled>,
-        mut hasher: Hasher,
-    ) -> Result<Hasher, FetchError> {
+        mut last: PieceHash,
+    ) -> Result<(), FetchError> {
         while let Some(Filled { piece, bytes, permit }) = filled.recv().await {
-            let hashing = self.hash(bytes.clone(), hasher);
+            let hashing = self.hash(publisher.geometry, piece, bytes.clone(), last);
             let writing = publisher.entry.write_piece(piece, bytes);
             let (hashed, written) = tokio::join!(hashing, writing);
             written.map_err(|error| self.storage(error))?;
-            let (hash, next) = hashed?;
-            hasher = next;
-            publisher.publish(piece, hash).await;
+            last = hashed?;
+            publisher.publish(piece, last).await;
             drop(permit);
         }
-        Ok(hasher)
+        Ok(())
     }
 
-    async fn hash_and_publish(
+    /// Hashes a piece on from the one before it, away from the async threads. That of the last piece
+    /// is an error unless it is the digest.
+    async fn hash(
         &self,
-        publisher: &Publisher<'_>,
+        geometry: Geometry,
         piece: PieceIndex,
         bytes: Bytes,
-        hasher: Hasher,
-    ) -> Result<Hasher, FetchError> {
-        let (hash, hasher) = self.hash(bytes, hasher).await?;
-        publisher.publish(piece, hash).await;
-        Ok(hasher)
+        before: PieceHash,
+    ) -> Result<PieceHash, FetchError> {
+        let work = tokio::task::spawn_blocking(move || before.then(&geometry, piece, &bytes));
+        let hash = work.await.map_err(|_| FetchError::Broken { digest: self.fetch.digest })?;
+        if piece.0 + 1 == geometry.pieces() {
+            self.check(hash.as_digest())?;
+        }
+        Ok(hash)
     }
 
-    /// Hashes a piece, and the blob on to its end, away from the async threads.
-    async fn hash(&self, bytes: Bytes, mut hasher: Hasher) -> Result<(PieceHash, Hasher), FetchError> {
-        let work = tokio::task::spawn_blocking(move || {
-            let hash = PieceHash::of(&bytes);
-            hasher.update(&bytes);
-            (hash, hasher)
-        });
-        work.await.map_err(|_| FetchError::Broken { digest: self.fetch.digest })
+    /// What the origin sent must be what was asked for.
+    fn check(&self, actual: Digest) -> Result<(), FetchError> {
+        let digest = self.fetch.digest;
+        if actual == digest {
+            return Ok(());
+        }
+        self.inner.parts.metrics.verification_failed();
+        let registry = self.source.registry.to_string();
+        Err(FetchError::WrongContent { registry, digest, actual: Box::new(actual) })
     }
 
     fn set_phase(&self, entry: &PartialEntry, pieces: u32) {

@@ -6,7 +6,8 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use eagle_core::{
-    Digest, Geometry, PeerInfo, PieceHash, Topology, metainfo::Frame, units::Rate, wire::control::Encryption,
+    Digest, Geometry, Metainfo, PeerInfo, PieceHash, Topology, digest::Algorithm, metainfo::Frame, units::Rate,
+    wire::control::Encryption,
 };
 use eagle_registry::{
     Caller, Registries, RegistryConfig, RegistryName, RepositoryName,
@@ -225,7 +226,8 @@ pub(crate) async fn story(mut stream: MetainfoStream) -> Story {
 }
 
 pub(crate) fn piece_hashes(content: &[u8]) -> Vec<PieceHash> {
-    content.chunks(PIECE as usize).map(PieceHash::of).collect()
+    let geometry = Geometry::new(content.len() as u64, PIECE).unwrap();
+    Metainfo::of(Algorithm::Sha256, geometry, content).hashes
 }
 
 pub(crate) fn basic(user: &str, password: &str) -> Caller {

@@ -33,7 +33,8 @@ const TEMPORARY: &str = ".tmp";
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
-const METAINFO_MAGIC: Magic = *b"eaglemi1";
+/// The second form: hashes of pieces are chained.
+const METAINFO_MAGIC: Magic = *b"eaglemi2";
 const PIECES_MAGIC: Magic = *b"eaglepr1";
 /// Largest small file that is read, bytes: metainfo of the most pieces (2^18 hashes of 32 bytes)
 /// is half of it.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use eagle_core::{
-    Bitfield, Digest, NodeRole,
+    Bitfield, Digest, Metainfo, NodeRole,
     swarm::PeerKey,
     wire::control::{BlobMessage, ControlMessage},
 };
@@ -45,8 +45,9 @@ impl Engine {
                 // Any geometry fits a complete blob, so the one that the swarm uses is taken.
                 let geometry = greetings.first().map(|greeting| greeting.geometry);
                 if let Some(geometry) = geometry.filter(|geometry| geometry.size() == cached.size()) {
+                    let metainfo = Metainfo::new(digest, geometry);
                     let swarm = self.new_swarm(geometry, Bitfield::full(geometry.pieces()), usize::MAX, false);
-                    self.blobs.insert(digest, Blob::new(swarm, Source::Cached(cached), Vec::new(), 0));
+                    self.blobs.insert(digest, Blob::new(swarm, Source::Cached(cached), metainfo, 0));
                 }
             }
             (None, None) => {}

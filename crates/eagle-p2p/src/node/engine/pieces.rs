@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use eagle_core::{
-    Digest, NodeRole, PieceHash, PieceIndex,
+    Digest, NodeRole, PieceCheck, PieceIndex,
     swarm::{PeerKey, Verdict},
     wire::data::RejectReason,
 };
@@ -72,17 +72,17 @@ impl Engine {
     pub(super) fn verify(&mut self, digest: Digest, peer: PeerId, piece: PieceIndex, bytes: Bytes) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         let generation = blob.generation;
-        let hash = blob.hash(piece);
-        if hash.is_none() && blob.hold(peer, piece, bytes.clone()) {
+        let check = blob.check(piece);
+        if check.is_none() && blob.hold(peer, piece, bytes.clone()) {
             return;
         }
-        let (Source::Partial(entry), Some(hash)) = (&blob.source, hash) else {
+        let (Source::Partial(entry), Some(check)) = (&blob.source, check) else {
             let verdict = Verdict::NotStored;
             return self.verified(Verified { digest, generation, peer, piece, verdict });
         };
         let entry = entry.clone();
         self.verifying.spawn(async move {
-            let verdict = check_and_store(&entry, piece, hash, bytes).await;
+            let verdict = check_and_store(&entry, piece, check, bytes).await;
             Verified { digest, generation, peer, piece, verdict }
         });
     }
@@ -138,9 +138,9 @@ impl Engine {
     }
 }
 
-async fn check_and_store(entry: &PartialEntry, piece: PieceIndex, hash: PieceHash, bytes: Bytes) -> Verdict {
+async fn check_and_store(entry: &PartialEntry, piece: PieceIndex, check: PieceCheck, bytes: Bytes) -> Verdict {
     let to_hash = bytes.clone();
-    let matches = tokio::task::spawn_blocking(move || PieceHash::of(&to_hash) == hash).await;
+    let matches = tokio::task::spawn_blocking(move || check.matches(&to_hash)).await;
     match matches {
         Ok(true) => {}
         Ok(false) => return Verdict::Corrupt,
