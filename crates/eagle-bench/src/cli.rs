@@ -22,7 +22,8 @@ Examples:
   eagle-bench swarm --nodes 8 --size 128MiB --rate 20MB/s --json swarm.json
   eagle-bench pull --local --nodes 4 --size 64MiB
   eagle-bench pull --image registry.example/app:1 --direct --proxy http://node-1:43002 --csv pulls.csv
-  eagle-bench floor"
+  eagle-bench floor
+  eagle-bench serve"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Pull(Box<PullArgs>),
     /// Measure what a verified download costs at least on this machine.
     Floor(FloorArgs),
+    /// Measure a proxy that serves blobs from its cache, beside nginx with the same files.
+    Serve(ServeArgs),
     /// The origin registry of a local cluster.
     #[command(hide = true)]
     Origin(OriginArgs),
@@ -151,10 +154,52 @@ pub(crate) struct FloorArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  eagle-bench serve
+  eagle-bench serve --rounds 9 --seconds 2 --json serve.json
+
+Both servers send the very same files, in turn, round by round; the figures are medians of the rounds. Without
+nginx on this machine the proxy is measured alone.")]
+pub(crate) struct ServeArgs {
+    /// Size of the large blob, a multiple of 512 and at least 2048
+    #[arg(long, default_value = "1GiB", value_name = "SIZE")]
+    pub(crate) large: Size,
+    /// Size of the small blob, at least 1KiB
+    #[arg(long, default_value = "1KiB", value_name = "SIZE", value_parser = small_blob)]
+    pub(crate) small: Size,
+    /// Numbers of clients that ask at the same time, one measurement for each
+    #[arg(long, value_delimiter = ',', default_value = "1,32", value_name = "N,...",
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) clients: Vec<u32>,
+    /// Rounds; in each, every measurement is made with either server
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Length of one measurement, seconds
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = measurement_seconds)]
+    pub(crate) seconds: f64,
+    /// The nginx program; looked for unless given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nginx: Option<PathBuf>,
+    /// The eagle program; the one beside this program unless given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) eagle: Option<PathBuf>,
+    /// Write the result to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Keep logs and configurations of all processes in this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep_logs: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct OriginArgs {
     /// Size of a layer of the image; repeatable
     #[arg(long = "layer", value_name = "SIZE", required = true)]
     pub(crate) layers: Vec<Size>,
+    /// Least size of the image's configuration
+    #[arg(long, default_value = "0", value_name = "SIZE")]
+    pub(crate) config_size: Size,
     /// Written once it listens
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: PathBuf,
@@ -210,6 +255,18 @@ impl std::fmt::Display for PieceLength {
             Self::Fixed(length) => Size(u64::from(*length)).fmt(f),
         }
     }
+}
+
+/// The small blob is an image's configuration, which has some hundred bytes by itself.
+fn small_blob(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse().map_err(|error| format!("{error}"))?;
+    let range = 1 << 10..=64 << 20;
+    if range.contains(&size.0) { Ok(size) } else { Err("it has to be from 1KiB to 64MiB".to_owned()) }
+}
+
+fn measurement_seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.05..=600.0).contains(&seconds) { Ok(seconds) } else { Err("it has to be from 0.05 to 600".to_owned()) }
 }
 
 fn piece_length(text: &str) -> Result<PieceLength, String> {

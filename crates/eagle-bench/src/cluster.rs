@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use eagle_core::units::{Rate, Size};
+use eagle_core::{
+    Digest,
+    units::{Rate, Size},
+};
 use eagle_registry::{ImageReference, embedded::RegistryStats};
 use futures::future::try_join_all;
 use serde::Deserialize;
@@ -65,7 +68,7 @@ pub(crate) struct Cluster {
     origin: Process,
     ready: OriginReady,
     // Last: dropped when no process is left that could write to it.
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 /// What the processes are started with.
@@ -101,6 +104,14 @@ impl Cluster {
     /// # Errors
     /// What did not start, with the end of its log.
     pub(crate) async fn start(args: &ClusterArgs, layers: &[u64]) -> Result<Self> {
+        Self::with_config(args, layers, 0).await
+    }
+
+    /// The same, with an image whose configuration has at least `config_size` bytes.
+    ///
+    /// # Errors
+    /// What did not start, with the end of its log.
+    pub(crate) async fn with_config(args: &ClusterArgs, layers: &[u64], config_size: u64) -> Result<Self> {
         let eagle = find_eagle(args.eagle.as_deref())?;
         let directory = tempfile::Builder::new().prefix("eagle-bench-").tempdir();
         let directory =
@@ -108,7 +119,7 @@ impl Cluster {
         let logs = args.keep_logs.clone().unwrap_or_else(|| directory.path().join("logs"));
         fs::create_dir_all(&logs).with_context(|| format!("{} cannot be made", logs.display()))?;
 
-        let (origin, ready) = start_origin(layers, directory.path(), &logs).await?;
+        let (origin, ready) = start_origin(layers, config_size, directory.path(), &logs).await?;
         let launch = Launch { args, eagle: &eagle, directory: directory.path(), logs: &logs, origin: ready.listen };
         let tracker = launch.start("tracker", "tracker", json!({})).await?;
         let trackers = json!([format!("http://{}", tracker.ready.listen)]);
@@ -125,7 +136,7 @@ impl Cluster {
             async move { launch.start(&name, "proxy", section).await }
         }))
         .await?;
-        Ok(Self { proxies, seeder, tracker, origin, ready, _directory: directory })
+        Ok(Self { proxies, seeder, tracker, origin, ready, directory })
     }
 
     /// The image at the origin.
@@ -145,6 +156,28 @@ impl Cluster {
     /// The layers of the image.
     pub(crate) fn layers(&self) -> &[Layer] {
         &self.ready.layers
+    }
+
+    /// The configuration of the image.
+    pub(crate) const fn config(&self) -> Layer {
+        self.ready.config
+    }
+
+    /// Where the first proxy keeps a complete blob.
+    pub(crate) fn blob_file(&self, digest: Digest) -> PathBuf {
+        let hex = digest.hex();
+        // As `docs/storage.md` has it.
+        self.directory
+            .path()
+            .join("proxy-1/blobs/blobs/sha256")
+            .join(hex.get(..2).unwrap_or(""))
+            .join(&hex)
+            .join("data")
+    }
+
+    /// A directory that is removed with everything else.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// What the origin has served.
@@ -190,9 +223,15 @@ impl Cluster {
     }
 }
 
-async fn start_origin(layers: &[u64], directory: &Path, logs: &Path) -> Result<(Process, OriginReady)> {
+async fn start_origin(
+    layers: &[u64],
+    config_size: u64,
+    directory: &Path,
+    logs: &Path,
+) -> Result<(Process, OriginReady)> {
     let file = directory.join("origin.ready");
     let mut arguments: Vec<OsString> = vec!["origin".into(), "--ready-file".into(), file.clone().into()];
+    arguments.extend(["--config-size".into(), config_size.to_string().into()]);
     for size in layers {
         arguments.extend(["--layer".into(), size.to_string().into()]);
     }

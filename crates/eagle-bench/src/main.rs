@@ -10,6 +10,7 @@ mod process;
 mod progress;
 mod pull;
 mod report;
+mod serve;
 mod stats;
 mod swarm;
 
@@ -42,6 +43,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Floor(args) => floor::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Swarm(args) => block_on(swarm::run(*args)),
         Command::Pull(args) => block_on(pull::run(*args)),
+        Command::Serve(args) => block_on(serve::run(args)),
         Command::Origin(args) => block_on(origin::run(args)),
     }
 }

@@ -29,9 +29,10 @@ pub(crate) struct OriginReady {
     pub(crate) repository: String,
     pub(crate) tag: String,
     pub(crate) layers: Vec<Layer>,
+    pub(crate) config: Layer,
 }
 
-/// A layer of its image.
+/// A layer of its image, or its configuration.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Layer {
     pub(crate) digest: Digest,
@@ -48,6 +49,7 @@ pub(crate) async fn run(args: OriginArgs) -> Result<()> {
         tag: TAG.parse()?,
         layers: args.layers.iter().map(|size| size.0).collect(),
         seed: SEED,
+        config_size: usize::try_from(args.config_size.0)?,
     };
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let registry = EmbeddedRegistry::start(EmbeddedConfig::new(any_port, vec![image])).await?;
@@ -62,8 +64,13 @@ pub(crate) async fn run(args: OriginArgs) -> Result<()> {
             layer.size
         );
     }
-    let ready =
-        OriginReady { listen: registry.local_addr(), repository: REPOSITORY.to_owned(), tag: TAG.to_owned(), layers };
+    let ready = OriginReady {
+        listen: registry.local_addr(),
+        repository: REPOSITORY.to_owned(),
+        tag: TAG.to_owned(),
+        layers,
+        config: Layer { digest: published.config.digest, size: published.config.size },
+    };
     write_whole(&args.ready_file, &serde_json::to_vec(&ready)?)
         .with_context(|| format!("{} cannot be written", args.ready_file.display()))?;
     std::future::pending().await

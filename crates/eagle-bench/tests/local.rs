@@ -149,6 +149,29 @@ fn pulls_are_counted_one_by_one() {
 }
 
 #[test]
+fn serving_is_measured_with_and_without_nginx() {
+    let (temporary, results) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let file = results.path().join("serve.json");
+    let mut command = bench(&temporary);
+    command.args(["serve", "--large", "4MiB", "--clients", "1,3", "--rounds", "1", "--seconds", "0.1", "--json"]);
+    let text = succeed(command.arg(&file));
+    let report = json(&file);
+    let cases = report["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 4);
+    let compared = !report["nginx_version"].is_null();
+    assert_eq!(text.contains("there is no nginx"), !compared, "{text}");
+    for (case, (size, clients)) in cases.iter().zip([(4 << 20, 1), (4 << 20, 3), (1 << 10, 1), (1 << 10, 3)]) {
+        assert_eq!((&case["blob_bytes"], &case["clients"]), (&Value::from(size), &Value::from(clients)));
+        assert!(case["eagle"]["bytes_per_second"].as_f64().unwrap() > 0.0, "{case:#}");
+        assert_eq!(case["eagle"]["rounds"].as_array().unwrap().len(), 1);
+        assert_eq!(case["ratio"]["throughput"].as_f64().is_some(), compared);
+    }
+    assert!(cases[3]["eagle"]["latency_seconds"]["p99"].as_f64().unwrap() > 0.0, "{report:#}");
+    assert_eq!(files(&temporary), [] as [PathBuf; 0]);
+    assert_eq!(processes(&temporary), [] as [String; 0]);
+}
+
+#[test]
 fn an_interrupt_leaves_nothing_behind() {
     let temporary = TempDir::new().unwrap();
     let mut command = bench(&temporary);

@@ -58,6 +58,7 @@ pub(crate) async fn origin_for(layers: &[u64], access: Access) -> EmbeddedRegist
         tag: "1".parse().unwrap(),
         layers: layers.to_vec(),
         seed: 7,
+        config_size: 0,
     };
     let config = EmbeddedConfig { access, ..EmbeddedConfig::new(local(), vec![image]) };
     EmbeddedRegistry::start(config).await.unwrap()

@@ -26,6 +26,7 @@ pub(crate) fn image(layers: &[u64]) -> GeneratedImage {
         tag: "v1".parse().unwrap(),
         layers: layers.to_vec(),
         seed: 42,
+        config_size: 0,
     }
 }
 

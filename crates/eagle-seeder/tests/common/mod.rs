@@ -58,6 +58,7 @@ impl Origin {
             tag: "1".parse().unwrap(),
             layers: layers.to_vec(),
             seed: 7,
+            config_size: 0,
         };
         let config = EmbeddedConfig { access, ..EmbeddedConfig::new(any_port(), vec![image]) };
         let registry = EmbeddedRegistry::start(config).await.unwrap();

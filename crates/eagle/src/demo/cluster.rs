@@ -71,6 +71,7 @@ async fn origin(args: &DemoArgs) -> Result<(Option<EmbeddedRegistry>, RegistryCo
             layers: layer_sizes(args.size.0, args.layers.into()),
             // Any seed will do; the same one makes every run the same.
             seed: 1,
+            config_size: 0,
         };
         let origin = EmbeddedRegistry::start(EmbeddedConfig::new(any_port(), vec![image])).await?;
         let config = origin.client_config();
