@@ -1,91 +1,233 @@
-//! Links: bytes of transfers in chunks, shared round robin, with a bounded window per transfer.
+//! Links: bytes of transfers in chunks, in turn, with a bounded window for each transfer.
 
 use std::{collections::VecDeque, time::Duration};
 
 use eagle_core::{PieceIndex, swarm::RequestId};
 
-/// Bytes that move at once; what the real engine takes from its limiter at a time.
-pub(crate) const CHUNK: u32 = 64 << 10;
-/// Chunks of one transfer that may wait at the receiver: a socket's buffers.
-pub(crate) const WINDOW: u32 = 4;
+/// Time that a chunk stands for, and the least and the most that it has, bytes: what the real limiter
+/// lets pass at a time when several transfers share it (`eagle_p2p::limits`).
+const TURN: Duration = Duration::from_micros(2_300);
+const CHUNK: (f64, f64) = (16_384.0, 262_144.0);
+/// Chunks of one transfer that may be under way: a socket's buffers.
+const WINDOW: usize = 4;
 
 /// One piece on its way.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Transfer {
-    pub(crate) to: usize,
+    pub(crate) to: u32,
+    pub(crate) blob: u16,
     pub(crate) id: RequestId,
     pub(crate) piece: PieceIndex,
     pub(crate) left: u32,
-    pub(crate) unacknowledged: u32,
-    pub(crate) serial: u64,
+    /// When each of the last chunks arrives, in turn.
+    arrivals: [u64; WINDOW],
+    chunks: usize,
+    /// Last time that the receiver was told of progress.
+    pub(crate) told: u64,
+}
+
+impl Transfer {
+    pub(crate) fn new(to: u32, blob: u16, id: RequestId, piece: PieceIndex, length: u32) -> Self {
+        Self { to, blob, id, piece, left: length, arrivals: [0; WINDOW], chunks: 0, told: 0 }
+    }
+
+    /// When the next chunk may be sent.
+    fn room_at(&self) -> u64 {
+        self.arrivals[self.chunks % WINDOW]
+    }
+
+    /// The next chunk is under way.
+    pub(crate) fn sent(&mut self, bytes: u32, arrives: u64) {
+        self.left -= bytes;
+        self.arrivals[self.chunks % WINDOW] = arrives;
+        self.chunks += 1;
+    }
+}
+
+/// What an uplink can do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Send a chunk of the transfer at this place.
+    Send(usize),
+    /// Wait until then, for a receiver.
+    Wait(u64),
+    /// Nothing.
+    Idle,
 }
 
 /// The sending side of one node.
 #[derive(Debug)]
 pub(crate) struct Uplink {
     pub(crate) rate: f64,
-    pub(crate) slots: usize,
-    pub(crate) active: VecDeque<Transfer>,
-    pub(crate) waiting: VecDeque<Transfer>,
+    slots: usize,
+    active: VecDeque<Transfer>,
+    waiting: VecDeque<Transfer>,
+    /// A chunk is being sent, of the transfer at the end of `active`.
     pub(crate) sending: bool,
+    /// When it is to be looked at again, nanoseconds.
+    pub(crate) wake: Option<u64>,
 }
 
 impl Uplink {
     pub(crate) fn new(rate: f64, slots: usize) -> Self {
-        Self { rate, slots, active: VecDeque::new(), waiting: VecDeque::new(), sending: false }
+        Self { rate, slots, active: VecDeque::new(), waiting: VecDeque::new(), sending: false, wake: None }
     }
 
-    pub(crate) fn load(&self) -> usize {
-        self.active.len() + self.waiting.len()
+    pub(crate) fn load(&self) -> u16 {
+        u16::try_from(self.active.len() + self.waiting.len()).unwrap_or(u16::MAX)
     }
 
-    /// Fills free slots; transfers to one node go one after another, as on one channel.
-    pub(crate) fn admit(&mut self) -> Vec<Transfer> {
-        let mut admitted = Vec::new();
-        let mut at = 0;
-        while self.active.len() < self.slots && at < self.waiting.len() {
-            let to = self.waiting[at].to;
-            if self.active.iter().any(|active| active.to == to) {
-                at += 1;
-                continue;
-            }
-            if let Some(transfer) = self.waiting.remove(at) {
-                self.active.push_back(transfer);
-                admitted.push(transfer);
-            }
+    pub(crate) fn wait(&mut self, transfer: Transfer) {
+        self.waiting.push_back(transfer);
+    }
+
+    /// Takes back a transfer that has not begun.
+    pub(crate) fn cancel(&mut self, to: u32, id: RequestId, blob: u16) -> Option<Transfer> {
+        let at = self.waiting.iter().position(|t| (t.to, t.id, t.blob) == (to, id, blob))?;
+        self.waiting.remove(at)
+    }
+
+    /// Takes back every transfer to a node that has gone, but the one whose chunk is on the link.
+    pub(crate) fn forget(&mut self, to: u32) -> Vec<Transfer> {
+        let on_link = if self.sending { self.active.pop_back() } else { None };
+        let mut forgotten = Vec::new();
+        for queue in [&mut self.active, &mut self.waiting] {
+            queue.retain(|transfer| {
+                if transfer.to == to {
+                    forgotten.push(*transfer);
+                }
+                transfer.to != to
+            });
         }
-        admitted
+        self.active.extend(on_link);
+        forgotten
     }
 
-    /// The next transfer that may send, moved to the back of the round.
-    pub(crate) fn next(&mut self) -> Option<Transfer> {
-        let position = self.active.iter().position(|t| t.left > 0 && t.unacknowledged < WINDOW)?;
-        let mut transfer = self.active.remove(position)?;
-        let bytes = transfer.left.min(CHUNK);
-        transfer.left -= bytes;
-        transfer.unacknowledged += 1;
-        self.active.push_back(transfer);
+    /// The first waiting transfer that a free slot takes; transfers to one node go one after another.
+    pub(crate) fn admit(&mut self) -> Option<Transfer> {
+        if self.active.len() >= self.slots {
+            return None;
+        }
+        let free = |transfer: &Transfer| self.active.iter().all(|active| active.to != transfer.to);
+        let at = self.waiting.iter().position(free)?;
+        let transfer = self.waiting.remove(at)?;
+        // Before the one on the link, which stays at the end.
+        let place = self.active.len() - usize::from(self.sending);
+        self.active.insert(place, transfer);
         Some(transfer)
     }
 
-    pub(crate) fn find(&mut self, serial: u64) -> Option<&mut Transfer> {
-        self.active.iter_mut().find(|transfer| transfer.serial == serial)
+    pub(crate) fn next(&self, now: u64) -> Next {
+        let mut earliest = u64::MAX;
+        for (place, transfer) in self.active.iter().enumerate().filter(|(_, transfer)| transfer.left > 0) {
+            let at = transfer.room_at();
+            if at <= now {
+                return Next::Send(place);
+            }
+            earliest = earliest.min(at);
+        }
+        if earliest == u64::MAX { Next::Idle } else { Next::Wait(earliest) }
     }
 
-    pub(crate) fn remove(&mut self, serial: u64) {
-        self.active.retain(|transfer| transfer.serial != serial);
+    /// Moves a transfer to the end of the round, where its chunk is sent.
+    pub(crate) fn begin_chunk(&mut self, place: usize) -> Option<&mut Transfer> {
+        let transfer = self.active.remove(place)?;
+        self.sending = true;
+        self.active.push_back(transfer);
+        self.active.back_mut()
+    }
+
+    /// The transfer whose chunk is on the link.
+    pub(crate) fn on_link(&mut self) -> Option<&mut Transfer> {
+        if self.sending { self.active.back_mut() } else { None }
+    }
+
+    /// The chunk on the link is sent; the transfer, when that was all of it.
+    pub(crate) fn end_chunk(&mut self) -> Option<Transfer> {
+        self.sending = false;
+        if self.active.back().is_some_and(|transfer| transfer.left == 0) { self.active.pop_back() } else { None }
+    }
+
+    /// Bytes of a chunk at the present rate.
+    pub(crate) fn chunk(&self, left: u32) -> u32 {
+        let bytes = (self.rate * TURN.as_secs_f64()).clamp(CHUNK.0, CHUNK.1);
+        // Within the bounds above.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let bytes = bytes as u32;
+        left.min(bytes)
     }
 }
 
-/// The receiving side of one node: chunks go through it one after another.
-#[derive(Debug)]
-pub(crate) struct Downlink {
+/// A link that chunks pass one after another: a receiving side, or the link between two zones.
+#[derive(Debug, Clone)]
+pub(crate) struct Pipe {
     pub(crate) rate: f64,
     /// When the last chunk that was put in will be through, nanoseconds.
-    pub(crate) free_at: u64,
+    free_at: u64,
 }
 
-/// Time for some bytes at a rate.
-pub(crate) fn duration(bytes: u32, rate: f64) -> Duration {
-    Duration::from_secs_f64(f64::from(bytes) / rate)
+impl Pipe {
+    pub(crate) fn new(rate: f64) -> Self {
+        Self { rate, free_at: 0 }
+    }
+
+    /// When a chunk that is there at `ready` is through.
+    pub(crate) fn pass(&mut self, ready: u64, bytes: u32) -> u64 {
+        self.free_at = self.free_at.max(ready) + time(bytes, self.rate);
+        self.free_at
+    }
+}
+
+/// Nanoseconds for some bytes at a rate; none at an infinite rate.
+pub(crate) fn time(bytes: u32, rate: f64) -> u64 {
+    nanos(Duration::from_secs_f64(f64::from(bytes) / rate))
+}
+
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uplink(slots: usize, to: &[u32]) -> Uplink {
+        let mut uplink = Uplink::new(100e6, slots);
+        for (number, &to) in (0..).zip(to) {
+            uplink.wait(Transfer::new(to, 0, RequestId(number), PieceIndex(0), 1 << 20));
+        }
+        while uplink.admit().is_some() {}
+        uplink
+    }
+
+    #[test]
+    fn one_transfer_for_each_receiver_in_the_slots() {
+        let uplink = uplink(3, &[1, 1, 2, 3, 4]);
+        let active: Vec<u32> = uplink.active.iter().map(|transfer| transfer.to).collect();
+        assert_eq!(active, [1, 2, 3]);
+        assert_eq!(uplink.load(), 5);
+    }
+
+    #[test]
+    fn a_receiver_whose_buffers_are_full_is_passed_over() {
+        let mut uplink = uplink(2, &[1, 2]);
+        for _ in 0..WINDOW {
+            assert_eq!(uplink.next(0), Next::Send(0));
+            uplink.begin_chunk(0).unwrap().sent(1 << 10, 50);
+            uplink.end_chunk();
+            uplink.active.rotate_right(1);
+        }
+        assert_eq!(uplink.next(0), Next::Send(1));
+        uplink.active.pop_back();
+        assert_eq!(uplink.next(0), Next::Wait(50));
+        assert_eq!(uplink.next(50), Next::Send(0));
+    }
+
+    #[test]
+    fn a_pipe_takes_one_after_another() {
+        let mut pipe = Pipe::new(1e9);
+        assert_eq!(pipe.pass(10, 100), 110);
+        assert_eq!(pipe.pass(10, 100), 210);
+        assert_eq!(pipe.pass(500, 100), 600);
+    }
 }

@@ -1,491 +1,392 @@
 //! The event loop: nodes, messages between them, and the clock.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
-    time::Duration,
-};
+use std::time::Duration;
 
 use eagle_core::{
-    Bitfield, PieceIndex, Timestamp, ideal,
-    swarm::{Action, PeerKey, RequestId, Swarm, SwarmStart, Verdict},
-    wire::{
-        control::{BlobMessage, Load},
-        data::RejectReason,
-    },
+    Bitfield, NodeRole, Timestamp,
+    swarm::{Action, Swarm, SwarmConfig, SwarmStart},
+    wire::control::BlobMessage,
 };
-use rand::{RngExt as _, SeedableRng, seq::SliceRandom};
+use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Plan, Report,
-    network::{CHUNK, Downlink, Transfer, Uplink, duration},
+    Group, NodeReport, Plan, Report, Sample,
+    bound::{self, Own},
+    event::{Event, Queue},
+    message_size,
+    network::{Pipe, Uplink, nanos},
+    node::{self, Member, Node, key, number},
+    peers::{self, TrackerState},
+    samples::three,
+    trace::Trace,
 };
 
 /// Virtual time after which a simulation is called stuck: far beyond any plan's ideal.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Samples in the ideal time.
+const SAMPLES: f64 = 100.0;
 
-#[derive(Debug, Clone)]
-enum Event {
-    Start(usize),
-    OriginPiece(PieceIndex),
-    Message {
-        from: usize,
-        to: usize,
-        message: BlobMessage,
-    },
-    Request {
-        from: usize,
-        to: usize,
-        id: RequestId,
-        piece: Option<PieceIndex>,
-    },
-    Cancel {
-        from: usize,
-        to: usize,
-        id: RequestId,
-    },
-    Reject {
-        from: usize,
-        to: usize,
-        id: RequestId,
-        reason: RejectReason,
-        load: Load,
-    },
-    Begin {
-        from: usize,
-        to: usize,
-        id: RequestId,
-        piece: PieceIndex,
-        load: Load,
-    },
-    /// The sender's link is free for the next chunk.
-    Sent {
-        node: usize,
-        transfer: Transfer,
-    },
-    /// A chunk is through the receiver's link.
-    Arrived {
-        from: usize,
-        transfer: Transfer,
-    },
-    Verified {
-        node: usize,
-        from: usize,
-        piece: PieceIndex,
-        verdict: Verdict,
-    },
-    Timeout {
-        node: usize,
-        at: u64,
-    },
-}
-
-struct Queued {
-    at: u64,
-    serial: u64,
-    event: Event,
-}
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.serial) == (other.at, other.serial)
-    }
-}
-impl Eq for Queued {}
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Queued {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.serial).cmp(&(other.at, other.serial))
-    }
-}
-
-struct Node {
-    swarm: Swarm,
-    up: Uplink,
-    down: Downlink,
-    started: Option<u64>,
-    first: Option<u64>,
-    finished: Option<u64>,
-    gone: bool,
-    /// When a timeout event is queued, nanoseconds.
-    alarm: Option<u64>,
-    banned: BTreeSet<usize>,
-}
-
-/// Node 0 is the seeder.
+/// The first nodes are the seeders.
 pub(crate) struct World<'a> {
-    plan: &'a Plan,
-    now: u64,
-    serial: u64,
-    queue: BinaryHeap<Reverse<Queued>>,
-    nodes: Vec<Node>,
-    neighbours: Vec<Vec<usize>>,
-    rng: ChaCha8Rng,
-    trace: Sha256,
-    seeder_pieces: u64,
-    control_messages: u64,
+    pub(crate) plan: &'a Plan,
+    pub(crate) now: u64,
+    queue: Queue,
+    pub(crate) nodes: Vec<Node>,
+    /// One for each ordered pair of zones, where they are limited.
+    pipes: Vec<Pipe>,
+    zones: u16,
+    pub(crate) tracker: Vec<TrackerState>,
+    pub(crate) rng: ChaCha8Rng,
+    trace: Trace,
+    pub(crate) report: Report,
+    /// Nodes that are there and lack something.
+    pub(crate) unfinished: usize,
+    /// Nodes that own each piece of each blob.
+    pub(crate) owners: Vec<Vec<u32>>,
+    /// Messages of one settling, by distance.
+    outbox: [Vec<(u32, BlobMessage)>; 2],
 }
 
 impl<'a> World<'a> {
     pub(crate) fn new(plan: &'a Plan) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
-        let pieces = plan.geometry.pieces();
-        let count = plan.nodes as usize + 1;
-        let nodes = (0..count)
-            .map(|index| {
-                let seeder = index == 0;
-                let owns = seeder && plan.origin_rate.is_none();
-                let swarm = Swarm::new(
-                    plan.config.clone(),
-                    SwarmStart {
-                        geometry: plan.geometry,
-                        have: if owns { Bitfield::full(pieces) } else { Bitfield::new(pieces) },
-                        hashes_known: pieces,
-                        download: !seeder,
-                        spread: seeder,
-                        seed: plan.seed ^ (index as u64) << 20,
-                    },
-                );
-                let rate = if seeder { plan.seeder_rate } else { plan.rate };
-                Node {
-                    swarm,
-                    up: Uplink::new(rate, plan.upload_slots),
-                    down: Downlink { rate: plan.rate, free_at: 0 },
-                    started: seeder.then_some(0),
-                    first: None,
-                    finished: None,
-                    gone: false,
-                    alarm: None,
-                    banned: BTreeSet::new(),
-                }
-            })
+        let starts = peers::starts(plan, &mut rng);
+        let seeder_zone = plan.groups.iter().map(|group| group.zone + 1).max().unwrap_or(0);
+        let zones = seeder_zone + 1;
+        let mut nodes: Vec<Node> = (0..plan.seeders.count)
+            .map(|number| seeder(plan, number, plan.seeders.zone.unwrap_or(seeder_zone)))
             .collect();
-        let neighbours = neighbours(count, plan.neighbours, &mut rng);
+        for (place, group) in plan.groups.iter().enumerate() {
+            for _ in 0..group.count {
+                let number = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+                nodes.push(proxy(plan, number, place, group, &mut rng));
+            }
+        }
+        let pipes = plan.links.zone_rate.map_or(0, |_| usize::from(zones) * usize::from(zones));
+        let report = Report {
+            nodes: Vec::new(),
+            ideal_seconds: bound::of_all(plan),
+            origin_bytes: 0,
+            seeder_bytes: 0,
+            delivered_bytes: 0,
+            cross_zone_bytes: 0,
+            duplicate_pieces: 0,
+            corrupt_pieces: 0,
+            requests: 0,
+            stalled_requests: 0,
+            control_messages: 0,
+            control_bytes: 0,
+            events: 0,
+            samples: Vec::new(),
+            trace: String::new(),
+        };
         let mut world = Self {
             plan,
             now: 0,
-            serial: 0,
-            queue: BinaryHeap::new(),
-            nodes,
-            neighbours,
+            queue: Queue::default(),
+            pipes: vec![Pipe::new(plan.links.zone_rate.unwrap_or(f64::INFINITY)); pipes],
+            zones,
+            tracker: plan.blobs.iter().map(|_| TrackerState::default()).collect(),
             rng,
-            trace: Sha256::new(),
-            seeder_pieces: 0,
-            control_messages: 0,
+            trace: Trace::default(),
+            report,
+            unfinished: nodes.len() - plan.seeders.count as usize,
+            owners: plan.blobs.iter().map(|geometry| vec![0; geometry.pieces() as usize]).collect(),
+            outbox: Default::default(),
+            nodes,
         };
-        for index in 1..count {
-            let share = (index - 1) as f64 / plan.nodes.max(1) as f64;
-            world.at(plan.stagger.mul_f64(share), Event::Start(index));
-        }
-        if let Some(rate) = plan.origin_rate {
-            let mut time = 0.0;
-            for piece in plan.geometry.all() {
-                time += f64::from(plan.geometry.length(piece)) / rate;
-                world.at(Duration::from_secs_f64(time), Event::OriginPiece(piece));
-            }
-        }
+        world.first_events(&starts);
         world
     }
 
+    fn first_events(&mut self, starts: &[u64]) {
+        let first = starts.iter().copied().min().unwrap_or(0);
+        if let Some(rate) = self.plan.seeders.origin_rate {
+            let mut seconds = vec![0.0; self.plan.seeders.count as usize];
+            for (blob, geometry) in (0u16..).zip(&self.plan.blobs) {
+                let seconds = &mut seconds[self.seeder(blob) as usize];
+                for piece in geometry.all() {
+                    *seconds += f64::from(geometry.length(piece)) / rate;
+                    self.queue
+                        .push(first + nanos(Duration::from_secs_f64(*seconds)), Event::OriginPiece { blob, piece });
+                }
+                self.report.origin_bytes += geometry.size();
+            }
+        }
+        for (node, at) in (self.plan.seeders.count..).zip(starts) {
+            self.queue.push(*at, Event::Start(node));
+        }
+        for (number, churn) in self.plan.churn.iter().enumerate() {
+            self.queue.push(nanos(churn.at), Event::Churn(number));
+        }
+        self.queue.push(0, Event::Sample);
+    }
+
     pub(crate) fn run(mut self) -> Report {
-        while let Some(Reverse(queued)) = self.queue.pop() {
-            self.now = queued.at;
-            if self.now > u64::try_from(LONGEST.as_nanos()).unwrap_or(u64::MAX) {
-                break;
-            }
-            self.record(&queued.event);
-            self.handle(queued.event);
-            if self.nodes[1..].iter().all(|node| node.gone || node.finished.is_some()) {
-                break;
-            }
+        let longest = nanos(LONGEST);
+        while self.unfinished > 0 {
+            let Some((at, event)) = self.queue.pop().filter(|(at, _)| *at <= longest) else { break };
+            self.now = at;
+            let (kind, first, second, third) = event.summary();
+            self.trace.add(at);
+            self.trace.pair(u32::from(kind) << 24 | first, second);
+            self.trace.pair(third, self.nodes.get(first as usize).map_or(0, |node| node.owned));
+            self.report.events += 1;
+            self.handle(event);
         }
-        self.report()
+        self.sample();
+        self.finish()
     }
 
-    fn record(&mut self, event: &Event) {
-        self.trace.update(self.now.to_le_bytes());
-        self.trace.update(format!("{event:?}"));
-    }
-
-    fn report(self) -> Report {
-        let since = |node: &Node, at: Option<u64>| match (node.started, at) {
-            (Some(start), Some(end)) => (end - start) as f64 / 1e9,
-            _ => f64::INFINITY,
-        };
-        let survivors = || self.nodes[1..].iter().filter(|node| !node.gone);
-        let totals = || self.nodes.iter().map(|node| node.swarm.totals());
-        Report {
-            seconds: survivors().map(|node| since(node, node.finished)).collect(),
-            first_piece_seconds: survivors().map(|node| since(node, node.first)).collect(),
-            ideal_seconds: ideal::equal_rates(&self.plan.geometry, self.plan.nodes, self.plan.rate),
-            seeder_pieces: self.seeder_pieces,
-            duplicate_pieces: totals().map(|totals| totals.duplicate_pieces).sum(),
-            corrupt_pieces: totals().map(|totals| totals.corrupt_pieces).sum(),
-            control_messages: self.control_messages,
-            trace: self.trace.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+    fn finish(mut self) -> Report {
+        let seconds = |nanos: u64| nanos as f64 / 1e9;
+        for state in self.nodes.iter().filter(|node| !node.gone) {
+            let Some((group, start)) = state.group.zip(state.started) else { continue };
+            let since = |at: Option<u64>| at.map_or(f64::INFINITY, |at| seconds(at - start));
+            let own = Own {
+                start: seconds(start),
+                down: state.slowed.map_or(state.down.rate, |(_, before)| before),
+                slowed: state.slowed.map(|(at, _)| (seconds(at), state.down.rate)),
+            };
+            self.report.nodes.push(NodeReport {
+                group,
+                start: own.start,
+                seconds: since(state.finished()),
+                first_piece_seconds: since(state.first),
+                bound_seconds: bound::seconds(self.plan, own),
+            });
         }
+        for totals in self.nodes.iter().flat_map(|node| node.members.iter().flatten()).map(|m| m.swarm.totals()) {
+            self.report.duplicate_pieces += totals.duplicate_pieces;
+            self.report.corrupt_pieces += totals.corrupt_pieces;
+            self.report.requests += totals.requests;
+            self.report.stalled_requests += totals.stalled_requests;
+        }
+        self.report.trace = self.trace.finish();
+        self.report
     }
 
-    fn at(&mut self, delay: Duration, event: Event) {
-        self.serial += 1;
-        let at = self.now + u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX / 2);
-        self.queue.push(Reverse(Queued { at, serial: self.serial, event }));
+    pub(crate) fn blobs(&self) -> u16 {
+        u16::try_from(self.plan.blobs.len()).unwrap_or(u16::MAX)
+    }
+
+    /// The seeder that is responsible for a blob.
+    pub(crate) fn seeder(&self, blob: u16) -> u32 {
+        u32::from(blob) % self.plan.seeders.count.max(1)
+    }
+
+    pub(crate) fn at(&mut self, at: u64, event: Event) {
+        self.queue.push(at, event);
+    }
+
+    /// `delay` is in nanoseconds.
+    pub(crate) fn after(&mut self, delay: u64, event: Event) {
+        self.queue.push(self.now + delay, event);
+    }
+
+    /// Nanoseconds that a message travels.
+    pub(crate) fn latency(&self, from: u32, to: u32) -> u64 {
+        let near = self.nodes[from as usize].zone == self.nodes[to as usize].zone;
+        nanos(if near { self.plan.links.latency } else { self.plan.links.zone_latency })
+    }
+
+    pub(crate) fn zone_pipe(&mut self, from: u16, to: u16) -> Option<&mut Pipe> {
+        self.pipes.get_mut(usize::from(from) * usize::from(self.zones) + usize::from(to))
     }
 
     fn handle(&mut self, event: Event) {
         let now = Timestamp(self.now);
         match event {
-            Event::Start(index) => {
-                self.nodes[index].started = Some(self.now);
-                for other in self.neighbours[index].clone() {
-                    // A node learns of those that are there, and they of it by its handshake.
-                    if self.nodes[other].started.is_some() && !self.nodes[other].gone {
-                        self.nodes[index].swarm.handle_peer(key(other));
-                    }
+            Event::Start(node) => self.start(node),
+            Event::OriginPiece { blob, piece } => {
+                let seeder = self.seeder(blob);
+                if let Some(swarm) = self.nodes[seeder as usize].swarm(blob) {
+                    swarm.handle_owned(now, piece);
                 }
-                self.settle(index);
+                self.settle(seeder, blob);
             }
-            Event::OriginPiece(piece) => {
-                self.nodes[0].swarm.handle_owned(now, piece);
-                self.settle(0);
-            }
-            Event::Message { from, to, message } => {
-                if self.nodes[to].gone || self.nodes[from].gone || self.nodes[to].banned.contains(&from) {
-                    return;
-                }
-                if matches!(message, BlobMessage::Handshake { .. }) {
-                    self.nodes[to].swarm.handle_greeting(key(from));
-                }
-                self.nodes[to].swarm.handle_message(now, key(from), message);
-                self.settle(to);
-            }
-            Event::Request { from, to, id, piece } => self.handle_request(from, to, id, piece),
-            Event::Cancel { from, to, id } => {
-                let waiting = &mut self.nodes[to].up.waiting;
-                if let Some(at) = waiting.iter().position(|t| t.to == from && t.id == id)
-                    && let Some(transfer) = waiting.remove(at)
-                {
-                    self.nodes[to].swarm.handle_uploaded(key(from), transfer.piece, false);
-                    self.reject(to, from, id, RejectReason::Cancelled);
-                    self.settle(to);
+            Event::Connected { node, blob, peers } => self.connected(node, blob, &peers),
+            Event::Announce(node) => self.announce(node),
+            Event::Messages { from, blob, batch } => {
+                for (to, message) in batch {
+                    self.message(from, to, blob, message);
                 }
             }
-            Event::Reject { from, to, id, reason, load } => {
-                self.nodes[to].swarm.handle_rejected(now, id, reason, load);
-                let _ = from;
-                self.settle(to);
-            }
-            Event::Begin { from, to, id, piece, load } => {
-                let _ = from;
-                self.nodes[to].swarm.handle_started(now, id, piece, load);
-                self.settle(to);
-            }
-            Event::Sent { node, transfer } => self.sent(node, transfer),
-            Event::Arrived { from, transfer } => self.arrived(from, transfer),
-            Event::Verified { node, from, piece, verdict } => {
-                if self.nodes[node].gone {
-                    return;
-                }
-                self.nodes[node].swarm.handle_verified(now, key(from), piece, verdict);
-                let state = &mut self.nodes[node];
-                if state.first.is_none() && state.swarm.have().contains(PieceIndex(0)) {
-                    state.first = Some(self.now);
-                }
-                if state.finished.is_none() && state.swarm.is_complete() {
-                    state.finished = Some(self.now);
-                }
-                self.settle(node);
-                let half = self.nodes[node].swarm.have().count() * 2 >= self.plan.geometry.pieces();
-                if half && node <= self.plan.faults.vanish as usize {
-                    self.vanish(node);
+            Event::Request { from, to, blob, id, piece } => self.request(from, to, blob, id, piece),
+            Event::Cancel { from, to, blob, id } => self.cancel(from, to, blob, id),
+            Event::Reject { to, blob, id, reason, load } => {
+                if let Some(swarm) = self.nodes[to as usize].swarm(blob) {
+                    swarm.handle_rejected(now, id, reason, load);
+                    self.settle(to, blob);
                 }
             }
-            Event::Timeout { node, at } => {
-                if self.nodes[node].alarm == Some(at) {
-                    self.nodes[node].alarm = None;
-                    if !self.nodes[node].gone {
-                        self.nodes[node].swarm.handle_timeout(now);
-                        self.settle(node);
-                    }
+            Event::Begin { to, blob, id, piece, load } => {
+                if let Some(swarm) = self.nodes[to as usize].swarm(blob) {
+                    swarm.handle_started(now, id, piece, load);
+                    self.settle(to, blob);
                 }
+            }
+            Event::Sent(node) => self.sent(node),
+            Event::Wake { node, at } => self.wake(node, at),
+            Event::Progress { to, blob, id } => {
+                if let Some(swarm) = self.nodes[to as usize].swarm(blob) {
+                    swarm.handle_progress(now, id);
+                }
+            }
+            Event::Arrived { from, to, blob, id, piece } => self.arrived(from, to, blob, id, piece),
+            Event::Verified { node, from, blob, piece, verdict } => self.verified(node, from, blob, piece, verdict),
+            Event::Timeout { node, blob, at } => self.timeout(node, blob, at),
+            Event::Churn(number) => self.churn(number),
+            Event::Lost(node) => self.lost(node),
+            Event::Sample => {
+                self.sample();
+                self.after(nanos(Duration::from_secs_f64(self.report.ideal_seconds / SAMPLES)).max(1), Event::Sample);
             }
         }
     }
 
-    fn handle_request(&mut self, from: usize, to: usize, id: RequestId, piece: Option<PieceIndex>) {
-        if self.nodes[to].gone || self.rng.random_bool(self.plan.faults.lost_requests) {
+    fn message(&mut self, from: u32, to: u32, blob: u16, message: BlobMessage) {
+        if self.nodes[from as usize].gone || self.nodes[to as usize].banned.contains(&from) {
             return;
         }
-        match self.nodes[to].swarm.handle_request(key(from), piece) {
-            Ok(piece) => {
-                self.serial += 1;
-                let left = self.plan.geometry.length(piece);
-                let transfer = Transfer { to: from, id, piece, left, unacknowledged: 0, serial: self.serial };
-                self.nodes[to].up.waiting.push_back(transfer);
-                self.admit(to);
-            }
-            Err(reason) => self.reject(to, from, id, reason),
-        }
-        self.settle(to);
-    }
-
-    fn reject(&mut self, from: usize, to: usize, id: RequestId, reason: RejectReason) {
-        let load = self.nodes[from].swarm.load();
-        self.at(self.plan.latency, Event::Reject { from, to, id, reason, load });
-    }
-
-    fn admit(&mut self, node: usize) {
-        self.note_load(node);
-        for transfer in self.nodes[node].up.admit() {
-            let load = self.nodes[node].swarm.load();
-            let Transfer { to, id, piece, .. } = transfer;
-            self.at(self.plan.latency, Event::Begin { from: node, to, id, piece, load });
-        }
-        self.send(node);
-    }
-
-    fn note_load(&mut self, node: usize) {
-        let load = u16::try_from(self.nodes[node].up.load()).unwrap_or(u16::MAX);
-        self.nodes[node].swarm.handle_node_load(load);
-    }
-
-    /// Puts the next chunk on a node's uplink, when that is free.
-    fn send(&mut self, node: usize) {
-        if self.nodes[node].up.sending || self.nodes[node].gone {
-            return;
-        }
-        let Some(transfer) = self.nodes[node].up.next() else { return };
-        self.nodes[node].up.sending = true;
-        let length = self.plan.geometry.length(transfer.piece);
-        let sent = length - transfer.left;
-        let bytes = if sent.is_multiple_of(CHUNK) { CHUNK } else { sent % CHUNK };
-        let time = duration(bytes, self.nodes[node].up.rate);
-        self.at(time, Event::Sent { node, transfer });
-        // Store and forward: the receiver's link takes the chunk once the sender's is done.
-        let down = &mut self.nodes[transfer.to].down;
-        let ready = self.now + nanos(time) + nanos(self.plan.latency);
-        down.free_at = down.free_at.max(ready) + nanos(duration(bytes, down.rate));
-        let delay = Duration::from_nanos(down.free_at - self.now);
-        self.at(delay, Event::Arrived { from: node, transfer });
-    }
-
-    fn sent(&mut self, node: usize, transfer: Transfer) {
-        self.nodes[node].up.sending = false;
-        if transfer.left == 0 && !self.nodes[node].gone {
-            self.nodes[node].up.remove(transfer.serial);
-            self.nodes[node].swarm.handle_uploaded(key(transfer.to), transfer.piece, true);
-            if node == 0 {
-                self.seeder_pieces += 1;
-            }
-            self.admit(node);
-            self.settle(node);
-        }
-        self.send(node);
-    }
-
-    fn arrived(&mut self, from: usize, transfer: Transfer) {
+        let Some(swarm) = self.nodes[to as usize].swarm(blob) else { return };
         let now = Timestamp(self.now);
-        let to = transfer.to;
-        if self.nodes[from].gone {
-            return;
+        if matches!(message, BlobMessage::Handshake { .. }) {
+            swarm.handle_greeting(key(from));
+            if !swarm.has_peer(key(from)) {
+                // There are too many; the real engine says so in the same way.
+                self.outbox[0].push((from, BlobMessage::Leave));
+                self.flush(to, blob);
+                return;
+            }
         }
-        if let Some(sending) = self.nodes[from].up.find(transfer.serial) {
-            sending.unacknowledged -= 1;
-        }
-        if transfer.left > 0 {
-            self.nodes[to].swarm.handle_progress(now, transfer.id);
-            self.send(from);
-            return;
-        }
-        if self.nodes[to].gone {
-            return;
-        }
-        if self.nodes[to].swarm.handle_received(now, transfer.id, transfer.piece) {
-            let corrupt = from % 2 == 1 && self.rng.random_bool(self.plan.faults.corrupt);
-            let verdict = if corrupt { Verdict::Corrupt } else { Verdict::Stored };
-            // SHA-256 at 1.6 GB/s.
-            let delay = duration(self.plan.geometry.length(transfer.piece), 1.6e9);
-            self.at(delay, Event::Verified { node: to, from, piece: transfer.piece, verdict });
-        }
-        self.settle(to);
+        swarm.handle_message(now, key(from), message);
+        self.settle(to, blob);
     }
 
-    fn vanish(&mut self, node: usize) {
-        self.nodes[node].gone = true;
-        for other in 0..self.nodes.len() {
-            if !self.nodes[other].gone {
-                self.nodes[other].up.waiting.retain(|transfer| transfer.to != node);
-                self.nodes[other].up.active.retain(|transfer| transfer.to != node);
-                self.nodes[other].swarm.handle_peer_left(Timestamp(self.now), key(node));
-                self.admit(other);
-                self.settle(other);
-            }
+    fn timeout(&mut self, node: u32, blob: u16, at: u64) {
+        let now = Timestamp(self.now);
+        let state = &mut self.nodes[node as usize];
+        let Some(member) = state.members[usize::from(blob)].as_mut().filter(|member| member.alarm == Some(at)) else {
+            return;
+        };
+        member.alarm = None;
+        if let Some(swarm) = state.swarm(blob) {
+            swarm.handle_timeout(now);
+            self.settle(node, blob);
         }
     }
 
     /// Carries out a node's actions and sets its alarm.
-    fn settle(&mut self, node: usize) {
-        let latency = self.plan.latency;
-        self.note_load(node);
-        while let Some(action) = self.nodes[node].swarm.poll_action() {
+    pub(crate) fn settle(&mut self, node: u32, blob: u16) {
+        while let Some(action) = self.nodes[node as usize].swarm(blob).and_then(Swarm::poll_action) {
             match action {
                 Action::Send { peer, message } => {
-                    self.control_messages += 1;
-                    self.at(latency, Event::Message { from: node, to: index(peer), message });
+                    let to = number(peer);
+                    let far = self.nodes[node as usize].zone != self.nodes[to as usize].zone;
+                    self.outbox[usize::from(far)].push((to, message));
                 }
                 Action::Request { peer, id, piece } => {
-                    self.at(latency, Event::Request { from: node, to: index(peer), id, piece });
+                    let to = number(peer);
+                    self.after(self.latency(node, to), Event::Request { from: node, to, blob, id, piece });
                 }
-                Action::Cancel { peer, id } => self.at(latency, Event::Cancel { from: node, to: index(peer), id }),
-                Action::Ban { peer, .. } => {
-                    self.nodes[node].banned.insert(index(peer));
-                    self.nodes[node].swarm.handle_peer_left(Timestamp(self.now), peer);
+                Action::Cancel { peer, id } => {
+                    let to = number(peer);
+                    self.after(self.latency(node, to), Event::Cancel { from: node, to, blob, id });
                 }
+                Action::Ban { peer, .. } => self.ban(node, peer),
             }
         }
-        if let Some(timeout) = self.nodes[node].swarm.next_timeout() {
-            let at = timeout.0.max(self.now);
-            if self.nodes[node].alarm.is_none_or(|alarm| at < alarm) {
-                self.nodes[node].alarm = Some(at);
-                self.at(Duration::from_nanos(at - self.now), Event::Timeout { node, at });
+        self.flush(node, blob);
+        let now = self.now;
+        let Some(member) = self.nodes[node as usize].members[usize::from(blob)].as_mut() else { return };
+        if let Some(timeout) = member.swarm.next_timeout() {
+            let at = timeout.0.max(now);
+            if member.alarm.is_none_or(|alarm| at < alarm) {
+                member.alarm = Some(at);
+                self.at(at, Event::Timeout { node, blob, at });
             }
         }
     }
-}
 
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
-}
-
-fn key(node: usize) -> PeerKey {
-    PeerKey(node as u64)
-}
-
-fn index(peer: PeerKey) -> usize {
-    usize::try_from(peer.0).unwrap_or(usize::MAX)
-}
-
-/// Random neighbours for each node; everyone knows the seeder, and the graph is symmetrical.
-fn neighbours(count: usize, degree: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
-    let mut sets: BTreeMap<usize, BTreeSet<usize>> = (0..count).map(|node| (node, BTreeSet::new())).collect();
-    let all: Vec<usize> = (1..count).collect();
-    for node in 1..count {
-        let mut others: Vec<usize> = all.iter().copied().filter(|other| *other != node).collect();
-        if others.len() > degree {
-            others.shuffle(rng);
-            others.truncate(degree / 2);
+    /// Sends what is in the outbox.
+    fn flush(&mut self, from: u32, blob: u16) {
+        for batch in [std::mem::take(&mut self.outbox[0]), std::mem::take(&mut self.outbox[1])] {
+            let Some((first, _)) = batch.first() else { continue };
+            self.report.control_messages += batch.len() as u64;
+            self.report.control_bytes += batch.iter().map(|(_, message)| message_size::of(message)).sum::<u64>();
+            self.after(self.latency(from, *first), Event::Messages { from, blob, batch: batch.into() });
         }
-        for other in others {
-            sets.entry(node).or_default().insert(other);
-            sets.entry(other).or_default().insert(node);
-        }
-        sets.entry(node).or_default().insert(0);
     }
-    sets.into_values().map(|set| set.into_iter().collect()).collect()
+
+    fn sample(&mut self) {
+        let pieces: u32 = self.plan.blobs.iter().map(eagle_core::Geometry::pieces).sum();
+        let nodes = || self.nodes.iter().filter(|node| node.group.is_some() && !node.gone);
+        let count = nodes().count() as f64;
+        self.report.samples.push(Sample {
+            seconds: self.now as f64 / 1e9,
+            owned: three(nodes().map(|node| node.owned).collect(), pieces.into()),
+            done: nodes().filter(|node| node.is_done()).count() as f64 / count.max(1.0),
+            spread: three(self.owners.iter().flatten().copied().collect(), f64::from(self.plan.nodes())),
+        });
+    }
+}
+
+fn member(plan: &Plan, blob: usize, number: u32, seeder: bool) -> Member {
+    let geometry = plan.blobs[blob];
+    let pieces = geometry.pieces();
+    let owns = seeder && plan.seeders.origin_rate.is_none();
+    let max_peers = if seeder { plan.seeders.max_peers } else { plan.config.max_peers };
+    let start = SwarmStart {
+        geometry,
+        have: if owns { Bitfield::full(pieces) } else { Bitfield::new(pieces) },
+        hashes_known: pieces,
+        download: !seeder,
+        spread: seeder,
+        seed: plan.seed ^ u64::from(number) << 20 ^ (blob as u64) << 52,
+    };
+    let swarm = Swarm::new(SwarmConfig { max_peers, ..plan.config.clone() }, start);
+    // An empty blob is there from the start.
+    let finished = (!seeder && pieces == 0).then_some(0);
+    Member { swarm, finished, alarm: None, position: 0 }
+}
+
+fn seeder(plan: &Plan, number: u32, zone: u16) -> Node {
+    let responsible = |blob: usize| blob % plan.seeders.count as usize == number as usize;
+    let members = (0..plan.blobs.len()).map(|blob| responsible(blob).then(|| member(plan, blob, number, true)));
+    Node {
+        info: node::info(number, NodeRole::Seeder, zone),
+        zone,
+        group: None,
+        members: members.collect(),
+        up: Uplink::new(plan.seeders.up, plan.upload_slots),
+        down: Pipe::new(plan.seeders.up),
+        started: Some(0),
+        first: None,
+        gone: false,
+        slowed: None,
+        banned: Default::default(),
+        owned: 0,
+    }
+}
+
+fn proxy(plan: &Plan, number: u32, place: usize, group: &Group, rng: &mut ChaCha8Rng) -> Node {
+    let part: f64 = rng.random_range(0.0..=1.0);
+    let within = |(least, most): (f64, f64)| least * (most / least).powf(part);
+    let members = (0..plan.blobs.len()).map(|blob| Some(member(plan, blob, number, false)));
+    Node {
+        info: node::info(number, NodeRole::Proxy, group.zone),
+        zone: group.zone,
+        group: Some(place),
+        members: members.collect(),
+        up: Uplink::new(within(group.up), plan.upload_slots),
+        down: Pipe::new(within(group.down)),
+        started: None,
+        first: None,
+        gone: false,
+        slowed: None,
+        banned: Default::default(),
+        owned: 0,
+    }
 }

@@ -1,0 +1,171 @@
+//! How nodes come to know each other: starts, announces, and the tracker's answers.
+
+use std::collections::BTreeSet;
+
+use eagle_core::{
+    PieceSet, Timestamp,
+    swarm::Swarm,
+    tracker::{Asker, Candidate, DefaultPolicy, Ownership, PeerPolicy as _},
+};
+use rand::{RngExt as _, seq::SliceRandom as _};
+
+use crate::{
+    Plan, Start,
+    event::Event,
+    network::nanos,
+    node::{key, number},
+    world::World,
+};
+
+/// Times that a first contact crosses the network: TCP, TLS, the multiplexer and the hello, in both
+/// directions.
+const CONNECT_LATENCIES: u64 = 8;
+
+/// What the tracker knows of one blob.
+#[derive(Debug, Default)]
+pub(crate) struct TrackerState {
+    /// Members in the order in which they came, with what they owned when they last said so.
+    members: Vec<(u32, Ownership)>,
+    /// Place of each node among the members.
+    places: std::collections::BTreeMap<u32, usize>,
+}
+
+impl TrackerState {
+    pub(crate) fn put(&mut self, node: u32, owned: Ownership) {
+        let members = &mut self.members;
+        let place = *self.places.entry(node).or_insert_with(|| {
+            members.push((node, Ownership::Empty));
+            members.len() - 1
+        });
+        members[place].1 = owned;
+    }
+}
+
+pub(crate) fn ownership(swarm: &Swarm) -> Ownership {
+    Ownership::new(&PieceSet::from(swarm.have()), swarm.geometry().pieces()).unwrap_or(Ownership::Empty)
+}
+
+/// When each node starts, nanoseconds, by the order of the groups.
+pub(crate) fn starts(plan: &Plan, rng: &mut impl rand::Rng) -> Vec<u64> {
+    let mut starts = Vec::new();
+    for group in &plan.groups {
+        let mut at = 0.0;
+        let mut times: Vec<u64> = (0..group.count)
+            .map(|index| match group.start {
+                Start::Together => 0,
+                Start::Spread(over) => nanos(over.mul_f64(f64::from(index) / f64::from(group.count.max(1)))),
+                Start::Poisson(over) => {
+                    let now = at;
+                    // Times between independent events are distributed exponentially.
+                    at += -rng.random_range(f64::EPSILON..1.0).ln() / f64::from(group.count);
+                    nanos(over.mul_f64(now))
+                }
+            })
+            .collect();
+        times.shuffle(rng);
+        starts.extend(times);
+    }
+    starts
+}
+
+impl World<'_> {
+    pub(crate) fn start(&mut self, node: u32) {
+        self.nodes[node as usize].started = Some(self.now);
+        self.announce(node);
+    }
+
+    /// Tells the tracker what a node owns, and asks it for peers while something is missing.
+    pub(crate) fn announce(&mut self, node: u32) {
+        if self.nodes[node as usize].gone {
+            return;
+        }
+        let mut wants = false;
+        for blob in 0..self.blobs() {
+            let state = &self.nodes[node as usize];
+            let Some(member) = &state.members[usize::from(blob)] else { continue };
+            let owned = ownership(&member.swarm);
+            let complete = owned.is_complete();
+            if !complete && state.group.is_some() {
+                wants = true;
+                let peers = self.named(node, blob, &owned);
+                if !peers.is_empty() {
+                    let delay = self.latency(node, peers[0]) * CONNECT_LATENCIES;
+                    self.after(delay, Event::Connected { node, blob, peers: peers.into() });
+                }
+            }
+            self.tracker[usize::from(blob)].put(node, owned);
+        }
+        if wants {
+            self.after(nanos(self.plan.tracker.interval), Event::Announce(node));
+        }
+    }
+
+    /// The peers in the tracker's answer.
+    fn named(&mut self, node: u32, blob: u16, owned: &Ownership) -> Vec<u32> {
+        let TrackerState { members, .. } = &self.tracker[usize::from(blob)];
+        // As the tracker's store does it: a run of its members from a random place.
+        let seen = self.plan.tracker.seen;
+        let first = if members.len() > seen { self.rng.random_range(0..members.len()) } else { 0 };
+        let run = (0..members.len().min(seen)).map(|index| &members[(first + index) % members.len()]);
+        let seeder = self.seeder(blob);
+        let mut candidates: Vec<Candidate> = run
+            .filter(|(other, _)| *other != node && *other != seeder)
+            .map(|(other, owned)| Candidate {
+                info: std::sync::Arc::clone(&self.nodes[*other as usize].info),
+                pieces: owned.clone(),
+            })
+            .collect();
+        candidates.push(Candidate {
+            info: std::sync::Arc::clone(&self.nodes[seeder as usize].info),
+            pieces: Ownership::Complete,
+        });
+        let asker = Asker { info: &self.nodes[node as usize].info, pieces: owned };
+        let limit = self.plan.tracker.peers_per_answer;
+        let chosen = DefaultPolicy.select(asker, candidates, limit, self.rng.random());
+        chosen.iter().filter_map(|peer| peer.info.id.as_str().strip_prefix("node")?.parse().ok()).collect()
+    }
+
+    /// The peers of an answer are connected, as far as they are there.
+    pub(crate) fn connected(&mut self, node: u32, blob: u16, peers: &[u32]) {
+        let gone: BTreeSet<u32> = peers.iter().copied().filter(|peer| self.nodes[*peer as usize].gone).collect();
+        let state = &mut self.nodes[node as usize];
+        let banned = state.banned.clone();
+        let Some(swarm) = state.swarm(blob) else { return };
+        for &peer in peers {
+            if !gone.contains(&peer) && !banned.contains(&peer) {
+                swarm.handle_peer(key(peer));
+            }
+        }
+        self.settle(node, blob);
+    }
+
+    /// The connections to a node are lost.
+    pub(crate) fn lost(&mut self, gone: u32) {
+        for other in 0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX) {
+            for blob in 0..self.blobs() {
+                let now = Timestamp(self.now);
+                let Some(swarm) = self.nodes[other as usize].swarm(blob) else { continue };
+                if swarm.has_peer(key(gone)) {
+                    swarm.handle_peer_left(now, key(gone));
+                    self.settle(other, blob);
+                }
+            }
+            for transfer in self.nodes[other as usize].up.forget(gone) {
+                if let Some(swarm) = self.nodes[other as usize].swarm(transfer.blob) {
+                    swarm.handle_uploaded(key(gone), transfer.piece, false);
+                }
+                self.admit(other);
+            }
+        }
+    }
+
+    pub(crate) fn ban(&mut self, node: u32, peer: eagle_core::swarm::PeerKey) {
+        let now = Timestamp(self.now);
+        self.nodes[node as usize].banned.insert(number(peer));
+        for blob in 0..self.blobs() {
+            if let Some(swarm) = self.nodes[node as usize].swarm(blob) {
+                swarm.handle_peer_left(now, peer);
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What to simulate.
+
+use std::time::Duration;
+
+use eagle_core::{Geometry, swarm::SwarmConfig};
+
+/// What to simulate.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Nodes that want the blobs.
+    pub groups: Vec<Group>,
+    /// Where the blobs come from.
+    pub seeders: Seeders,
+    /// The blobs; a node asks for all of them when it starts.
+    pub blobs: Vec<Geometry>,
+    /// Latencies, and links between zones.
+    pub links: Links,
+    /// How neighbours are found.
+    pub tracker: TrackerModel,
+    /// Uploads that a node serves at once; further requests wait.
+    pub upload_slots: usize,
+    /// Nodes that vanish or become slow.
+    pub churn: Vec<Churn>,
+    /// Events that go wrong at random.
+    pub faults: Faults,
+    /// The swarms' constants.
+    pub config: SwarmConfig,
+    /// Seed of all random choices.
+    pub seed: u64,
+}
+
+/// Nodes of one kind.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// How many.
+    pub count: u32,
+    /// Least and greatest download rate, bytes per second; in between evenly in the logarithm.
+    pub down: (f64, f64),
+    /// Least and greatest upload rate, bytes per second. A node has the same place in both ranges.
+    pub up: (f64, f64),
+    /// Number of its zone.
+    pub zone: u16,
+    /// When they begin.
+    pub start: Start,
+}
+
+/// When the nodes of a group begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// All in the same moment.
+    Together,
+    /// Evenly over this time.
+    Spread(Duration),
+    /// At random, as independent events whose mean number takes this time (a Poisson process).
+    Poisson(Duration),
+}
+
+/// Where the blobs come from.
+#[derive(Debug, Clone)]
+pub struct Seeders {
+    /// How many; each blob has one that is responsible for it.
+    pub count: u32,
+    /// Upload rate of each, bytes per second.
+    pub up: f64,
+    /// Zone of each; `None`: a zone of their own.
+    pub zone: Option<u16>,
+    /// Rate at which a seeder receives from the origin, from the first node's start on, bytes per
+    /// second; `None`: it owns its blobs at the start.
+    pub origin_rate: Option<f64>,
+    /// Peers in one swarm of a seeder, at most.
+    pub max_peers: usize,
+}
+
+/// Latencies, and links between zones.
+#[derive(Debug, Clone)]
+pub struct Links {
+    /// Time that a message travels within a zone.
+    pub latency: Duration,
+    /// Time that a message travels between zones.
+    pub zone_latency: Duration,
+    /// Rate of the link from one zone to another, one for each ordered pair, bytes per second; `None`:
+    /// no limit.
+    pub zone_rate: Option<f64>,
+}
+
+/// How neighbours are found.
+#[derive(Debug, Clone)]
+pub struct TrackerModel {
+    /// Peers in an answer.
+    pub peers_per_answer: usize,
+    /// Time between two announces of a node that downloads.
+    pub interval: Duration,
+    /// Peers of a large swarm that the tracker looks at for one answer.
+    pub seen: usize,
+}
+
+/// Nodes that vanish or become slow.
+#[derive(Debug, Clone)]
+pub struct Churn {
+    /// When.
+    pub at: Duration,
+    /// How many of the nodes that are there, from 0 to 1.
+    pub fraction: f64,
+    /// What happens to them.
+    pub kind: ChurnKind,
+}
+
+/// What happens to nodes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ChurnKind {
+    /// They vanish without a word; their peers lose the connection after this time.
+    Vanish(Duration),
+    /// Their rates are multiplied by this.
+    Slow(f64),
+}
+
+/// What goes wrong in a simulation; rates are probabilities from 0 to 1.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Faults {
+    /// Probability that a piece arrives with wrong bytes, from nodes with an odd number.
+    pub corrupt: f64,
+    /// Probability that a request is never answered.
+    pub lost_requests: f64,
+    /// Nodes, from the first on, that vanish when they own half of the first blob; their connections
+    /// end at once.
+    pub vanish: u32,
+}
+
+impl Plan {
+    /// A cold swarm of equal nodes and one seeder that owns the blob, with default constants.
+    pub fn cold(nodes: u32, geometry: Geometry, rate: f64) -> Self {
+        Self {
+            groups: vec![Group { count: nodes, down: (rate, rate), up: (rate, rate), zone: 0, start: Start::Together }],
+            seeders: Seeders { count: 1, up: rate, zone: Some(0), origin_rate: None, max_peers: 512 },
+            blobs: vec![geometry],
+            links: Links {
+                latency: Duration::from_micros(500),
+                zone_latency: Duration::from_micros(500),
+                zone_rate: None,
+            },
+            tracker: TrackerModel { peers_per_answer: 40, interval: Duration::from_secs(1), seen: 1_000 },
+            upload_slots: 6,
+            churn: Vec::new(),
+            faults: Faults::default(),
+            config: SwarmConfig::default(),
+            seed: 1,
+        }
+    }
+
+    /// Nodes that want the blobs, the seeders not counted.
+    pub fn nodes(&self) -> u32 {
+        self.groups.iter().map(|group| group.count).sum()
+    }
+
+    /// Bytes that a node wants.
+    pub fn size(&self) -> u64 {
+        self.blobs.iter().map(Geometry::size).sum()
+    }
+}
