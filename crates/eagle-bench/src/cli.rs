@@ -11,7 +11,7 @@ use eagle_registry::ImageReference;
 use serde::Serialize;
 use url::Url;
 
-/// Load tests and benchmarks of Eagle, on real processes and real sockets.
+/// Load tests and benchmarks of Eagle: real processes and real sockets, and simulated swarms.
 #[derive(Debug, Parser)]
 #[command(
     name = "eagle-bench",
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Floor(FloorArgs),
     /// Measure a proxy that serves blobs from its cache, beside nginx with the same files.
     Serve(ServeArgs),
+    /// Simulate a swarm of any size, on the state machines that the real nodes run.
+    Sim(SimArgs),
     /// The origin registry of a local cluster.
     #[command(hide = true)]
     Origin(OriginArgs),
@@ -190,6 +192,39 @@ pub(crate) struct ServeArgs {
     /// Keep logs and configurations of all processes in this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) keep_logs: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  eagle-bench sim --plan benches/plans/flash-1k.toml
+  eagle-bench sim --plan benches/plans/kraken.toml --json kraken.json --svg kraken.svg --seed 2
+
+The same plan and seed give the same trace, byte for byte. Plans and the fields of the JSON are described in
+docs/benchmarks.md.")]
+pub(crate) struct SimArgs {
+    /// What to simulate, a TOML file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plan: PathBuf,
+    /// Seed of all random choices; the plan's own unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Take this share of the plan's nodes and bytes, from 0 to 1, for a quick look
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE", value_parser = share)]
+    pub(crate) scale: f64,
+    /// Write the result to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Draw completion over time and the spread of pieces to this file as SVG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("a number above 0 and at most 1".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod progress;
 mod pull;
 mod report;
 mod serve;
+mod sim;
 mod stats;
 mod swarm;
 
@@ -41,6 +42,7 @@ fn run(command: Command) -> Result<ExitCode> {
         // These two need no runtime: one becomes another program, one measures with plain threads.
         Command::Owned(args) => process::become_owned(&args),
         Command::Floor(args) => floor::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Sim(args) => sim::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Swarm(args) => block_on(swarm::run(*args)),
         Command::Pull(args) => block_on(pull::run(*args)),
         Command::Serve(args) => block_on(serve::run(args)),

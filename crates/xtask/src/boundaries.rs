@@ -19,11 +19,12 @@ const ORDER: &[&str] = &[
     "eagle-p2p",
     "eagle-registry",
     "eagle-store",
+    "eagle-sim",
     "eagle-core",
 ];
 
 /// Crates beside that order, and all that they may depend on.
-const APART: &[(&str, &[&str])] = &[("eagle-sim", &["eagle-core"]), ("xtask", &[])];
+const APART: &[(&str, &[&str])] = &[("xtask", &[])];
 
 /// Who alone may depend on crates that begin with this.
 const OWNED: &[(&str, &str)] = &[("libp2p", "eagle-p2p"), ("redis", "eagle-tracker"), ("object_store", "eagle-store")];
