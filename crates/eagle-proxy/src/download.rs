@@ -12,6 +12,7 @@ mod filler;
 mod passthrough;
 mod reader;
 mod run;
+mod small;
 mod sources;
 mod state;
 mod task;
@@ -36,11 +37,14 @@ use lru::LruCache;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::state::{Download, Phase, Ticket, Whole};
 pub(crate) use self::{reader::Opened, sources::Failure};
 pub use self::{
     reader::{BlobStream, OpenBlob},
     state::BlobRequest,
+};
+use self::{
+    small::{MAX_SMALL, SmallBlobs},
+    state::{Download, Phase, Ticket, Whole},
 };
 use crate::metrics::Metrics;
 
@@ -125,6 +129,7 @@ struct Inner {
     context: Arc<Context>,
     running: Mutex<HashMap<Digest, Arc<Download>>>,
     distrusted: Mutex<LruCache<Digest, Instant>>,
+    small: SmallBlobs,
 }
 
 impl Downloads {
@@ -133,6 +138,7 @@ impl Downloads {
             context: Arc::new(context),
             running: Mutex::default(),
             distrusted: Mutex::new(LruCache::new(MAX_DISTRUSTED)),
+            small: SmallBlobs::new(),
         }))
     }
 
@@ -202,10 +208,38 @@ impl Downloads {
     }
 
     async fn cached(&self, digest: Digest) -> Option<OpenBlob> {
+        let open = |size, source| Some(OpenBlob::new(Arc::clone(&self.0.context), digest, size, source));
+        if let Some(content) = self.0.small.get(&digest) {
+            if self.0.context.cache.touch(digest) {
+                return open(content.len() as u64, Opened::Memory(content));
+            }
+            self.0.small.remove(&digest);
+        }
         let blob = self.0.context.cache.get(digest).await?;
         let size = blob.size();
         let whole = Whole { reader: blob.reader() };
-        Some(OpenBlob::new(Arc::clone(&self.0.context), digest, size, Opened::Cached(Arc::new(whole))))
+        if size > MAX_SMALL {
+            return open(size, Opened::Cached(Arc::new(whole)));
+        }
+        let content = match whole.reader.read_at(0, usize::try_from(size).unwrap_or(usize::MAX)).await {
+            Ok(content) => content,
+            Err(error) => {
+                tracing::warn!(%digest, %error, "a cached blob cannot be read");
+                return None;
+            }
+        };
+        let mut hasher = digest.hasher();
+        hasher.update(&content);
+        if hasher.finish() != digest {
+            tracing::warn!(%digest, "a cached blob has changed on the disk; it is dropped and fetched again");
+            self.0.context.metrics.verification_failure();
+            self.0.context.cache.remove(digest).await;
+            return None;
+        }
+        // A copy of its own: the buffer that it was read into is larger.
+        let content = Bytes::copy_from_slice(&content);
+        self.0.small.put(digest, content.clone());
+        open(size, Opened::Memory(content))
     }
 
     /// A place among the readers of the blob's download, which is begun when there is none.

@@ -118,6 +118,42 @@ async fn a_restart_finds_the_cache_warm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_small_blob_is_served_while_the_cache_has_it_and_checked_when_it_comes_from_the_disk() {
+    let origin = origin(&[MIB]).await;
+    let config = origin.images()[0].config.clone();
+    let (digest, size) = (config.digest, config.size);
+    let fetched = || origin.stats().blob(digest).bytes / size;
+    let options = ProxyOptions::new(&origin);
+    let proxy = options.start().await;
+    for _ in 0..3 {
+        proxy.pull(digest).await;
+    }
+    assert_eq!((fetched(), proxy.proxy.traffic().cache), (1, 2 * size));
+    let (first, hits) = (proxy.get(&blob_path(&digest)).await.whole(), proxy.proxy.cache().stats().hits);
+    for (range, expected) in [("bytes=0-0", 0..1), ("bytes=5-99", 5..100), ("bytes=-7", first.len() - 7..first.len())] {
+        let answer = proxy.get_with(&blob_path(&digest), &[("range", range)]).await;
+        assert_eq!((answer.status.as_u16(), answer.whole()), (206, first.slice(expected)), "{range}");
+    }
+    assert_eq!(proxy.proxy.cache().stats().hits, hits + 3, "what is in memory is used all the same");
+    assert!(proxy.proxy.cache().remove(digest).await);
+    proxy.pull(digest).await;
+    assert_eq!(fetched(), 2, "what the cache does not have is not in memory either");
+
+    // One byte changes on the disk while nobody looks.
+    let data = proxy.stop().await;
+    let hex = digest.hex();
+    let file = data.path().join("blobs/blobs/sha256").join(&hex[..2]).join(&hex).join("data");
+    let mut content = std::fs::read(&file).unwrap();
+    content[10] ^= 1;
+    std::fs::write(&file, content).unwrap();
+    let proxy = options.start_in(data).await;
+    proxy.pull(digest).await;
+    assert_eq!(fetched(), 3);
+    proxy.pull(digest).await;
+    assert_eq!(fetched(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_origin_refuses_is_refused_as_it_did() {
     let users = vec![User::new("alice", "secret"), User { repositories: Some(Vec::new()), ..User::new("bob", "pw") }];
     let origin = origin_for(&[MIB], Access::Basic(users)).await;

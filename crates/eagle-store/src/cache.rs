@@ -181,6 +181,21 @@ impl Cache {
         policy.get(digest).is_some_and(|slot| !slot.is_leaving() && matches!(slot.value, Entry::Complete(_)))
     }
 
+    /// Counts a use of a complete blob without opening it, for who has its content at hand. Says
+    /// whether it is still there; no look at the storage.
+    pub fn touch(&self, digest: Digest) -> bool {
+        let inner = &self.inner;
+        let present = {
+            let mut policy = inner.policy();
+            policy.touch(digest).is_some_and(|slot| matches!(slot.value, Entry::Complete(_)))
+        };
+        if present {
+            inner.storage.touch(digest);
+            inner.counters.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        present
+    }
+
     /// Begins to write a blob, or takes up a partial one: reserves its size, evicting others as
     /// needed, and pins it.
     ///

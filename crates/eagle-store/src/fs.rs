@@ -12,9 +12,10 @@
 //! `pieces` only after its bytes were synced, `partial` becomes `data` by a rename after all its
 //! bytes were synced, and small files are replaced by renaming a synced temporary one.
 //!
-//! Every system call runs on the blocking threads. What changes the directory of a blob holds the
+//! Every system call that may wait runs on the blocking threads; reads of what is in memory do not. What changes the directory of a blob holds the
 //! lock of that directory ([`Inner::directory`]); what changes bytes in `partial` does not.
 
+mod buffers;
 mod layout;
 mod partial;
 mod reader;
@@ -32,7 +33,7 @@ use eagle_core::{Digest, Geometry, Metainfo};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use self::{layout::BlobDirectory, partial::Core, reader::FsReader};
+use self::{buffers::Buffers, layout::BlobDirectory, partial::Core, reader::FsReader};
 use crate::ssi::{BlobReader, BlobStorage, PartialBlob, StorageError, StoredBlob, check_metainfo};
 
 /// Number of directory locks. More than the blocking threads that a busy node uses at once, so that
@@ -64,6 +65,8 @@ struct Inner {
     used: Mutex<HashMap<Digest, SystemTime>>,
     /// Writes of piece records; at most one for each writer.
     tasks: TaskTracker,
+    /// For reads; at most 4 MiB while nobody reads.
+    buffers: Arc<Buffers>,
     /// Released when the last writer is gone too.
     _lock: File,
 }
@@ -84,7 +87,7 @@ impl FsStorage {
             layout::sweep(&root)?;
             let directories = (0..DIRECTORY_LOCKS).map(|_| Mutex::default()).collect();
             let (writers, used, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
-            Ok(Inner { root, directories, writers, used, tasks, _lock: lock })
+            Ok(Inner { root, directories, writers, used, tasks, buffers: Arc::default(), _lock: lock })
         })
         .await?;
         Ok(Self { inner: Arc::new(inner) })
@@ -196,7 +199,8 @@ impl Inner {
         {
             debug!(%digest, %error, "cannot note the time of use");
         }
-        Ok(Some(Arc::new(FsReader::new(digest, Arc::new(file), metadata.len(), directory.data()))))
+        let buffers = Arc::clone(&self.buffers);
+        Ok(Some(Arc::new(FsReader::new(digest, Arc::new(file), metadata.len(), directory.data(), buffers))))
     }
 }
 

@@ -178,6 +178,11 @@ impl<V> LruPolicy<V> {
         Some(slot.id)
     }
 
+    /// Counts a use of an entry; `None` when there is none or it is leaving.
+    pub(crate) fn touch(&mut self, digest: Digest) -> Option<&Slot<V>> {
+        self.order.get(&digest).filter(|slot| !slot.leaving)
+    }
+
     /// Takes one pin back. With the last one the use ends, which makes it the most recent; says
     /// whether that happened to an entry that stays.
     pub(crate) fn unpin(&mut self, digest: Digest, id: EntryId) -> bool {

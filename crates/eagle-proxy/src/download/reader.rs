@@ -5,7 +5,7 @@
 
 use std::{
     ops::Range,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context as TaskContext, Poll},
 };
@@ -24,8 +24,8 @@ use crate::metrics::Source;
 /// Bytes that are read and handed on at a time: a few socket buffers, and at least as small as any
 /// piece but the smallest ones.
 const BLOCK: u64 = 256 << 10;
-/// Blocks read ahead of the runtime, so that disk and socket overlap: at most this many and one
-/// more, which is in hand.
+/// Blocks read ahead of the runtime where they come from a disk or the network, so that these and the
+/// socket overlap: at most this many and one more, which is in hand.
 const READ_AHEAD: usize = 3;
 
 /// A blob that can be read; dropping it gives up the interest in the blob.
@@ -39,19 +39,94 @@ pub struct OpenBlob {
 
 #[derive(Debug)]
 pub(crate) enum Opened {
+    /// A small blob, checked against its digest.
+    Memory(Bytes),
     Cached(Arc<Whole>),
     Arriving(Ticket),
 }
 
 /// The bytes of a blob or a part of it; an error means that the connection must be cut.
 #[derive(Debug)]
-pub struct BlobStream(mpsc::Receiver<Result<Bytes, Arc<BlobError>>>);
+pub struct BlobStream(Bytewise);
+
+#[derive(Debug)]
+enum Bytewise {
+    /// All of it, in memory.
+    Whole(Option<Bytes>),
+    /// Read from the page cache when the connection wants more.
+    Direct(Direct),
+    /// From a task that reads ahead.
+    Ahead(mpsc::Receiver<Result<Bytes, Arc<BlobError>>>),
+}
 
 impl Stream for BlobStream {
     type Item = Result<Bytes, Arc<BlobError>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx)
+        loop {
+            match &mut self.0 {
+                Bytewise::Whole(bytes) => return Poll::Ready(bytes.take().map(Ok)),
+                Bytewise::Ahead(receiver) => return receiver.poll_recv(cx),
+                Bytewise::Direct(direct) => match direct.next(cx) {
+                    Poll::Ready(item) => return Poll::Ready(item),
+                    // Not in memory: from here on a task waits for the disk, and reads ahead.
+                    Poll::Pending => self.0 = Bytewise::Ahead(direct.ahead()),
+                },
+            }
+        }
+    }
+}
+
+/// A cached blob that is read on the task of its connection. No task, queue or thread lies between the
+/// page cache and the socket: a block is copied by the core that then sends it.
+#[derive(Debug)]
+struct Direct {
+    context: Arc<Context>,
+    digest: Digest,
+    size: u64,
+    whole: Arc<Whole>,
+    left: Range<u64>,
+    started: Option<Instant>,
+}
+
+impl Direct {
+    /// The next block; pending when it has to be waited for, which is then left to somebody else.
+    fn next(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Bytes, Arc<BlobError>>>> {
+        let Range { start, end } = self.left;
+        if start >= end {
+            return Poll::Ready(None);
+        }
+        let block = block_end(start, end, BLOCK);
+        let Poll::Ready(read) = pin!(read(&self.whole, start, block)).poll(cx) else { return Poll::Pending };
+        self.left.start = block;
+        Poll::Ready(Some(match read {
+            Ok(bytes) => {
+                let metrics = &self.context.metrics;
+                metrics.bytes(Source::Cache, bytes.len() as u64);
+                delivered(&self.context, bytes.len() as u64, &mut self.started);
+                Ok(bytes)
+            }
+            Err(error) => {
+                tracing::warn!(digest = %self.digest, %error, "a response had to be cut short");
+                self.left.end = self.left.start;
+                Err(Arc::new(error))
+            }
+        }))
+    }
+
+    /// The rest, read ahead by a task.
+    fn ahead(&self) -> mpsc::Receiver<Result<Bytes, Arc<BlobError>>> {
+        let source = Opened::Cached(Arc::clone(&self.whole));
+        let blob = OpenBlob::new(Arc::clone(&self.context), self.digest, self.size, source);
+        blob.read_ahead(self.left.clone(), self.started)
+    }
+}
+
+/// Counts what a runtime was given.
+fn delivered(context: &Context, bytes: u64, started: &mut Option<Instant>) {
+    context.metrics.delivered(bytes);
+    if let Some(started) = started.take() {
+        context.metrics.first_byte(started.elapsed());
     }
 }
 
@@ -72,10 +147,7 @@ impl Sink {
     pub(crate) async fn send(&mut self, bytes: Bytes) -> Result<(), Closed> {
         let length = bytes.len() as u64;
         self.out.send(Ok(bytes)).await.map_err(|_| Closed)?;
-        self.context.metrics.delivered(length);
-        if let Some(started) = self.started.take() {
-            self.context.metrics.first_byte(started.elapsed());
-        }
+        delivered(&self.context, length, &mut self.started);
         Ok(())
     }
 
@@ -96,10 +168,27 @@ impl OpenBlob {
 
     /// The bytes of `range`, which lies within the blob. `started` is when the runtime asked.
     pub fn read(self, range: Range<u64>, started: Instant) -> BlobStream {
-        let (out, stream) = mpsc::channel(READ_AHEAD);
-        let sink = Sink { out, context: Arc::clone(&self.context), started: Some(started) };
-        let context = Arc::clone(&self.context);
         let range = range.start.min(self.size)..range.end.min(self.size);
+        BlobStream(match self.source {
+            Opened::Memory(content) => {
+                let bytes = part(&content, &range);
+                self.context.metrics.bytes(Source::Cache, bytes.len() as u64);
+                delivered(&self.context, bytes.len() as u64, &mut Some(started));
+                Bytewise::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
+            }
+            Opened::Cached(whole) => {
+                let Self { context, digest, size, .. } = self;
+                Bytewise::Direct(Direct { context, digest, size, whole, left: range, started: Some(started) })
+            }
+            Opened::Arriving(_) => Bytewise::Ahead(self.read_ahead(range, Some(started))),
+        })
+    }
+
+    /// The bytes of `range` from a task that reads ahead.
+    fn read_ahead(self, range: Range<u64>, started: Option<Instant>) -> mpsc::Receiver<Result<Bytes, Arc<BlobError>>> {
+        let (out, stream) = mpsc::channel(READ_AHEAD);
+        let context = Arc::clone(&self.context);
+        let sink = Sink { out, context: Arc::clone(&context), started };
         context.tasks.clone().spawn(async move {
             let closed = sink.out.clone();
             tokio::select! {
@@ -108,12 +197,23 @@ impl OpenBlob {
                 () = context.stop.cancelled() => {}
             }
         });
-        BlobStream(stream)
+        stream
+    }
+}
+
+impl BlobStream {
+    /// The bytes where they are all at hand, so that head and body can go in one write.
+    pub(crate) fn take_whole(&mut self) -> Option<Bytes> {
+        match &mut self.0 {
+            Bytewise::Whole(bytes) => Some(bytes.take().unwrap_or_default()),
+            _ => None,
+        }
     }
 }
 
 async fn pump(blob: OpenBlob, range: Range<u64>, mut sink: Sink) {
     let result = match &blob.source {
+        Opened::Memory(content) => sink.send(part(content, &range)).await.map_err(Stop::from),
         Opened::Cached(whole) => serve_cached(&blob, whole, range, &mut sink).await,
         Opened::Arriving(ticket) => serve_arriving(&blob, ticket, range, &mut sink).await,
     };
@@ -225,6 +325,13 @@ async fn serve_arriving(blob: &OpenBlob, ticket: &Ticket, range: Range<u64>, sin
 async fn read(whole: &Whole, at: u64, end: u64) -> Result<Bytes, BlobError> {
     let length = usize::try_from(end - at).unwrap_or(usize::MAX);
     whole.reader.read_at(at, length).await.map_err(|error| BlobError::Storage(error.to_string()))
+}
+
+/// A part of what is in memory; nothing where the range is empty.
+fn part(content: &Bytes, range: &Range<u64>) -> Bytes {
+    let within = |at: u64| usize::try_from(at).unwrap_or(content.len()).min(content.len());
+    let start = within(range.start);
+    content.slice(start..within(range.end).max(start))
 }
 
 /// Blocks end at multiples of their size, so that one never spans two pieces.

@@ -56,7 +56,10 @@ impl Service {
             Ok(blob) => {
                 let size = blob.size();
                 respond(&digest, size, headers, |range| {
-                    let stream = blob.read(range, started);
+                    let mut stream = blob.read(range, started);
+                    if let Some(bytes) = stream.take_whole() {
+                        return answer::full(bytes);
+                    }
                     let frames = stream.map(|bytes| bytes.map(Frame::data).map_err(cut));
                     StreamBody::new(frames).boxed_unsync()
                 })

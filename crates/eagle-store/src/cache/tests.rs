@@ -142,6 +142,25 @@ async fn refuses_what_cannot_be() {
 }
 
 #[tokio::test]
+async fn a_touch_is_a_use_of_what_is_complete() {
+    let cache = memory(6 * PIECE).await;
+    let blobs: Vec<_> = (0..3).map(|seed| sample(2, seed)).collect();
+    for blob in &blobs {
+        put(&cache, blob).await;
+    }
+    let hits = cache.stats().hits;
+    assert!(cache.touch(blobs[0].digest));
+    assert_eq!(digests(&cache), [1, 2, 0].map(|index: usize| blobs[index].digest));
+    put(&cache, &sample(3, 9)).await;
+    assert!(!cache.touch(blobs[1].digest), "evicted, as the least recently used");
+    assert!(cache.touch(blobs[0].digest));
+    let partial = sample(1, 10);
+    let _entry = cache.create(partial.digest, partial.geometry).await.unwrap();
+    assert!(!cache.touch(partial.digest));
+    assert_eq!(cache.stats().hits, hits + 2);
+}
+
+#[tokio::test]
 async fn a_partial_blob_counts_and_can_be_resumed_or_evicted() {
     let cache = memory(4 * PIECE).await;
     let blob = sample(3, 1);

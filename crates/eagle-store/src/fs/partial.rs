@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 use super::{
     Inner, blocking,
     layout::BlobDirectory,
-    reader::{FsReader, read_exact},
+    reader::{self, FsReader},
 };
 use crate::ssi::{BlobReader, PartialBlob, StorageError, check_piece, check_range};
 
@@ -279,10 +279,12 @@ impl Core {
 
     fn reader(&self) -> Arc<dyn BlobReader> {
         let (file, size) = (Arc::clone(&self.file), self.geometry.size());
-        Arc::new(FsReader::new(self.digest, file, size, self.directory.data()))
+        let buffers = Arc::clone(&self.inner.buffers);
+        Arc::new(FsReader::new(self.digest, file, size, self.directory.data(), buffers))
     }
 
-    fn read(&self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
+    /// Refuses a range with a piece that was not written.
+    fn check_written(&self, offset: u64, length: usize) -> Result<(), StorageError> {
         let end = offset + length as u64;
         if let (Some(first), Some(last)) =
             (self.geometry.piece_at(offset), self.geometry.piece_at(end.saturating_sub(1)))
@@ -294,7 +296,7 @@ impl Core {
                 _ => {}
             }
         }
-        read_exact(&self.file, &self.path, offset, length)
+        Ok(())
     }
 }
 
@@ -346,7 +348,9 @@ impl BlobReader for FsPartial {
 
     async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
         check_range(self.core.digest, self.size(), offset, length)?;
-        self.run(move |core| core.read(offset, length)).await
+        self.core.check_written(offset, length)?;
+        let Core { file, path, inner, .. } = &*self.core;
+        reader::read(file, path, &inner.buffers, offset, length).await
     }
 
     fn file(&self) -> Option<Arc<File>> {
@@ -412,7 +416,7 @@ mod tests {
         };
         let error = core.write(piece, &[1; MIN_PIECE_LENGTH as usize]).unwrap_err();
         assert!(error.is_out_of_space(), "{error}");
-        assert!(matches!(core.read(0, 1), Err(StorageError::NotWritten { .. })));
+        assert!(matches!(core.check_written(0, 1), Err(StorageError::NotWritten { .. })));
         assert!(matches!(core.commit(), Err(StorageError::Incomplete { .. })));
         assert_eq!(core.state().phase, Phase::Writing, "it can be tried again");
         // Once there is space again, as another writer finds it.
