@@ -95,7 +95,7 @@ described in docs/benchmarks.md.")]
 pub(crate) struct SwarmArgs {
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
-    /// Time between the starts of one node and the next, as in 500ms
+    /// Time over which the nodes start one after another, evenly, as in 5s: the first at 0, the last at its end
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) stagger: Duration,
     /// Write the result to this file as JSON

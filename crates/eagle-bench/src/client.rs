@@ -97,6 +97,18 @@ impl Mirror {
         Self { base, client: http_client() }
     }
 
+    /// Time from a request for a blob to its first byte; the rest is not read.
+    ///
+    /// # Errors
+    /// When there is no answer, or an empty one.
+    pub(crate) async fn first_byte(&self, image: &ImageReference, digest: Digest) -> Result<Duration> {
+        let started = Instant::now();
+        let mut body = self.get(image, &format!("blobs/{digest}"), HeaderMap::new()).await?.into_body();
+        let frame = tokio::time::timeout(STALL, body.frame()).await.context("nothing arrived")?;
+        frame.context("the blob is empty")?.context("the blob broke off")?;
+        Ok(started.elapsed())
+    }
+
     async fn get(&self, image: &ImageReference, path: &str, headers: HeaderMap) -> Result<Response<Incoming>> {
         let mut url = self.base.join(&format!("v2/{}/{path}", image.repository))?;
         // How containerd tells a mirror which registry is meant.

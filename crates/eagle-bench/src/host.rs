@@ -44,6 +44,8 @@ pub(crate) struct ProcessUse {
     pub(crate) cpu_seconds: f64,
     /// The most memory that it had resident at a time (`VmHWM`), bytes.
     pub(crate) max_rss_bytes: u64,
+    /// The memory that it has resident now (`VmRSS`), bytes.
+    pub(crate) rss_bytes: u64,
 }
 
 impl ProcessUse {
@@ -56,7 +58,8 @@ impl ProcessUse {
         let status = fs::read_to_string(format!("/proc/{id}/status"))?;
         let cpu_seconds = cpu_seconds(&stat).context("/proc/PID/stat has another form")?;
         // A process that has ended but was not waited for has no memory.
-        Ok(Self { cpu_seconds, max_rss_bytes: kibibytes(&status, "VmHWM").unwrap_or_default() })
+        let memory = |name| kibibytes(&status, name).unwrap_or_default();
+        Ok(Self { cpu_seconds, max_rss_bytes: memory("VmHWM"), rss_bytes: memory("VmRSS") })
     }
 }
 

@@ -22,7 +22,11 @@ use crate::{
     origin::Layer,
     progress,
     report::{Circumstances, write_json},
+    stats::{percentile, sorted},
 };
+
+/// Requests to the origin of which the median first byte is taken.
+const ORIGIN_REQUESTS: usize = 5;
 
 /// A pull's progress, once it has begun, which is later than the others where starts are staggered.
 type Slot = Arc<OnceLock<Progress>>;
@@ -55,8 +59,31 @@ pub(crate) async fn run(args: SwarmArgs) -> Result<()> {
     Ok(())
 }
 
-/// The least time that any scheme needs; `None` where nothing limits the nodes.
-pub(crate) fn ideal_seconds(args: &ClusterArgs) -> Result<Option<f64>> {
+/// When a node starts, seconds after the first: evenly over all of `--stagger`.
+fn start_seconds(args: &SwarmArgs, index: usize) -> f64 {
+    let last = f64::from(args.cluster.nodes.saturating_sub(1).max(1));
+    args.stagger.as_secs_f64() * index as f64 / last
+}
+
+/// The least time that any scheme needs for a node from its own start; `None` where nothing limits the nodes.
+///
+/// Where nodes start at different times, the bounds for all of them together say nothing of a single one. What is
+/// left is that a node downloads no faster than it can, and that the seeder, which began with the first node, has
+/// sent every byte once before anybody has them all.
+pub(crate) fn ideal_seconds(args: &SwarmArgs, index: usize) -> Result<Option<f64>> {
+    let cluster = &args.cluster;
+    if args.stagger.is_zero() || cluster.nodes == 1 {
+        return ideal_together(cluster);
+    }
+    let Some(rate) = cluster.rate.bytes_per_second() else { return Ok(None) };
+    let size = cluster.size.0 as f64;
+    let seeder = cluster.seeder_rate.unwrap_or(cluster.rate).bytes_per_second();
+    let seeder = seeder.map_or(0.0, |rate| size / rate as f64) - start_seconds(args, index);
+    Ok(Some((size / rate as f64).max(seeder)))
+}
+
+/// The least time that any scheme needs for nodes that start together; `None` where nothing limits the nodes.
+pub(crate) fn ideal_together(args: &ClusterArgs) -> Result<Option<f64>> {
     let Rate::Limited(rate) = args.rate else { return Ok(None) };
     let rate = rate as f64;
     let seeder = match args.seeder_rate.unwrap_or(args.rate) {
@@ -77,6 +104,7 @@ async fn measure(args: &SwarmArgs, cluster: &mut Cluster) -> Result<Measured> {
     let layer = *cluster.layers().first().context("the image has no layer")?;
     ensure!(layer.size == args.cluster.size.0, "the blob has {} bytes instead of {}", layer.size, args.cluster.size.0);
 
+    let idle = usage(cluster)?;
     let routes = cluster
         .proxies
         .iter()
@@ -92,7 +120,7 @@ async fn measure(args: &SwarmArgs, cluster: &mut Cluster) -> Result<Measured> {
     let before = usage(cluster)?;
     let slots: Vec<Slot> = routes.iter().map(|_| Slot::default()).collect();
     let outcomes = {
-        let clients = run_clients(args.stagger, &routes, &image, layer, &slots);
+        let clients = run_clients(args, &routes, &image, layer, &slots);
         let bytes = || slots.iter().filter_map(|slot| slot.get()).map(Progress::bytes).sum();
         let note = || format!("{} of {} nodes", slots.iter().filter(|slot| done(slot, layer)).count(), slots.len());
         let total = layer.size.saturating_mul(u64::from(args.cluster.nodes));
@@ -106,16 +134,21 @@ async fn measure(args: &SwarmArgs, cluster: &mut Cluster) -> Result<Measured> {
 
     let statuses = join_all(cluster.proxies.iter().map(crate::cluster::Role::status)).await;
     let mut per_node = Vec::new();
-    let parts = outcomes.into_iter().zip(&slots).zip(statuses).zip(before.proxies.iter().zip(&after.proxies));
-    for (index, (((outcome, slot), status), (before, after))) in parts.enumerate() {
+    let parts = outcomes.into_iter().zip(&slots).zip(statuses);
+    let used = idle.proxies.iter().zip(&before.proxies).zip(&after.proxies);
+    for (index, (((outcome, slot), status), ((idle, before), after))) in parts.zip(used).enumerate() {
         let status = status.with_context(|| format!("node {} has no status", index + 1))?;
         let (complete, error) = match outcome {
             Ok(elapsed) => (Some(elapsed.as_secs_f64()), None),
             Err(error) => (None, Some(format!("{error:#}"))),
         };
+        let ideal = ideal_seconds(args, index)?;
         let traffic = |source: &str| status["traffic_bytes"][source].as_u64().unwrap_or_default();
         per_node.push(NodeResult {
             node: index + 1,
+            start_seconds: start_seconds(args, index),
+            ideal_seconds: ideal,
+            efficiency: ideal.zip(complete).map(|(ideal, complete)| ideal / complete),
             first_byte_seconds: slot.get().and_then(Progress::first_byte).map(|time| time.as_secs_f64()),
             complete_seconds: complete,
             delivered_bytes: slot.get().map(Progress::bytes).unwrap_or_default(),
@@ -124,6 +157,7 @@ async fn measure(args: &SwarmArgs, cluster: &mut Cluster) -> Result<Measured> {
             origin_bytes: traffic("origin"),
             uploaded_bytes: status["uploaded_bytes"].as_u64().unwrap_or_default(),
             cpu_seconds: after.cpu_seconds - before.cpu_seconds,
+            idle_rss_bytes: idle.rss_bytes,
             max_rss_bytes: after.max_rss_bytes,
             error,
         });
@@ -131,16 +165,18 @@ async fn measure(args: &SwarmArgs, cluster: &mut Cluster) -> Result<Measured> {
     let seeder_status = cluster.seeder.status().await?;
     Ok(Measured {
         per_node,
+        // Before it is asked once more, for the time that it takes by itself.
         origin: cluster.origin_stats().await?.blob(layer.digest),
+        origin_first_byte_seconds: origin_first_byte(cluster, &image, layer).await?,
         seeder_uploaded: seeder_status["uploaded_bytes"].as_u64().unwrap_or_default(),
-        seeder: since(before.seeder, after.seeder),
-        tracker: since(before.tracker, after.tracker),
+        seeder: since(idle.seeder, before.seeder, after.seeder),
+        tracker: since(idle.tracker, before.tracker, after.tracker),
     })
 }
 
 /// Every client on a task of its own; how long each took, or why it failed.
 async fn run_clients(
-    stagger: Duration,
+    args: &SwarmArgs,
     routes: &[Route],
     image: &ImageReference,
     layer: Layer,
@@ -150,7 +186,7 @@ async fn run_clients(
     let start = tokio::time::Instant::now();
     for (index, (route, slot)) in routes.iter().zip(slots).enumerate() {
         let (route, image, slot) = (route.clone(), image.clone(), Arc::clone(slot));
-        let delay = stagger.saturating_mul(u32::try_from(index)?);
+        let delay = Duration::from_secs_f64(start_seconds(args, index));
         tasks.spawn(async move {
             tokio::time::sleep_until(start + delay).await;
             let progress = slot.get_or_init(Progress::start);
@@ -185,9 +221,21 @@ fn usage(cluster: &Cluster) -> Result<Usage> {
     })
 }
 
-/// The time between, and the memory of all time.
-fn since(before: ProcessUse, after: ProcessUse) -> ProcessUse {
-    ProcessUse { cpu_seconds: after.cpu_seconds - before.cpu_seconds, ..after }
+/// The time of the pull, the memory before it, and the most of all time.
+fn since(idle: ProcessUse, before: ProcessUse, after: ProcessUse) -> ProcessUse {
+    let cpu_seconds = after.cpu_seconds - before.cpu_seconds;
+    ProcessUse { cpu_seconds, rss_bytes: idle.rss_bytes, max_rss_bytes: after.max_rss_bytes }
+}
+
+/// Seconds from a request for the blob at the origin itself, which does nothing else, to its first byte.
+async fn origin_first_byte(cluster: &Cluster, image: &ImageReference, layer: Layer) -> Result<f64> {
+    let mut times = Vec::new();
+    for _ in 0..ORIGIN_REQUESTS {
+        // A connection of its own, as a seeder's first request needs one.
+        let mirror = Mirror::new(format!("http://{}", cluster.origin()).parse()?);
+        times.push(mirror.first_byte(image, layer.digest).await.context("the origin")?.as_secs_f64());
+    }
+    percentile(&sorted(times), 50).context("the origin was not asked")
 }
 
 #[cfg(test)]
@@ -200,7 +248,30 @@ mod tests {
     fn ideal(args: &[&str]) -> Option<f64> {
         let cli = Cli::parse_from(["eagle-bench", "swarm"].iter().chain(args));
         let Command::Swarm(args) = cli.command else { panic!("not a swarm") };
-        ideal_seconds(&args.cluster).unwrap()
+        ideal_seconds(&args, 0).unwrap()
+    }
+
+    #[test]
+    fn staggered_nodes_have_ideals_of_their_own() {
+        let cli = Cli::parse_from([
+            "eagle-bench",
+            "swarm",
+            "--nodes",
+            "5",
+            "--size",
+            "100MB",
+            "--rate",
+            "10MB/s",
+            "--seeder-rate",
+            "8MB/s",
+            "--stagger",
+            "4s",
+        ]);
+        let Command::Swarm(args) = cli.command else { panic!("not a swarm") };
+        let starts: Vec<f64> = (0..5).map(|index| start_seconds(&args, index)).collect();
+        assert_eq!(starts, [0.0, 1.0, 2.0, 3.0, 4.0]);
+        let ideals: Vec<_> = (0..5).map(|index| ideal_seconds(&args, index).unwrap().unwrap()).collect();
+        assert_eq!(ideals, [12.5, 11.5, 10.5, 10.0, 10.0]);
     }
 
     #[test]

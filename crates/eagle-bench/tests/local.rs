@@ -90,7 +90,8 @@ fn a_swarm_gets_the_blob_and_the_origin_sends_it_once() {
     );
     assert!(report["cpu_seconds"].as_f64().unwrap() > 0.0);
     for role in ["proxy", "seeder", "tracker"] {
-        assert!(report["max_rss_bytes"][role].as_u64().unwrap() > 1 << 20, "{role}");
+        let memory = |when: &str| report[when][role].as_u64().unwrap();
+        assert!(memory("idle_rss_bytes") > 1 << 20 && memory("max_rss_bytes") >= memory("idle_rss_bytes"), "{role}");
     }
     for node in report["per_node"].as_array().unwrap() {
         let from = |source: &str| node[source].as_u64().unwrap();
@@ -118,6 +119,9 @@ fn a_rate_makes_an_ideal_that_no_node_beats() {
     // A limiter may let a little through at the start.
     assert!(efficiency > 0.0 && efficiency < 1.1, "{efficiency}");
     assert_eq!(report["encryption"], "none");
+    let baseline = |part: &str| report["first_byte_baseline_seconds"][part].as_f64().unwrap();
+    assert!(baseline("origin") > 0.0 && baseline("piece") > 0.0);
+    assert!((baseline("total") - baseline("origin") - baseline("piece")).abs() < 1e-9);
 }
 
 #[test]

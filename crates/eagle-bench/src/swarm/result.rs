@@ -7,7 +7,6 @@ use eagle_core::units::{Rate, Size};
 use eagle_registry::embedded::BlobStats;
 use serde::Serialize;
 
-use super::ideal_seconds;
 use crate::{
     cli::{Encryption, SwarmArgs},
     host::ProcessUse,
@@ -19,6 +18,7 @@ use crate::{
 pub(super) struct Measured {
     pub(super) per_node: Vec<NodeResult>,
     pub(super) origin: BlobStats,
+    pub(super) origin_first_byte_seconds: f64,
     pub(super) seeder_uploaded: u64,
     pub(super) seeder: ProcessUse,
     pub(super) tracker: ProcessUse,
@@ -40,6 +40,7 @@ pub(super) struct SwarmReport {
     succeeded: usize,
     ideal_seconds: Option<f64>,
     first_byte_seconds: FirstByte,
+    first_byte_baseline_seconds: Baseline,
     complete_seconds: Complete,
     efficiency: Efficiency,
     origin_bytes: u64,
@@ -51,6 +52,7 @@ pub(super) struct SwarmReport {
     cpu_seconds: f64,
     cpu_seconds_per_gb: f64,
     cpu_seconds_by_role: ByRole<f64>,
+    idle_rss_bytes: ByRole<u64>,
     max_rss_bytes: ByRole<u64>,
     pub(super) per_node: Vec<NodeResult>,
 }
@@ -59,6 +61,14 @@ pub(super) struct SwarmReport {
 struct FirstByte {
     p50: Option<f64>,
     max: Option<f64>,
+}
+
+/// What the first byte of a cold blob takes at least: the origin's own, and one piece at the rate.
+#[derive(Debug, Clone, Serialize)]
+struct Baseline {
+    origin: f64,
+    piece: f64,
+    total: f64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -86,6 +96,9 @@ struct ByRole<T> {
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct NodeResult {
     pub(super) node: usize,
+    pub(super) start_seconds: f64,
+    pub(super) ideal_seconds: Option<f64>,
+    pub(super) efficiency: Option<f64>,
     pub(super) first_byte_seconds: Option<f64>,
     pub(super) complete_seconds: Option<f64>,
     pub(super) delivered_bytes: u64,
@@ -94,13 +107,14 @@ pub(super) struct NodeResult {
     pub(super) origin_bytes: u64,
     pub(super) uploaded_bytes: u64,
     pub(super) cpu_seconds: f64,
+    pub(super) idle_rss_bytes: u64,
     pub(super) max_rss_bytes: u64,
     pub(super) error: Option<String>,
 }
 
 impl SwarmReport {
     pub(super) fn new(circumstances: Circumstances, args: &SwarmArgs, measured: Measured) -> Result<Self> {
-        let Measured { per_node, origin, seeder_uploaded, seeder, tracker } = measured;
+        let Measured { per_node, origin, origin_first_byte_seconds, seeder_uploaded, seeder, tracker } = measured;
         let cluster = &args.cluster;
         let geometry = cluster.piece_length.geometry(cluster.size.0)?;
         let first_byte = sorted(per_node.iter().filter_map(|node| node.first_byte_seconds));
@@ -113,9 +127,20 @@ impl SwarmReport {
             p90: percentile(&complete, 90),
             max: percentile(&complete, 100).filter(|_| all),
         };
-        let ideal = ideal_seconds(cluster)?;
-        let of_ideal = |seconds: Option<f64>| Some(ideal? / seconds?);
-        let efficiency = Efficiency { p50: of_ideal(complete.p50), max: of_ideal(complete.max) };
+        // The longest: without --stagger all nodes have the same.
+        let ideal = percentile(&sorted(per_node.iter().filter_map(|node| node.ideal_seconds)), 100);
+        // By time: the most efficient first.
+        let inefficiency = sorted(per_node.iter().filter_map(|node| Some(1.0 / node.efficiency?)));
+        let efficiency = Efficiency {
+            p50: percentile(&inefficiency, 50).map(f64::recip),
+            max: percentile(&inefficiency, 100).filter(|_| all).map(f64::recip),
+        };
+        let piece = cluster
+            .rate
+            .bytes_per_second()
+            .map_or(0.0, |rate| cluster.size.0.min(u64::from(geometry.piece_length())) as f64 / rate as f64);
+        let first_byte_baseline_seconds =
+            Baseline { origin: origin_first_byte_seconds, piece, total: origin_first_byte_seconds + piece };
         let delivered_bytes: u64 = per_node.iter().map(|node| node.delivered_bytes).sum();
         let proxies = per_node.iter().map(|node| node.cpu_seconds).sum::<f64>();
         let cpu_seconds = proxies + seeder.cpu_seconds + tracker.cpu_seconds;
@@ -132,6 +157,7 @@ impl SwarmReport {
             succeeded,
             ideal_seconds: ideal,
             first_byte_seconds: FirstByte { p50: percentile(&first_byte, 50), max: percentile(&first_byte, 100) },
+            first_byte_baseline_seconds,
             complete_seconds: complete,
             efficiency,
             origin_bytes: origin.bytes,
@@ -143,6 +169,11 @@ impl SwarmReport {
             cpu_seconds,
             cpu_seconds_per_gb: cpu_seconds / (delivered_bytes.max(1) as f64 / 1e9),
             cpu_seconds_by_role: ByRole { proxy: proxies, seeder: seeder.cpu_seconds, tracker: tracker.cpu_seconds },
+            idle_rss_bytes: ByRole {
+                proxy: per_node.iter().map(|node| node.idle_rss_bytes).max().unwrap_or_default(),
+                seeder: seeder.rss_bytes,
+                tracker: tracker.rss_bytes,
+            },
             max_rss_bytes: ByRole {
                 proxy: per_node.iter().map(|node| node.max_rss_bytes).max().unwrap_or_default(),
                 seeder: seeder.max_rss_bytes,
@@ -186,7 +217,16 @@ impl fmt::Display for SwarmReport {
         let first = &self.first_byte_seconds;
         let millis =
             |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{:.0} ms", value * 1e3));
-        line("first byte", format!("p50 {}, slowest {}", millis(first.p50), millis(first.max)))?;
+        let Baseline { origin, piece, total } = self.first_byte_baseline_seconds;
+        let [origin, piece, total] = [origin, piece, total].map(|seconds| millis(Some(seconds)));
+        line(
+            "first byte",
+            format!(
+                "p50 {}, slowest {}; the origin's own {origin} + one piece at the rate {piece} = {total}",
+                millis(first.p50),
+                millis(first.max)
+            ),
+        )?;
         line(
             "origin",
             format!(
@@ -207,15 +247,11 @@ impl fmt::Display for SwarmReport {
                 self.cpu_seconds_per_gb, self.cpu_seconds, cpu.proxy, cpu.seeder, cpu.tracker
             ),
         )?;
-        let rss = &self.max_rss_bytes;
-        line(
-            "memory",
-            format!(
-                "proxy {}, seeder {}, tracker {}",
-                mebibytes(rss.proxy),
-                mebibytes(rss.seeder),
-                mebibytes(rss.tracker)
-            ),
-        )
+        let [idle, most] = [&self.idle_rss_bytes, &self.max_rss_bytes].map(|rss| {
+            let [proxy, seeder, tracker] = [rss.proxy, rss.seeder, rss.tracker].map(mebibytes);
+            format!("proxy {proxy}, seeder {seeder}, tracker {tracker}")
+        });
+        line("memory idle", idle)?;
+        line("memory most", most)
     }
 }
