@@ -111,6 +111,17 @@ impl Bitfield {
         })
     }
 
+    /// Whether some bit is clear here and in all of `others`.
+    pub fn any_clear(&self, others: &[&Self]) -> bool {
+        let unused = self.length.next_multiple_of(64) - self.length;
+        let last = self.words.len().saturating_sub(1);
+        self.words.iter().enumerate().any(|(position, &word)| {
+            let set = others.iter().fold(word, |word, other| word | other.words.get(position).unwrap_or(&0));
+            let used = if position == last { u64::MAX >> unused } else { u64::MAX };
+            !set & used != 0
+        })
+    }
+
     /// First clear bit at or after `from`; `None` when all of those are set.
     pub fn first_missing(&self, from: u32) -> Option<PieceIndex> {
         let mut index = from;
@@ -226,6 +237,8 @@ mod tests {
             let minus: Vec<u32> = a.difference(&b).copied().collect();
             prop_assert_eq!(fa.iter_without(&[&fb]).map(|p| p.0).collect::<Vec<_>>(), minus.clone());
             prop_assert_eq!(fa.any_without(&[&fb]), !minus.is_empty());
+            prop_assert_eq!(fa.any_clear(&[&fb]), a.union(&b).count() < length as usize);
+            prop_assert_eq!(fa.any_clear(&[]), a.len() < length as usize);
             let mut both = fa.clone();
             both.union(&fb);
             prop_assert_eq!(both.count() as usize, a.union(&b).count());

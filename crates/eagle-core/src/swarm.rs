@@ -22,12 +22,17 @@ mod requests;
 mod spread;
 mod upload;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{cell::Cell, collections::VecDeque};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use self::{choker::Choker, peers::PeerState, requests::Requests, spread::Spread};
+use self::{
+    choker::Choker,
+    peers::{PeerState, Peers},
+    requests::Requests,
+    spread::Spread,
+};
 pub use self::{
     config::SwarmConfig,
     picker::{PieceChoice, PiecePicker, RarestFirst},
@@ -136,7 +141,7 @@ pub struct Swarm {
     unknown: Bitfield,
     /// How many neighbours own each piece.
     availability: Vec<u16>,
-    peers: BTreeMap<PeerKey, PeerState>,
+    peers: Peers,
     requests: Requests,
     spread: Spread,
     choker: Choker,
@@ -149,6 +154,11 @@ pub struct Swarm {
     pending_haves: Vec<PieceIndex>,
     haves_sent_at: Timestamp,
     totals: SwarmTotals,
+    /// No peer that may be asked owns anything needed, when that was last looked at.
+    dry: bool,
+    /// When requests, peers and places are to be looked at again, once that is known; most events
+    /// change nothing of it.
+    wake: Cell<Option<Option<Timestamp>>>,
     actions: VecDeque<Action>,
     rng: ChaCha8Rng,
 }
@@ -189,7 +199,7 @@ impl Swarm {
             settling: Bitfield::new(pieces),
             unknown,
             availability: vec![0; pieces as usize],
-            peers: BTreeMap::new(),
+            peers: Peers::default(),
             requests: Requests::new(config.initial_service_time),
             position: PieceIndex(0),
             node_load: 0,
@@ -198,6 +208,8 @@ impl Swarm {
             pending_haves: Vec::new(),
             haves_sent_at: Timestamp(0),
             totals: SwarmTotals::default(),
+            dry: false,
+            wake: Cell::new(None),
             actions: VecDeque::new(),
             rng: ChaCha8Rng::seed_from_u64(start.seed),
             config,
@@ -332,7 +344,7 @@ impl Swarm {
             BlobMessage::Leave => return self.handle_peer_left(now, peer),
         }
         self.show_interest(peer);
-        self.fill(now);
+        self.fill_from(now, peer);
     }
 
     /// Hashes are now known for the first `known` pieces.
@@ -385,13 +397,22 @@ impl Swarm {
         let haves = (!self.pending_haves.is_empty()).then(|| self.haves_sent_at + self.config.have_interval);
         let load = (self.load() != self.advertised && !self.peers.is_empty())
             .then(|| self.advertised_at + self.config.load_interval);
+        let wake = self.wake.get().unwrap_or_else(|| {
+            let wake = self.next_wake();
+            self.wake.set(Some(wake));
+            wake
+        });
+        [haves, load, wake].into_iter().flatten().min()
+    }
+
+    fn next_wake(&self) -> Option<Timestamp> {
         let stalls = self.requests.next_deadline(&self.config);
         let hedge = self.next_hedge();
         let choker = self.choker.next_round(self.config.choke_interval);
         let snubs = (self.download && !self.is_complete())
             .then(|| self.peers.values().flat_map(|peer| [peer.snubbed_until, peer.blocked_until]).flatten().min())
             .flatten();
-        [haves, load, stalls, hedge, choker, snubs].into_iter().flatten().min()
+        [stalls, hedge, choker, snubs].into_iter().flatten().min()
     }
 
     /// The time of [`Swarm::next_timeout`] has come.
@@ -429,10 +450,12 @@ impl Swarm {
         if now >= self.haves_sent_at + self.config.have_interval || self.is_complete() {
             self.flush_haves(now);
         }
-        let keys: Vec<PeerKey> =
-            self.peers.iter().filter(|(_, state)| state.we_are_interested).map(|(key, _)| *key).collect();
-        for peer in keys {
-            self.show_interest(peer);
+        // Only who owns this piece may have become of no interest by it.
+        for (&peer, state) in self.peers.iter_mut() {
+            if state.we_are_interested && state.have.contains(piece) && !state.have.any_without(&[&self.have]) {
+                state.we_are_interested = false;
+                self.actions.push_back(Action::Send { peer, message: BlobMessage::NotInterested });
+            }
         }
     }
 
@@ -455,9 +478,11 @@ impl Swarm {
             if state.have.is_full() && !state.load.spreading {
                 continue;
             }
-            for batch in pieces.chunks(MAX_HAVE) {
-                let message =
-                    BlobMessage::Have { pieces: batch.iter().map(|piece| piece.0).collect(), load: self.advertised };
+            // Nor for pieces that it owns itself; who spreads wants to know how far they have come.
+            let news = pieces.iter().filter(|piece| state.load.spreading || !state.have.contains(**piece));
+            let news: Vec<u32> = news.map(|piece| piece.0).collect();
+            for batch in news.chunks(MAX_HAVE) {
+                let message = BlobMessage::Have { pieces: batch.to_vec(), load: self.advertised };
                 self.actions.push_back(Action::Send { peer, message });
             }
         }
@@ -466,7 +491,7 @@ impl Swarm {
     fn advertise_load(&mut self, now: Timestamp) {
         self.advertised_at = now;
         self.advertised = self.load();
-        for (&peer, state) in &self.peers {
+        for (&peer, state) in self.peers.iter() {
             if state.interested {
                 self.actions.push_back(Action::Send { peer, message: BlobMessage::Load(self.advertised) });
             }
@@ -512,6 +537,7 @@ impl Swarm {
     }
 
     fn rechoke(&mut self, now: Timestamp) {
+        self.wake.set(None);
         for (peer, unchoke) in self.choker.rechoke(now, self.config.choke_interval, &self.peers) {
             if let Some(state) = self.peers.get_mut(&peer) {
                 state.unchoked = unchoke;

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{PeerKey, peers::PeerState};
+use super::{PeerKey, peers::Peers};
 use crate::time::Timestamp;
 
 #[derive(Debug)]
@@ -37,14 +37,9 @@ impl Choker {
     }
 
     /// Decides anew who is served; returns the peers for whom that changed.
-    pub(super) fn rechoke(
-        &mut self,
-        now: Timestamp,
-        interval: Duration,
-        peers: &BTreeMap<PeerKey, PeerState>,
-    ) -> Vec<(PeerKey, bool)> {
+    pub(super) fn rechoke(&mut self, now: Timestamp, interval: Duration, peers: &Peers) -> Vec<(PeerKey, bool)> {
         let mut changes = Vec::new();
-        for (&key, state) in peers {
+        for (&key, state) in peers.iter() {
             if !state.interested {
                 self.waiting.remove(&key);
                 // An uninterested peer keeps its place as long as nobody needs it: the next piece

@@ -150,12 +150,17 @@ impl Swarm {
 
     /// Makes as many requests as may be in flight.
     pub(super) fn fill(&mut self, now: Timestamp) {
+        self.wake.set(None);
         if !self.download || self.have.is_full() {
             return;
         }
         self.ask_for_any(now, self.config.spread_requests);
+        self.dry = false;
         while self.has_room() {
-            let Some(peer) = self.best_uploader() else { break };
+            let Some(peer) = self.best_uploader() else {
+                self.dry = true;
+                break;
+            };
             let Some(piece) = self.pick(peer) else { break };
             self.request(now, peer, Some(piece));
         }
@@ -167,6 +172,25 @@ impl Swarm {
         if !self.needs_more() {
             self.hedge(now);
         }
+    }
+
+    /// Makes as many requests as may be in flight after a message from one peer, by which nothing
+    /// changed but what we know of that peer: most messages change nothing that matters, and there
+    /// are as many of them as there are pieces and neighbours together.
+    pub(super) fn fill_from(&mut self, now: Timestamp, peer: PeerKey) {
+        if !self.download || self.have.is_full() {
+            return;
+        }
+        let useful = self
+            .peers
+            .get(&peer)
+            .is_some_and(|state| state.serves() && state.have.any_without(&[&self.have, &self.busy, &self.unknown]));
+        let spreads = self.peers.get(&peer).is_some_and(|state| state.load.spreading);
+        let unchanged = !useful && self.dry || !spreads && !self.has_room();
+        if unchanged && self.needs_more() {
+            return;
+        }
+        self.fill(now);
     }
 
     /// Seeders that still spread choose what they give.
@@ -194,15 +218,7 @@ impl Swarm {
 
     /// Whether a piece with a known hash is neither owned nor on its way.
     fn needs_more(&self) -> bool {
-        // The three masks are disjoint or nested only by chance, so look for one clear in all.
-        let mut from = 0;
-        while let Some(piece) = self.have.first_missing(from) {
-            if !self.busy.contains(piece) && !self.unknown.contains(piece) {
-                return true;
-            }
-            from = piece.0 + 1;
-        }
-        false
+        self.have.any_clear(&[&self.busy, &self.unknown])
     }
 
     /// The least loaded peer that owns something needed; ties at random.
@@ -214,7 +230,7 @@ impl Swarm {
         let per_peer = self.config.requests_per_peer + usize::from(pipelined);
         let mut best: Option<((bool, u32), PeerKey)> = None;
         let mut ties = 0u32;
-        for (&key, state) in &self.peers {
+        for (&key, state) in self.peers.iter() {
             let may = state.serves()
                 && !state.load.spreading
                 && state.in_flight - state.any_in_flight < per_peer

@@ -1,14 +1,12 @@
 //! Deciding what a peer is given.
 
-use std::collections::BTreeMap;
-
-use super::{PeerKey, config::SwarmConfig, peers::PeerState, spread::Spread};
+use super::{PeerKey, config::SwarmConfig, peers::Peers, spread::Spread};
 use crate::{bitfield::Bitfield, geometry::PieceIndex, wire::data::RejectReason};
 
 pub(super) fn choose(
     config: &SwarmConfig,
     have: &Bitfield,
-    peers: &mut BTreeMap<PeerKey, PeerState>,
+    peers: &mut Peers,
     spread: &mut Spread,
     peer: PeerKey,
     piece: Option<PieceIndex>,
