@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use eagle_core::{Digest, NodeRole, PeerInfo, PieceSet, Topology, wire::control::Encryption};
 use eagle_p2p::{
     identity::{self, IdentityError, Keypair},
+    limits::Limiter,
     node::{Node, NodeConfig},
 };
 use eagle_registry::Registries;
@@ -181,6 +182,11 @@ impl Seeder {
     /// Address of the listener for data channels.
     pub fn data_address(&self) -> SocketAddr {
         self.node.data_address()
+    }
+
+    /// The limits on what comes in and on what goes out; to change a rate is to change it for everyone at once.
+    pub fn limiters(&self) -> (Limiter, Limiter) {
+        (self.node.download_limiter().clone(), self.node.upload_limiter().clone())
     }
 
     /// Totals since the start.

@@ -1,4 +1,4 @@
-//! The admin address of a role: health, readiness, metrics, version, status.
+//! The admin address of a role: health, readiness, metrics, version, status, limits.
 //!
 //! It is up before the role starts and until it has drained, so that a probe always gets an answer.
 
@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
@@ -20,10 +20,14 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::HostLimits;
+
 /// Connections served at once. Probes and a scraper need a handful; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a client may take to send a request's head.
+/// How long a client may take to send a request's head, and its body.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest body of a request, bytes: two rates with room for white space.
+const MAX_BODY: usize = 4096;
 /// What Prometheus expects of the format that prometheus-client writes.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -36,6 +40,8 @@ pub(crate) struct AdminState {
     /// Cancelled when the role begins to drain.
     draining: CancellationToken,
     running: OnceLock<(Registry, Status)>,
+    /// Of a role that has any.
+    limits: OnceLock<HostLimits>,
 }
 
 impl fmt::Debug for AdminState {
@@ -49,6 +55,12 @@ impl AdminState {
     pub(crate) fn running(&self, metrics: Registry, status: impl Fn() -> Value + Send + Sync + 'static) {
         // A role starts once; a second call would change nothing.
         let _ = self.running.set((metrics, Box::new(status)));
+    }
+
+    /// The limits that can be seen and changed from now on.
+    pub(crate) fn limits(&self, limits: HostLimits) {
+        // As above.
+        let _ = self.limits.set(limits);
     }
 
     fn ready(&self) -> Result<(), &'static str> {
@@ -76,6 +88,10 @@ impl AdminState {
                 "version": env!("CARGO_PKG_VERSION"),
             })),
             "/metrics" => self.metrics(),
+            "/limits" => match self.limits.get() {
+                Some(limits) => json(&json!(limits.present())),
+                None => self.no_limits(),
+            },
             "/status" => {
                 let state = self.ready().err().unwrap_or("ready");
                 let status = self.running.get().map(|(_, status)| status());
@@ -84,10 +100,31 @@ impl AdminState {
                     "state": state,
                     "version": env!("CARGO_PKG_VERSION"),
                     "uptime_seconds": self.started.elapsed().as_secs(),
+                    "limits": self.limits.get().map(HostLimits::present),
                     "status": status,
                 }))
             }
-            _ => text(StatusCode::NOT_FOUND, "here are /healthz /readyz /metrics /version /status\n"),
+            _ => text(StatusCode::NOT_FOUND, "here are /healthz /readyz /metrics /version /status /limits\n"),
+        }
+    }
+
+    /// Answers a `PUT /limits`.
+    async fn change_limits(&self, body: Incoming) -> Response<Full<Bytes>> {
+        let Some(limits) = self.limits.get() else { return self.no_limits() };
+        let read = tokio::time::timeout(HEAD_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
+        let Ok(Ok(body)) = read else {
+            return text(StatusCode::BAD_REQUEST, format!("no body of at most {MAX_BODY} bytes arrived\n"));
+        };
+        match limits.change(&body.to_bytes()) {
+            Ok(limits) => json(&json!(limits)),
+            Err(problem) => text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
+        }
+    }
+
+    fn no_limits(&self) -> Response<Full<Bytes>> {
+        match self.running.get() {
+            Some(_) => text(StatusCode::NOT_FOUND, format!("a {} has no limits\n", self.role)),
+            None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         }
     }
 
@@ -144,7 +181,7 @@ impl Admin {
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let state = Arc::new(AdminState { role, started: Instant::now(), draining, running: OnceLock::new() });
+        let state = Arc::new(AdminState { role, started: Instant::now(), draining, running: OnceLock::new(), limits: OnceLock::new() });
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve(listener, Arc::clone(&state), stop.clone()));
         Ok(Self { address, state, task, stop })
@@ -191,8 +228,15 @@ async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: Cancellation
         let state = Arc::clone(&state);
         connections.spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let response = state.answer(request.method(), request.uri().path());
-                async move { Ok::<_, Infallible>(response) }
+                let state = Arc::clone(&state);
+                async move {
+                    let changes_limits = request.method() == Method::PUT && request.uri().path() == "/limits";
+                    Ok::<_, Infallible>(if changes_limits {
+                        state.change_limits(request.into_body()).await
+                    } else {
+                        state.answer(request.method(), request.uri().path())
+                    })
+                }
             });
             // A client that goes away is no concern of this server.
             let _ = http1::Builder::new()

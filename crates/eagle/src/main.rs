@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod demo;
 mod exit;
+mod limits;
 mod p2p;
 mod roles;
 mod shutdown;

@@ -4,7 +4,7 @@ mod common;
 
 use std::{fs, path::Path, time::Duration};
 
-use common::{Role, eagle, get, output, stderr};
+use common::{Role, ask, eagle, get, output, stderr};
 use serde_json::Value;
 
 #[test]
@@ -114,6 +114,34 @@ fn every_role_is_ready_in_a_second_answers_and_drains() {
         let line = line.unwrap_or_else(|| panic!("{role}: no line says ready: {log}"));
         assert_eq!(line["listen"], ready["listen"]);
         assert!(line["start_seconds"].as_f64().unwrap() < 1.0, "{role} took {}", line["start_seconds"]);
+    }
+}
+
+#[test]
+fn limits_of_a_running_role_can_be_changed() {
+    for role in ["seeder", "proxy"] {
+        let data = tempfile::tempdir().unwrap();
+        let mut process = Role::start(eagle().args(anywhere(role, data.path())).args(["--upload-rate", "20MiB/s"]));
+        let ready = process.ready();
+        let admin = ready["admin"].as_str().unwrap();
+        let json = |(status, text): (u16, String)| (status, serde_json::from_str::<Value>(&text).unwrap());
+        let limits = |download: &str, upload: &str| serde_json::json!({"download": download, "upload": upload});
+        assert_eq!(json(get(admin, "/limits")), (200, limits("50MiB/s", "20MiB/s")), "{role}");
+        let changed = ask(admin, "PUT", "/limits", r#"{"download": "8KiB/s"}"#);
+        assert_eq!(json(changed), (200, limits("8KiB/s", "20MiB/s")));
+        let changed = ask(admin, "PUT", "/limits", r#"{"upload": "unlimited", "download": "5GiB/s"}"#);
+        assert_eq!(json(changed), (200, limits("5GiB/s", "unlimited")));
+        for bad in ["", "{}", r#"{"download": "0"}"#, r#"{"down": "1MB/s"}"#, &" ".repeat(5000)] {
+            let (status, text) = ask(admin, "PUT", "/limits", bad);
+            assert_eq!(status, 400, "{bad}: {text}");
+        }
+        assert_eq!(ask(admin, "PUT", "/status", "{}").0, 405);
+        assert_eq!(json(get(admin, "/status")).1["limits"], limits("5GiB/s", "unlimited"), "{role}");
+    }
+    let mut tracker = Role::start(eagle().args(anywhere("tracker", Path::new(""))));
+    let ready = tracker.ready();
+    for method in ["GET", "PUT"] {
+        assert_eq!(ask(ready["admin"].as_str().unwrap(), method, "/limits", "{}").0, 404);
     }
 }
 

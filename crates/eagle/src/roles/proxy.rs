@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, Running, admin, failed_at, node_failed, prepare_data_dir, registries};
-use crate::{config::Loaded, exit::Exit};
+use crate::{config::Loaded, exit::Exit, limits::HostLimits};
 
 pub(super) async fn start(loaded: &Loaded, shutdown: CancellationToken) -> Result<Running> {
     let config = loaded.settings.proxy.role.clone();
@@ -44,6 +44,8 @@ pub(super) async fn start_with(
         p2p: Some(proxy.peer_info().address),
         data: Some(proxy.node().data_address()),
     };
+    let (download, upload) = (proxy.node().download_limiter().clone(), proxy.node().upload_limiter().clone());
+    admin.state().limits(HostLimits { download, upload });
     admin.state().running(metrics, proxy.status_handle());
     Ok(Running { addresses, admin, ended: Box::pin(proxy.wait()) })
 }

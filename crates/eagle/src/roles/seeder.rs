@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, Running, Slot, admin, failed_at, node_failed, prepare_data_dir, registries};
-use crate::{config::Loaded, exit::Exit};
+use crate::{config::Loaded, exit::Exit, limits::HostLimits};
 
 pub(super) async fn start(loaded: &Loaded, shutdown: CancellationToken) -> Result<Running> {
     let config = loaded.settings.seeder.role.clone();
@@ -46,6 +46,8 @@ pub(super) async fn start_with(
         p2p: Some(seeder.info().address),
         data: Some(seeder.data_address()),
     };
+    let (download, upload) = seeder.limiters();
+    admin.state().limits(HostLimits { download, upload });
     let slot = Slot::new(seeder);
     admin.state().running(metrics, slot.view(Seeder::status));
     let ended = Box::pin(async move {

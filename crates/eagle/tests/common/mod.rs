@@ -121,9 +121,16 @@ impl Drop for Role {
 
 /// A plain GET: status and body.
 pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
+    ask(address, "GET", path, "")
+}
+
+/// Any request: status and body.
+pub(crate) fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+    let length = body.len();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}");
+    write!(stream, "{head}\r\nConnection: close\r\n\r\n{body}").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
