@@ -16,9 +16,11 @@
 mod choker;
 mod config;
 mod download;
+mod hedge;
 mod peers;
 mod picker;
 mod requests;
+mod service;
 mod spread;
 mod upload;
 
@@ -406,11 +408,17 @@ impl Swarm {
     }
 
     fn next_wake(&self) -> Option<Timestamp> {
-        let stalls = self.requests.next_deadline(&self.config);
+        let stalls = self.next_stall();
         let hedge = self.next_hedge();
         let choker = self.choker.next_round(self.config.choke_interval);
         let snubs = (self.download && !self.is_complete())
-            .then(|| self.peers.values().flat_map(|peer| [peer.snubbed_until, peer.blocked_until]).flatten().min())
+            .then(|| {
+                self.peers
+                    .values()
+                    .flat_map(|peer| [peer.service.shunned_until(), peer.blocked_until, peer.nothing_until])
+                    .flatten()
+                    .min()
+            })
             .flatten();
         [stalls, hedge, choker, snubs].into_iter().flatten().min()
     }
@@ -422,11 +430,9 @@ impl Swarm {
             self.advertise_load(now);
         }
         for peer in self.peers.values_mut() {
-            if peer.snubbed_until.is_some_and(|until| now >= until) {
-                peer.snubbed_until = None;
-            }
-            if peer.blocked_until.is_some_and(|until| now >= until) {
-                peer.blocked_until = None;
+            peer.service.forgive(now);
+            for waiting in [&mut peer.blocked_until, &mut peer.nothing_until] {
+                waiting.take_if(|until| now >= *until);
             }
         }
         self.drop_stalled(now);
@@ -444,9 +450,7 @@ impl Swarm {
             return;
         }
         self.pending_haves.push(piece);
-        for (peer, id) in self.requests.others_for(piece) {
-            self.actions.push_back(Action::Cancel { peer, id });
-        }
+        self.cancel_all(piece);
         if now >= self.haves_sent_at + self.config.have_interval || self.is_complete() {
             self.flush_haves(now);
         }
@@ -502,10 +506,10 @@ impl Swarm {
         if let Some(state) = self.peers.get_mut(&peer)
             && state.have.insert(piece)
         {
-            state.nothing_to_spread = false;
+            state.nothing_until = None;
             let count = &mut self.availability[piece.0 as usize];
             *count = count.saturating_add(1);
-            self.spread.note_given(piece);
+            self.spread.note_owned(peer, piece);
         }
     }
 
@@ -513,7 +517,9 @@ impl Swarm {
         self.note_queue(peer, load);
         if let Some(state) = self.peers.get_mut(&peer) {
             state.load.spreading = load.spreading;
-            state.nothing_to_spread &= load.spreading;
+            if !load.spreading {
+                state.nothing_until = None;
+            }
         }
     }
 

@@ -124,6 +124,8 @@ pub struct Faults {
     /// Nodes, from the first on, that vanish when they own half of the first blob; their connections
     /// end at once.
     pub vanish: u32,
+    /// Nodes, from the first on, that download like the others, accept requests and never answer.
+    pub dead: u32,
 }
 
 impl Plan {

@@ -24,8 +24,10 @@ impl World<'_> {
     pub(crate) fn request(&mut self, from: u32, to: u32, blob: u16, id: RequestId, piece: Option<PieceIndex>) {
         self.report.control_bytes += message_size::REQUEST_AND_ANSWER;
         let lost = self.plan.faults.lost_requests > 0.0 && self.rng.random_bool(self.plan.faults.lost_requests);
+        let dead = self.is_dead(to);
         let Some(swarm) = self.nodes[to as usize].swarm(blob).filter(|_| !lost) else { return };
         match swarm.handle_request(key(from), piece) {
+            Ok(_) if dead => {}
             Ok(piece) => {
                 let length = swarm.geometry().length(piece);
                 self.nodes[to as usize].up.wait(Transfer::new(from, blob, id, piece, length));
@@ -34,6 +36,11 @@ impl World<'_> {
             Err(reason) => self.reject(to, from, blob, id, reason),
         }
         self.settle(to, blob);
+    }
+
+    /// Whether a node accepts requests and never answers.
+    fn is_dead(&self, node: u32) -> bool {
+        node.checked_sub(self.plan.seeders.count).is_some_and(|number| number < self.plan.faults.dead)
     }
 
     pub(crate) fn cancel(&mut self, from: u32, to: u32, blob: u16, id: RequestId) {

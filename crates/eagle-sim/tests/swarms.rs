@@ -46,7 +46,7 @@ fn pieces_travel_while_the_origin_still_delivers() {
 fn every_survivor_finishes_whatever_goes_wrong() {
     for seed in 0..20 {
         let mut plan = Plan { seed, ..plan(12, 64) };
-        plan.faults = Faults { corrupt: 0.05, lost_requests: 0.02, vanish: 3 };
+        plan.faults = Faults { corrupt: 0.05, lost_requests: 0.02, vanish: 3, ..Faults::default() };
         plan.groups[0].start = Start::Spread(Duration::from_secs(6));
         let report = run(&plan);
         assert_eq!(report.nodes.len(), 9);
@@ -99,4 +99,23 @@ fn nodes_start_when_the_plan_says() {
     // Mean 100 s, standard deviation 7 s.
     assert!((65.0..135.0).contains(&last), "{last}");
     assert!(starts.contains(&0.0));
+}
+
+/// Bad nodes take no longer to be found out than a few pieces take, and what they were given first
+/// is given again.
+#[test]
+fn slow_and_dead_nodes_hold_nobody_up() {
+    let (nodes, pieces) = (16, 256);
+    let healthy = run(&plan(nodes, pieces)).seconds().expect("nodes").max;
+    for (slow, dead) in [(1, 0), (0, 1), (2, 1)] {
+        let mut plan = plan(nodes - slow, pieces);
+        plan.faults.dead = dead;
+        plan.groups.push(Group { count: slow, down: (1e6, 1e6), up: (1e6, 1e6), ..plan.groups[0].clone() });
+        let report = run(&plan);
+        let others = report.nodes.iter().filter(|node| node.group == 0).skip(dead as usize);
+        let slowest = others.map(|node| node.seconds).fold(0.0, f64::max);
+        assert!(slowest <= healthy * 1.2, "{slow} slow, {dead} dead: {slowest:.2} s against {healthy:.2} s");
+        let all = u64::from(nodes) * pieces;
+        assert!(report.duplicate_pieces <= all / 100, "{} duplicates of {all}", report.duplicate_pieces);
+    }
 }

@@ -35,14 +35,20 @@ pub struct SwarmConfig {
     pub have_interval: Duration,
     /// Time between two `Load` messages without a `Have`.
     pub load_interval: Duration,
-    /// Least time without a byte before a request counts as stalled. Queueing at a busy uploader
-    /// is no stall, so this is several times a piece's time at the slowest usual rates.
-    pub stall: Duration,
-    /// The stall time in multiples of the measured service time, where that is longer.
+    /// Least time without a byte before a request counts as stalled: a busy machine or disk pauses
+    /// for some hundred milliseconds without being dead.
+    pub shortest_stall: Duration,
+    /// The stall time in multiples of the measured service time, where that is longer. Queueing at
+    /// a busy uploader is no stall, and queues differ by about this much.
     pub stall_factor: u32,
-    /// How long a peer that stalled is asked last.
-    pub snub: Duration,
-    /// How long a peer whose channel failed is not asked at all: a dial's time in a data centre with
+    /// Longest time that a peer that let requests down is asked last; it begins with the stall time
+    /// and doubles with each request in a row.
+    pub longest_snub: Duration,
+    /// Refusals of pieces in a row after which a peer counts as one that lies about what it owns.
+    /// An honest peer that has just closed a blob refuses what was in flight, and then says so.
+    pub most_refusals: u32,
+    /// How long a peer whose channel failed, or whose queue was full, is not asked at all, and a
+    /// seeder that had nothing to spread is not asked for that: a dial's time in a data centre with
     /// room, so that a peer that cannot be reached costs a few attempts and no busy loop.
     pub retry: Duration,
     /// A piece is asked for a second time, when nothing else is needed, once its request is older
@@ -68,9 +74,10 @@ impl Default for SwarmConfig {
             requests_held_per_peer: 8,
             have_interval: Duration::from_millis(20),
             load_interval: Duration::from_millis(50),
-            stall: Duration::from_secs(4),
-            stall_factor: 8,
-            snub: Duration::from_secs(10),
+            shortest_stall: Duration::from_millis(500),
+            stall_factor: 4,
+            longest_snub: Duration::from_secs(10),
+            most_refusals: 16,
             retry: Duration::from_millis(500),
             hedge_factor: 2.0,
             initial_service_time: Duration::from_millis(500),

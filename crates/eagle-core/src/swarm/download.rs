@@ -1,8 +1,10 @@
 //! The downloading half of a swarm: making requests and taking their answers.
 
+use std::time::Duration;
+
 use rand::RngExt as _;
 
-use super::{Action, BanReason, PeerKey, PieceChoice, RequestId, Swarm, Verdict};
+use super::{Action, BanReason, PeerKey, PieceChoice, RequestId, Swarm, Verdict, requests::Request};
 use crate::{
     geometry::PieceIndex,
     time::Timestamp,
@@ -15,21 +17,18 @@ impl Swarm {
         let Some(request) = self.requests.get_mut(id) else { return false };
         let peer = request.peer;
         request.heard_at = now;
-        request.started = true;
+        request.started_at = Some(now);
         let asked = request.piece;
         if asked.is_some_and(|asked| asked != piece) || piece.0 >= self.geometry.pieces() {
             self.ban(peer, BanReason::Protocol("an answer with another piece than the one asked for"));
             return false;
         }
         if asked.is_none() {
-            let brought_by_others = self.requests.others_for(piece);
+            self.cancel_all(piece);
             if let Some(request) = self.requests.get_mut(id) {
                 request.piece = Some(piece);
             }
             self.busy.insert(piece);
-            for (other, id) in brought_by_others {
-                self.actions.push_back(Action::Cancel { peer: other, id });
-            }
         }
         self.note_queue(peer, load);
         self.fill(now);
@@ -49,19 +48,16 @@ impl Swarm {
     pub fn handle_received(&mut self, now: Timestamp, id: RequestId, piece: PieceIndex) -> bool {
         let Some(request) = self.requests.remove(id) else {
             // Given up in the meantime; welcome all the same if nobody else has brought it.
+            if let Some(late) = self.requests.came_late(id) {
+                self.note_served(now, &late);
+            }
             return self.take(piece);
         };
         self.answered(&request);
-        self.requests.observe(now, &request);
-        if !self.take(piece) {
-            self.fill(now);
-            return false;
-        }
-        for (peer, id) in self.requests.others_for(piece) {
-            self.actions.push_back(Action::Cancel { peer, id });
-        }
+        self.note_served(now, &request);
+        let wanted = self.take(piece);
         self.fill(now);
-        true
+        wanted
     }
 
     /// The verification of a piece from `peer` has ended.
@@ -86,18 +82,23 @@ impl Swarm {
         self.note_queue(request.peer, load);
         if let Some(state) = self.peers.get_mut(&request.peer) {
             match reason {
-                RejectReason::NothingToSpread => state.nothing_to_spread = true,
+                RejectReason::NothingToSpread => state.nothing_until = Some(now + self.config.retry),
                 RejectReason::Cancelled => {}
-                RejectReason::Choked => state.choking = true,
+                // It says so by a message too if that is to last; its queue may just be full.
+                RejectReason::Choked => state.blocked_until = Some(now + self.config.retry),
                 // It says that it owns the piece and does not give it: trust it less for a while.
                 RejectReason::NotHere | RejectReason::Failed => {
-                    state.snubbed_until = Some(now + self.config.snub);
                     if let Some(piece) = request.piece
                         && state.have.remove(piece)
                     {
                         let count = &mut self.availability[piece.0 as usize];
                         *count = count.saturating_sub(1);
                     }
+                    state.refusals += 1;
+                    if state.refusals >= self.config.most_refusals {
+                        self.ban(request.peer, BanReason::Protocol("it owns nothing of what it says it does"));
+                    }
+                    self.strike(now, &request);
                 }
             }
         }
@@ -110,38 +111,63 @@ impl Swarm {
         let Some(request) = self.requests.remove(id) else { return };
         self.answered(&request);
         self.free(request.piece);
+        self.strike(now, &request);
         if let Some(state) = self.peers.get_mut(&request.peer) {
-            state.snubbed_until = Some(now + self.config.snub);
             state.blocked_until = Some(now + self.config.retry);
         }
         self.fill(now);
     }
 
+    /// When the first request will have brought nothing for too long.
+    pub(super) fn next_stall(&self) -> Option<Timestamp> {
+        self.requests.iter().map(|(_, request)| request.heard_at + self.patience(request)).min()
+    }
+
     pub(super) fn drop_stalled(&mut self, now: Timestamp) {
-        for id in self.requests.stalled(now, &self.config) {
-            let Some(request) = self.requests.remove(id) else { continue };
+        let stalled: Vec<RequestId> = self
+            .requests
+            .iter()
+            .filter(|(_, request)| now >= request.heard_at + self.patience(request))
+            .map(|(id, _)| id)
+            .collect();
+        // Several requests that one peer lets down at once are one sign, not many.
+        let mut struck = Vec::new();
+        for id in stalled {
+            let Some(request) = self.requests.give_up(id) else { continue };
             self.totals.stalled_requests += 1;
             self.answered(&request);
             self.free(request.piece);
-            if let Some(state) = self.peers.get_mut(&request.peer) {
-                state.snubbed_until = Some(now + self.config.snub);
+            if !struck.contains(&request.peer) {
+                struck.push(request.peer);
+                self.strike(now, &request);
             }
             self.actions.push_back(Action::Cancel { peer: request.peer, id });
         }
     }
 
-    /// When a request of the endgame is old enough to be asked a second time; `None` when no second
-    /// request could be made then, so that the driver is never woken for nothing.
-    pub(super) fn next_hedge(&self) -> Option<Timestamp> {
-        if !self.download || self.have.is_full() || !self.has_room() || self.needs_more() {
-            return None;
+    /// How long a request may bring nothing: a few times what requests take here or at this peer,
+    /// whichever is longer, and twice as long for each it has let down in a row.
+    fn patience(&self, request: &Request) -> Duration {
+        let usual = self.requests.service_time().max(request.expected.unwrap_or_default());
+        let wait = usual.saturating_mul(self.config.stall_factor).max(self.config.shortest_stall);
+        self.peers.get(&request.peer).map_or(wait, |state| state.service.doubled(wait))
+    }
+
+    /// A request was let down by its peer.
+    fn strike(&mut self, now: Timestamp, request: &Request) {
+        let patience = self.patience(request);
+        if let Some(state) = self.peers.get_mut(&request.peer) {
+            state.service.strike(now, patience, &self.config);
         }
-        let age = self.requests.service_time().mul_f64(self.config.hedge_factor);
-        self.requests
-            .alone()
-            .iter()
-            .find(|(_, request)| request.piece.is_some_and(|piece| self.best_owner(piece, request.peer).is_some()))
-            .map(|(_, request)| request.sent_at + age)
+    }
+
+    /// A request was answered in full.
+    fn note_served(&mut self, now: Timestamp, request: &Request) {
+        let times = self.requests.observe(now, request);
+        if let Some(state) = self.peers.get_mut(&request.peer) {
+            state.service.answered(times);
+            state.refusals = 0;
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -156,22 +182,25 @@ impl Swarm {
         }
         self.ask_for_any(now, self.config.spread_requests);
         self.dry = false;
+        let mut passed_over = Vec::new();
         while self.has_room() {
-            let Some(peer) = self.best_uploader() else {
-                self.dry = true;
+            let Some(peer) = self.best_uploader(&passed_over) else {
+                self.dry = passed_over.is_empty();
                 break;
             };
             let Some(piece) = self.pick(peer) else { break };
-            self.request(now, peer, Some(piece));
+            if self.better_left_to_others(peer, piece) {
+                passed_over.push(peer);
+            } else {
+                self.request(now, peer, Some(piece));
+            }
         }
         if self.requests.len() < self.config.least_in_flight {
             // Too few uploaders to keep the line busy, one seeder for instance: a second request
             // waits there for the first to end.
             self.ask_for_any(now, self.config.least_in_flight);
         }
-        if !self.needs_more() {
-            self.hedge(now);
-        }
+        self.hedge(now);
     }
 
     /// Makes as many requests as may be in flight after a message from one peer, by which nothing
@@ -204,8 +233,8 @@ impl Swarm {
             .filter(|(_, state)| {
                 state.load.spreading
                     && state.serves()
-                    && !state.nothing_to_spread
-                    && !state.is_snubbed()
+                    && state.nothing_until.is_none()
+                    && !state.service.is_shunned()
                     && state.any_in_flight < limit
                     && state.have.any_without(&[&self.have, &self.busy, &self.unknown])
             })
@@ -217,7 +246,7 @@ impl Swarm {
     }
 
     /// Whether a piece with a known hash is neither owned nor on its way.
-    fn needs_more(&self) -> bool {
+    pub(super) fn needs_more(&self) -> bool {
         self.have.any_clear(&[&self.busy, &self.unknown])
     }
 
@@ -225,20 +254,24 @@ impl Swarm {
     ///
     /// Choosing the uploader before the piece is what keeps all uploaders busy: the rarest piece
     /// has a single owner, and everyone would go there.
-    fn best_uploader(&mut self) -> Option<PeerKey> {
+    fn best_uploader(&mut self, but: &[PeerKey]) -> Option<PeerKey> {
         let pipelined = self.requests.len() < self.config.least_in_flight;
         let per_peer = self.config.requests_per_peer + usize::from(pipelined);
+        let usual = self.requests.transfer_time();
         let mut best: Option<((bool, u32), PeerKey)> = None;
         let mut ties = 0u32;
         for (&key, state) in self.peers.iter() {
             let may = state.serves()
                 && !state.load.spreading
+                && !but.contains(&key)
                 && state.in_flight - state.any_in_flight < per_peer
                 && state.have.any_without(&[&self.have, &self.busy, &self.unknown]);
             if !may {
                 continue;
             }
-            let score = (state.is_snubbed(), state.queue());
+            // A peer that takes ten times as long counts as one with a queue ten times as long.
+            let wait = (state.queue() + 1).saturating_mul(state.service.slowness(usual));
+            let score = (state.service.is_shunned(), wait);
             match best {
                 Some((least, _)) if score > least => {}
                 Some((least, _)) if score == least => {
@@ -268,8 +301,9 @@ impl Swarm {
         self.picker.pick(&choice, &mut self.rng)
     }
 
-    fn request(&mut self, now: Timestamp, peer: PeerKey, piece: Option<PieceIndex>) {
+    pub(super) fn request(&mut self, now: Timestamp, peer: PeerKey, piece: Option<PieceIndex>) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
+        let expected = state.service.expected();
         state.in_flight += 1;
         state.asked_since_load = state.asked_since_load.saturating_add(1);
         match piece {
@@ -279,42 +313,22 @@ impl Swarm {
             None => state.any_in_flight += 1,
         }
         self.totals.requests += 1;
-        let id = self.requests.add(now, peer, piece);
+        let any = piece.is_none();
+        let id = self.requests.add(Request {
+            peer,
+            piece,
+            any,
+            cancelled: false,
+            sent_at: now,
+            heard_at: now,
+            started_at: None,
+            expected,
+        });
         self.actions.push_back(Action::Request { peer, id, piece });
     }
 
-    /// The endgame: nothing else to ask for, so ask a second peer for what takes too long.
-    fn hedge(&mut self, now: Timestamp) {
-        let age = self.requests.service_time().mul_f64(self.config.hedge_factor);
-        for (_, request) in self.requests.alone() {
-            if now < request.sent_at + age || !self.has_room() {
-                break;
-            }
-            let Some(piece) = request.piece else { continue };
-            if let Some(peer) = self.best_owner(piece, request.peer) {
-                self.request(now, peer, Some(piece));
-            }
-        }
-    }
-
-    /// The least loaded peer but one that owns a piece and would serve it.
-    fn best_owner(&self, piece: PieceIndex, but: PeerKey) -> Option<PeerKey> {
-        self.peers
-            .iter()
-            .filter(|(key, state)| {
-                **key != but
-                    && state.serves()
-                    && !state.is_snubbed()
-                    && !state.load.spreading
-                    && state.in_flight <= self.config.requests_per_peer
-                    && state.have.contains(piece)
-            })
-            .min_by_key(|(key, state)| (state.queue(), **key))
-            .map(|(key, _)| *key)
-    }
-
     /// A request has ended, whichever way.
-    fn answered(&mut self, request: &super::requests::Request) {
+    fn answered(&mut self, request: &Request) {
         if let Some(state) = self.peers.get_mut(&request.peer) {
             state.in_flight = state.in_flight.saturating_sub(1);
             if request.any {
@@ -323,11 +337,13 @@ impl Swarm {
         }
     }
 
-    /// Takes in the bytes of a piece; false when there is no use for them.
+    /// Takes in the bytes of a piece; false when there is no use for them. Who else was asked for it
+    /// need not send it any more.
     fn take(&mut self, piece: PieceIndex) -> bool {
         let wanted = piece.0 < self.geometry.pieces() && !self.have.contains(piece) && self.settling.insert(piece);
         if wanted {
             self.busy.insert(piece);
+            self.cancel_all(piece);
         } else {
             self.totals.duplicate_pieces += 1;
         }

@@ -1,6 +1,6 @@
 //! What a swarm knows of one peer.
 
-use super::PeerKey;
+use super::{PeerKey, service::Service};
 use crate::{bitfield::Bitfield, time::Timestamp, wire::control::Load};
 
 #[derive(Debug)]
@@ -22,14 +22,16 @@ pub(super) struct PeerState {
     pub(super) in_flight: usize,
     /// Of these, how many are for any piece.
     pub(super) any_in_flight: usize,
-    /// It had nothing to spread when last asked.
-    pub(super) nothing_to_spread: bool,
+    /// It had nothing to spread when last asked; not asked again for any piece until then.
+    pub(super) nothing_until: Option<Timestamp>,
     /// Its requests that we hold or serve.
     pub(super) uploads: u16,
     /// Pieces that it was given, for telling those first that have got least.
     pub(super) given: u32,
-    /// It stalled; asked last until then.
-    pub(super) snubbed_until: Option<Timestamp>,
+    /// Pieces that it refused in a row although it says that it owns them.
+    pub(super) refusals: u32,
+    /// How well it serves us.
+    pub(super) service: Service,
     /// Its channel failed; not asked at all until then.
     pub(super) blocked_until: Option<Timestamp>,
 }
@@ -46,10 +48,11 @@ impl PeerState {
             asked_since_load: 0,
             in_flight: 0,
             any_in_flight: 0,
-            nothing_to_spread: false,
+            nothing_until: None,
             uploads: 0,
             given: 0,
-            snubbed_until: None,
+            refusals: 0,
+            service: Service::default(),
             blocked_until: None,
         }
     }
@@ -62,10 +65,6 @@ impl PeerState {
     /// Whether requests may be made there at all.
     pub(super) fn serves(&self) -> bool {
         !self.choking && self.blocked_until.is_none()
-    }
-
-    pub(super) fn is_snubbed(&self) -> bool {
-        self.snubbed_until.is_some()
     }
 }
 

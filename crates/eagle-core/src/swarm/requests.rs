@@ -1,8 +1,14 @@
 //! Requests in flight, and how long requests take.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
-use super::{PeerKey, RequestId, config::SwarmConfig};
+use super::{
+    PeerKey, RequestId,
+    service::{Smoothed, Times},
+};
 use crate::{geometry::PieceIndex, time::Timestamp};
 
 #[derive(Debug, Clone, Copy)]
@@ -12,31 +18,50 @@ pub(super) struct Request {
     pub(super) piece: Option<PieceIndex>,
     /// Asked for any piece.
     pub(super) any: bool,
+    /// Its sender was told that it is no longer needed; an answer may come all the same.
+    pub(super) cancelled: bool,
     pub(super) sent_at: Timestamp,
     /// Last time bytes of the answer came.
     pub(super) heard_at: Timestamp,
-    /// The answer has begun: a cancel comes too late.
-    pub(super) started: bool,
+    /// When the first byte of the answer came.
+    pub(super) started_at: Option<Timestamp>,
+    /// How long it will take, from what is known of the peer; `None` when nothing is.
+    pub(super) expected: Option<Duration>,
 }
+
+/// Requests that were given up and whose answers may come still; of older ones nothing is learned.
+const MAX_GIVEN_UP: usize = 64;
+/// A sample of the whole swarm counts for an eighth, as in TCP (RFC 6298).
+const SWARM_PARTS: u32 = 8;
 
 #[derive(Debug)]
 pub(super) struct Requests {
     in_flight: BTreeMap<RequestId, Request>,
+    given_up: VecDeque<(RequestId, Request)>,
     next_id: u32,
-    /// Smoothed time from request to last byte.
-    service_time: Duration,
+    initial_service_time: Duration,
+    /// From request to last byte.
+    service_time: Smoothed,
+    /// From first byte to last.
+    transfer: Smoothed,
 }
 
 impl Requests {
     pub(super) fn new(initial_service_time: Duration) -> Self {
-        Self { in_flight: BTreeMap::new(), next_id: 0, service_time: initial_service_time }
+        Self {
+            in_flight: BTreeMap::new(),
+            given_up: VecDeque::new(),
+            next_id: 0,
+            initial_service_time,
+            service_time: Smoothed::new(SWARM_PARTS),
+            transfer: Smoothed::new(SWARM_PARTS),
+        }
     }
 
-    pub(super) fn add(&mut self, now: Timestamp, peer: PeerKey, piece: Option<PieceIndex>) -> RequestId {
+    pub(super) fn add(&mut self, request: Request) -> RequestId {
         let id = RequestId(self.next_id);
         self.next_id = self.next_id.wrapping_add(1);
-        let any = piece.is_none();
-        self.in_flight.insert(id, Request { peer, piece, any, sent_at: now, heard_at: now, started: false });
+        self.in_flight.insert(id, request);
         id
     }
 
@@ -48,28 +73,52 @@ impl Requests {
         self.in_flight.remove(&id)
     }
 
+    /// No longer waits for a request; its answer may come all the same.
+    pub(super) fn give_up(&mut self, id: RequestId) -> Option<Request> {
+        let request = self.in_flight.remove(&id)?;
+        if self.given_up.len() >= MAX_GIVEN_UP {
+            self.given_up.pop_front();
+        }
+        self.given_up.push_back((id, request));
+        Some(request)
+    }
+
+    /// The answer to a request that was given up has come.
+    pub(super) fn came_late(&mut self, id: RequestId) -> Option<Request> {
+        let at = self.given_up.iter().position(|(late, _)| *late == id)?;
+        self.given_up.remove(at).map(|(_, request)| request)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (RequestId, &Request)> {
+        self.in_flight.iter().map(|(id, request)| (*id, request))
+    }
+
     /// Requests of both kinds.
     pub(super) fn len(&self) -> usize {
         self.in_flight.len()
     }
 
-    /// Requests for pieces that we chose; those for any piece wait elsewhere and do not count.
+    /// Requests for pieces that we chose and still want; those for any piece wait elsewhere and do
+    /// not count.
     pub(super) fn chosen(&self) -> usize {
-        self.in_flight.values().filter(|request| !request.any).count()
+        self.in_flight.values().filter(|request| !request.any && !request.cancelled).count()
     }
 
     /// Whether some request in flight brings this piece.
     pub(super) fn wants(&self, piece: PieceIndex) -> bool {
-        self.in_flight.values().any(|request| request.piece == Some(piece))
+        self.in_flight.values().any(|request| request.piece == Some(piece) && !request.cancelled)
     }
 
-    /// Requests in flight for this piece.
-    pub(super) fn others_for(&self, piece: PieceIndex) -> Vec<(PeerKey, RequestId)> {
-        self.in_flight
-            .iter()
-            .filter(|(_, request)| request.piece == Some(piece))
-            .map(|(id, request)| (request.peer, *id))
-            .collect()
+    /// Marks every request for this piece as cancelled; returns those that were not yet.
+    pub(super) fn cancel_all(&mut self, piece: PieceIndex) -> Vec<(PeerKey, RequestId)> {
+        let mut cancelled = Vec::new();
+        for (id, request) in &mut self.in_flight {
+            if request.piece == Some(piece) && !request.cancelled {
+                request.cancelled = true;
+                cancelled.push((request.peer, *id));
+            }
+        }
+        cancelled
     }
 
     /// Forgets a peer's requests; returns the pieces that now nobody brings.
@@ -81,48 +130,47 @@ impl Requests {
             .filter_map(|request| request.piece)
             .collect();
         self.in_flight.retain(|_, request| request.peer != peer);
+        self.given_up.retain(|(_, request)| request.peer != peer);
         lost.into_iter().filter(|piece| !self.wants(*piece)).collect()
     }
 
     /// Smoothed time that a request takes.
     pub(super) fn service_time(&self) -> Duration {
-        self.service_time
+        self.service_time.get().unwrap_or(self.initial_service_time)
     }
 
-    /// Takes a finished request into the average (weight 1/8, as TCP smooths its round trip time).
-    pub(super) fn observe(&mut self, now: Timestamp, request: &Request) {
-        let sample = now - request.sent_at;
-        self.service_time = (self.service_time * 7 + sample) / 8;
+    /// Smoothed time that a piece takes once its first byte is here; `None` before any answer.
+    pub(super) fn transfer_time(&self) -> Option<Duration> {
+        self.transfer.get()
     }
 
-    pub(super) fn stall_time(&self, config: &SwarmConfig) -> Duration {
-        config.stall.max(self.service_time * config.stall_factor)
+    /// Takes an answered request into the averages; returns how long it took.
+    pub(super) fn observe(&mut self, now: Timestamp, request: &Request) -> Times {
+        let times =
+            Times { transfer: now - request.started_at.unwrap_or(request.sent_at), total: now - request.sent_at };
+        self.service_time.add(times.total);
+        self.transfer.add(times.transfer);
+        times
     }
 
-    pub(super) fn next_deadline(&self, config: &SwarmConfig) -> Option<Timestamp> {
-        let stall = self.stall_time(config);
-        self.in_flight.values().map(|request| request.heard_at + stall).min()
+    /// The newest request for each piece that is on its way.
+    pub(super) fn newest(&self) -> BTreeMap<PieceIndex, Request> {
+        let wanted = self.in_flight.values().filter(|request| !request.cancelled);
+        let mut newest = BTreeMap::new();
+        for (piece, request) in wanted.filter_map(|request| Some((request.piece?, *request))) {
+            let known = newest.entry(piece).or_insert(request);
+            if request.sent_at > known.sent_at {
+                *known = request;
+            }
+        }
+        newest
     }
 
-    /// Requests that brought nothing for too long.
-    pub(super) fn stalled(&self, now: Timestamp, config: &SwarmConfig) -> Vec<RequestId> {
-        let stall = self.stall_time(config);
-        self.in_flight.iter().filter(|(_, request)| now >= request.heard_at + stall).map(|(id, _)| *id).collect()
-    }
-
-    /// Requests for a piece that only one peer was asked for, the oldest first.
-    pub(super) fn alone(&self) -> Vec<(RequestId, Request)> {
-        let mut alone: Vec<_> = self
-            .in_flight
-            .iter()
-            .filter(|(_, request)| {
-                request.piece.is_some_and(|piece| {
-                    self.in_flight.values().filter(|other| other.piece == Some(piece)).count() == 1
-                })
-            })
-            .map(|(id, request)| (*id, *request))
-            .collect();
-        alone.sort_by_key(|(id, request)| (request.sent_at, *id));
-        alone
+    /// Who was asked for a piece and may bring it still.
+    pub(super) fn asked_for(&self, piece: PieceIndex) -> impl Iterator<Item = PeerKey> {
+        self.in_flight
+            .values()
+            .filter(move |request| request.piece == Some(piece) && !request.cancelled)
+            .map(|request| request.peer)
     }
 }

@@ -4,7 +4,7 @@
 //! away. This is BitTorrent's super-seeding (BEP 16) without its detours: nobody is lied to about
 //! what the seeder owns, and no piece leaves it twice while another has not left it at all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::PeerKey;
 use crate::{bitfield::Bitfield, geometry::PieceIndex};
@@ -16,52 +16,119 @@ pub(super) struct Spread {
     given: Bitfield,
     /// Pieces on their way, to be taken back if they do not arrive.
     under_way: BTreeSet<(PeerKey, PieceIndex)>,
+    /// Pieces that only one peer was given and that nobody else owns yet.
+    alone: BTreeMap<PieceIndex, PeerKey>,
+    /// How many pieces each peer was given first and has not passed on.
+    kept: BTreeMap<PeerKey, u32>,
 }
+
+/// Pieces that a peer may keep to itself beyond twice what its fellows do. A peer that
+/// uploads passes a piece on within the time of a few; one that does not would take every new piece
+/// out of the swarm until the seeder comes round to it again.
+const KEPT_BESIDES: u32 = 2;
 
 impl Spread {
     pub(super) fn new(enabled: bool, pieces: u32) -> Self {
-        Self { enabled, given: Bitfield::new(pieces), under_way: BTreeSet::new() }
+        Self {
+            enabled,
+            given: Bitfield::new(pieces),
+            under_way: BTreeSet::new(),
+            alone: BTreeMap::new(),
+            kept: BTreeMap::new(),
+        }
     }
 
-    /// Whether there are pieces that nobody was given: owned ones, or ones yet to come.
+    /// Whether there are pieces that nobody was given: owned ones, or ones yet to come; and then,
+    /// whether there are some that are stuck with the first who was given them.
     pub(super) fn wants_to_spread(&self) -> bool {
-        self.enabled && !self.given.is_full()
+        self.enabled && (!self.given.is_full() || self.stuck().next().is_some())
     }
 
-    /// The first piece that was given to nobody and that `theirs` lacks.
+    /// The first piece that was given to nobody and that `theirs` lacks; when all were given, the
+    /// first that is stuck.
     ///
     /// In order, since all runtimes read in order: early pieces are then in the swarm early.
     pub(super) fn next(&self, have: &Bitfield, theirs: &Bitfield) -> Option<PieceIndex> {
         if !self.enabled {
             return None;
         }
-        have.iter_without(&[&self.given, theirs]).next()
+        if !self.given.is_full() {
+            return have.iter_without(&[&self.given, theirs]).next();
+        }
+        self.stuck().find(|piece| have.contains(*piece) && !theirs.contains(*piece))
+    }
+
+    /// Pieces that are with nobody but a peer that keeps what it is given.
+    fn stuck(&self) -> impl Iterator<Item = PieceIndex> {
+        let most = if self.alone.is_empty() { 0 } else { self.most_kept() };
+        let keeps = move |peer: &PeerKey| self.kept.get(peer).is_some_and(|kept| *kept > most);
+        self.alone.iter().filter(move |(_, keeper)| keeps(keeper)).map(|(piece, _)| *piece)
+    }
+
+    /// Whether a peer passes on so little of what it was given that others are to get what is new.
+    pub(super) fn keeps_to_itself(&self, peer: PeerKey) -> bool {
+        let kept = self.kept.get(&peer).copied().unwrap_or(0);
+        kept > KEPT_BESIDES && kept > self.most_kept()
+    }
+
+    /// Pieces that a peer may keep: measured by the quarter of the peers that keep least, since those
+    /// that pass nothing on may be many.
+    fn most_kept(&self) -> u32 {
+        let mut kept: Vec<u32> = self.kept.values().copied().collect();
+        kept.sort_unstable();
+        kept.get(kept.len() / 4).copied().unwrap_or(0) * 2 + KEPT_BESIDES
     }
 
     pub(super) fn started(&mut self, peer: PeerKey, piece: PieceIndex) {
-        if self.enabled && self.given.insert(piece) {
+        if !self.enabled {
+        } else if self.given.insert(piece) {
             self.under_way.insert((peer, piece));
+            self.alone.insert(piece, peer);
+            *self.kept.entry(peer).or_default() += 1;
+        } else {
+            // Given again, so no longer alone; it still counts for the first, who did not pass it on.
+            self.alone.remove(&piece);
         }
     }
 
     pub(super) fn finished(&mut self, peer: PeerKey, piece: PieceIndex, sent: bool) {
         if self.under_way.remove(&(peer, piece)) && !sent {
-            self.given.remove(piece);
+            self.take_back(peer, piece);
         }
     }
 
     /// A neighbour owns this piece: the swarm has it.
-    pub(super) fn note_given(&mut self, piece: PieceIndex) {
+    pub(super) fn note_owned(&mut self, peer: PeerKey, piece: PieceIndex) {
         if self.enabled {
             self.given.insert(piece);
+            if self.alone.get(&piece).is_some_and(|keeper| *keeper != peer) {
+                self.passed_on(piece);
+            }
         }
     }
 
-    /// A peer is gone, and with it what was on its way to it.
+    /// A peer is gone, and with it what it alone was given.
     pub(super) fn forget(&mut self, peer: PeerKey) {
-        let lost: Vec<_> = self.under_way.iter().filter(|(owner, _)| *owner == peer).copied().collect();
-        for (peer, piece) in lost {
-            self.finished(peer, piece, false);
+        self.under_way.retain(|(owner, _)| *owner != peer);
+        let lost: Vec<_> = self.alone.iter().filter(|(_, keeper)| **keeper == peer).map(|(piece, _)| *piece).collect();
+        for piece in lost {
+            self.take_back(peer, piece);
+        }
+        self.kept.remove(&peer);
+    }
+
+    fn take_back(&mut self, peer: PeerKey, piece: PieceIndex) {
+        if self.alone.get(&piece) == Some(&peer) {
+            self.passed_on(piece);
+            self.given.remove(piece);
+        }
+    }
+
+    fn passed_on(&mut self, piece: PieceIndex) {
+        if let Some(keeper) = self.alone.remove(&piece)
+            && let Some(kept) = self.kept.get_mut(&keeper)
+        {
+            *kept = kept.saturating_sub(1);
         }
     }
 }

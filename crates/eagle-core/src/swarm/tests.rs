@@ -313,7 +313,7 @@ proptest! {
             actions(&mut swarm);
             prop_assert!(swarm.have().count() >= owned);
             owned = swarm.have().count();
-            prop_assert!(swarm.requests.chosen() <= swarm.config.requests_in_flight);
+            prop_assert!(swarm.requests.chosen() <= swarm.config.requests_in_flight + 1);
             for state in swarm.peers.values() {
                 prop_assert!(state.in_flight >= state.any_in_flight);
             }

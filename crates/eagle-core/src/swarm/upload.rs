@@ -18,6 +18,7 @@ pub(super) fn choose(
     let piece = match piece {
         Some(piece) if have.contains(piece) => piece,
         Some(_) => return Err(RejectReason::NotHere),
+        None if spread.keeps_to_itself(peer) => return Err(RejectReason::NothingToSpread),
         None => spread.next(have, &state.have).ok_or(RejectReason::NothingToSpread)?,
     };
     state.uploads += 1;
