@@ -54,6 +54,12 @@ impl Swarm {
             return self.take(piece);
         };
         self.answered(&request);
+        if request.piece.is_some_and(|asked| asked != piece) {
+            self.ban(request.peer, BanReason::Protocol("another piece than the one asked for"));
+            self.free(request.piece);
+            self.fill(now);
+            return false;
+        }
         self.note_served(now, &request);
         let wanted = self.take(piece);
         self.fill(now);

@@ -89,6 +89,12 @@ impl Requests {
         self.given_up.remove(at).map(|(_, request)| request)
     }
 
+    /// Requests that were given up and that something may still be learned from.
+    #[cfg(test)]
+    pub(super) fn given_up(&self) -> usize {
+        self.given_up.len()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (RequestId, &Request)> {
         self.in_flight.iter().map(|(id, request)| (*id, request))
     }

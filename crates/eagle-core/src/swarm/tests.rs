@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use super::*;
 use crate::geometry::Geometry;
+
+mod anything;
+mod hostile;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -203,120 +204,4 @@ fn only_so_many_peers_are_served_and_the_others_get_their_turn() {
         seeder.handle_timeout(at);
     }
     assert_eq!(served.len(), 6);
-}
-
-/// Something that happens to a swarm, from a hostile or unlucky outside.
-#[derive(Debug, Clone)]
-enum Happening {
-    Join(u64, Vec<u8>),
-    Leave(u64),
-    Message(u64, BlobMessage),
-    Started(u32, u32),
-    Received(u32, u32),
-    Verified(u64, u32, Verdict),
-    Rejected(u32, RejectReason),
-    Failed(u32),
-    Asked(u64, Option<u32>),
-    Uploaded(u64, u32, bool),
-    Claim(u32),
-    Release(u32),
-    Timeout,
-}
-
-fn happening() -> impl Strategy<Value = Happening> {
-    let peer = 0u64..4;
-    let piece = 0u32..12;
-    let id = 0u32..40;
-    let load = (0u16..20, any::<bool>()).prop_map(|(requests, spreading)| Load { requests, spreading });
-    let message = prop_oneof![
-        (proptest::collection::vec(0u32..12, 0..4), load.clone())
-            .prop_map(|(pieces, load)| BlobMessage::Have { pieces, load }),
-        load.prop_map(BlobMessage::Load),
-        Just(BlobMessage::Interested),
-        Just(BlobMessage::NotInterested),
-        Just(BlobMessage::Choke),
-        Just(BlobMessage::Unchoke),
-        Just(BlobMessage::Leave),
-    ];
-    let reason = prop_oneof![
-        Just(RejectReason::NotHere),
-        Just(RejectReason::Choked),
-        Just(RejectReason::NothingToSpread),
-        Just(RejectReason::Cancelled),
-        Just(RejectReason::Failed)
-    ];
-    let verdict = prop_oneof![Just(Verdict::Stored), Just(Verdict::Corrupt), Just(Verdict::NotStored)];
-    prop_oneof![
-        (peer.clone(), any::<[u8; 2]>()).prop_map(|(peer, bits)| Happening::Join(peer, vec![bits[0], bits[1] & 0xc0])),
-        peer.clone().prop_map(Happening::Leave),
-        (peer.clone(), message).prop_map(|(peer, message)| Happening::Message(peer, message)),
-        (id.clone(), piece.clone()).prop_map(|(id, piece)| Happening::Started(id, piece)),
-        (id.clone(), piece.clone()).prop_map(|(id, piece)| Happening::Received(id, piece)),
-        (peer.clone(), piece.clone(), verdict).prop_map(|(peer, piece, v)| Happening::Verified(peer, piece, v)),
-        (id.clone(), reason).prop_map(|(id, reason)| Happening::Rejected(id, reason)),
-        id.prop_map(Happening::Failed),
-        (peer.clone(), proptest::option::of(piece.clone())).prop_map(|(peer, piece)| Happening::Asked(peer, piece)),
-        (peer, piece.clone(), any::<bool>()).prop_map(|(peer, piece, ok)| Happening::Uploaded(peer, piece, ok)),
-        piece.clone().prop_map(Happening::Claim),
-        piece.prop_map(Happening::Release),
-        Just(Happening::Timeout),
-    ]
-}
-
-proptest! {
-    /// Whatever happens in whatever order, the machine neither panics, nor loses what it owns, nor
-    /// asks for more than it may, nor wakes its driver again and again without getting anywhere.
-    #[test]
-    fn survives_anything(happenings in proptest::collection::vec(happening(), 0..200), seeder: bool) {
-        let pieces = 10;
-        let mut swarm = swarm(pieces, !seeder);
-        let mut now = Timestamp(0);
-        let mut owned = swarm.have().count();
-        for happening in happenings {
-            now = now + MS;
-            match happening {
-                Happening::Join(peer, bits) => {
-                    swarm.handle_peer(PeerKey(peer));
-                    let handshake = BlobMessage::Handshake { geometry: geometry(pieces), bitfield: bits, load: Load::default() };
-                    swarm.handle_message(now, PeerKey(peer), handshake);
-                }
-                Happening::Leave(peer) => swarm.handle_peer_left(now, PeerKey(peer)),
-                Happening::Message(peer, message) => swarm.handle_message(now, PeerKey(peer), message),
-                Happening::Started(id, piece) => {
-                    swarm.handle_started(now, RequestId(id), PieceIndex(piece), Load::default());
-                }
-                Happening::Received(id, piece) => {
-                    swarm.handle_received(now, RequestId(id), PieceIndex(piece));
-                }
-                Happening::Verified(peer, piece, verdict) => {
-                    swarm.handle_verified(now, PeerKey(peer), PieceIndex(piece), verdict);
-                }
-                Happening::Rejected(id, reason) => swarm.handle_rejected(now, RequestId(id), reason, Load::default()),
-                Happening::Failed(id) => swarm.handle_failed(now, RequestId(id)),
-                Happening::Asked(peer, piece) => {
-                    if let Ok(piece) = swarm.handle_request(PeerKey(peer), piece.map(PieceIndex)) {
-                        prop_assert!(swarm.have().contains(piece));
-                    }
-                }
-                Happening::Uploaded(peer, piece, ok) => swarm.handle_uploaded(PeerKey(peer), PieceIndex(piece), ok),
-                Happening::Claim(piece) => { swarm.claim(PieceIndex(piece)); }
-                Happening::Release(piece) => swarm.release(now, PieceIndex(piece)),
-                Happening::Timeout => {
-                    let mut wakes = 0;
-                    while let Some(at) = swarm.next_timeout().filter(|at| *at <= now) {
-                        swarm.handle_timeout(at.max(now));
-                        wakes += 1;
-                        prop_assert!(wakes < 20, "woken again and again");
-                    }
-                }
-            }
-            actions(&mut swarm);
-            prop_assert!(swarm.have().count() >= owned);
-            owned = swarm.have().count();
-            prop_assert!(swarm.requests.chosen() <= swarm.config.requests_in_flight + 1);
-            for state in swarm.peers.values() {
-                prop_assert!(state.in_flight >= state.any_in_flight);
-            }
-        }
-    }
 }

@@ -161,6 +161,32 @@ mod tests {
         assert!(encode(&ControlMessage::Blob(Digest::Sha512([0; 64]), handshake), &mut out).is_ok());
     }
 
+    #[test]
+    fn too_long_is_refused_by_its_length_alone() {
+        let too_long = u32::try_from(MAX_MESSAGE + 1).unwrap();
+        let mut buffer = BytesMut::from(&too_long.to_le_bytes()[..]);
+        assert_eq!(decode(&mut buffer), Err(DecodeError::TooLong(MAX_MESSAGE + 1)));
+        let have = BlobMessage::Have { pieces: vec![0; MAX_HAVE + 1], load: Load::default() };
+        let mut out = BytesMut::new();
+        encode(&ControlMessage::Blob(Digest::of(b"x"), have), &mut out).unwrap();
+        assert_eq!(decode(&mut out), Err(DecodeError::Malformed));
+    }
+
+    #[test]
+    fn lengths_within_a_message_reserve_nothing() {
+        // A bitfield that claims 2^60 bytes, in a message of a few.
+        let geometry = Geometry::auto(1 << 30).unwrap();
+        let handshake = BlobMessage::Handshake { geometry, bitfield: Vec::new(), load: Load::default() };
+        let mut body = postcard::to_stdvec(&ControlMessage::Blob(Digest::of(b"x"), handshake)).unwrap();
+        let load = 2;
+        body.truncate(body.len() - load - 1);
+        body.extend([0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10, 1, 2, 3]);
+        let mut buffer = BytesMut::new();
+        buffer.put_u32_le(u32::try_from(body.len()).unwrap());
+        buffer.put_slice(&body);
+        assert_eq!(decode(&mut buffer), Err(DecodeError::Malformed));
+    }
+
     fn message() -> impl Strategy<Value = ControlMessage> {
         let load = (any::<u16>(), any::<bool>()).prop_map(|(requests, spreading)| Load { requests, spreading });
         let blob = prop_oneof![

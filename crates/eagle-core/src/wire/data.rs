@@ -243,6 +243,14 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn a_piece_that_is_too_long_is_refused_by_its_header() {
+        let mut out = BytesMut::new();
+        let length = MAX_PIECE_LENGTH + 1;
+        Answer::Piece { id: 1, piece: PieceIndex(0), length, load: Load::default() }.encode(&mut out);
+        assert_eq!(Answer::decode(&mut out), Err(DecodeError::TooLong(length)));
+    }
+
     proptest! {
         #[test]
         fn asks_survive_any_fragmentation(asks in proptest::collection::vec(ask(), 1..6), step in 1usize..80) {
