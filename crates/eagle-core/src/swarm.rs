@@ -20,6 +20,7 @@ mod hedge;
 mod peers;
 mod picker;
 mod requests;
+mod reroute;
 mod service;
 mod spread;
 mod upload;
@@ -318,13 +319,14 @@ impl Swarm {
                 self.note_load(peer, load);
             }
             BlobMessage::Have { pieces, load } => {
-                for index in pieces {
+                for &index in &pieces {
                     match self.geometry.piece(index) {
                         Some(piece) => self.note_owned_by(peer, piece),
                         None => return self.ban(peer, BanReason::Protocol("a piece past the end of the blob")),
                     }
                 }
                 self.note_load(peer, load);
+                self.reroute(now, peer, &pieces);
             }
             BlobMessage::Load(load) => self.note_load(peer, load),
             BlobMessage::Interested | BlobMessage::NotInterested => {
@@ -574,5 +576,7 @@ impl Swarm {
     }
 }
 
+#[cfg(test)]
+mod reroute_tests;
 #[cfg(test)]
 mod tests;

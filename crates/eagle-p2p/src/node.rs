@@ -15,6 +15,7 @@
 mod blob;
 mod commands;
 mod engine;
+mod slots;
 mod swarm_handle;
 #[cfg(test)]
 mod tests;
@@ -47,9 +48,6 @@ use crate::{
 
 /// Commands that wait for the engine; senders wait beyond that.
 const COMMAND_QUEUE: usize = 256;
-/// Pieces that a node sends at once. In the simulator 4 to 8 share an uplink best; with fewer,
-/// uploaders idle between requests, with more, every piece takes longer to become useful.
-const UPLOAD_SLOTS: usize = 6;
 /// Peers connected at once. Neighbour sets are bounded by the swarms' own limits, well below this.
 const MAX_PEERS: usize = 1024;
 /// Data channels at once, in each direction: one per peer.
@@ -158,7 +156,7 @@ impl Node {
         );
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         let mailbox = Arc::new(Mailbox::default());
-        let uploads = Arc::new(Uploads::new(commands.clone(), Arc::clone(&mailbox), UPLOAD_SLOTS));
+        let uploads = Arc::new(Uploads::new(commands.clone(), Arc::clone(&mailbox), upload.clone()));
         let server = UploadServer::start(
             listener,
             UploadServerConfig {

@@ -8,6 +8,8 @@ use eagle_core::{PieceIndex, swarm::RequestId};
 /// lets pass at a time when several transfers share it (`eagle_p2p::limits`).
 const TURN: Duration = Duration::from_micros(2_300);
 const CHUNK: (f64, f64) = (16_384.0, 262_144.0);
+/// Upload slots of an idle link, at most (`eagle_p2p::node`).
+const MOST_SLOTS: usize = 32;
 /// Chunks of one transfer that may be under way: a socket's buffers.
 const WINDOW: usize = 4;
 
@@ -104,8 +106,11 @@ impl Uplink {
     }
 
     /// The first waiting transfer that a free slot takes; transfers to one node go one after another.
-    pub(crate) fn admit(&mut self) -> Option<Transfer> {
-        if self.active.len() >= self.slots {
+    ///
+    /// A link that is idle, since the receivers in its slots take no more, has a slot more for each one.
+    pub(crate) fn admit(&mut self, now: u64) -> Option<Transfer> {
+        let idle = || !self.sending && !matches!(self.next(now), Next::Send(_));
+        if self.active.len() >= self.slots && (self.active.len() >= MOST_SLOTS || !idle()) {
             return None;
         }
         let free = |transfer: &Transfer| self.active.iter().all(|active| active.to != transfer.to);
@@ -196,7 +201,7 @@ mod tests {
         for (number, &to) in (0..).zip(to) {
             uplink.wait(Transfer::new(to, 0, RequestId(number), PieceIndex(0), 1 << 20));
         }
-        while uplink.admit().is_some() {}
+        while uplink.admit(0).is_some() {}
         uplink
     }
 

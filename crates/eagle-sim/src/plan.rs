@@ -17,7 +17,7 @@ pub struct Plan {
     pub links: Links,
     /// How neighbours are found.
     pub tracker: TrackerModel,
-    /// Uploads that a node serves at once; further requests wait.
+    /// Uploads that a node serves at once while its link is busy; further requests wait.
     pub upload_slots: usize,
     /// Nodes that vanish or become slow.
     pub churn: Vec<Churn>,
@@ -141,7 +141,7 @@ impl Plan {
                 zone_rate: None,
             },
             tracker: TrackerModel { peers_per_answer: 40, interval: Duration::from_secs(1), seen: 1_000 },
-            upload_slots: 6,
+            upload_slots: 2,
             churn: Vec::new(),
             faults: Faults::default(),
             config: SwarmConfig::default(),

@@ -60,13 +60,17 @@ impl World<'_> {
 
     /// Fills free upload slots.
     pub(crate) fn admit(&mut self, node: u32) {
-        while let Some(transfer) = self.nodes[node as usize].up.admit() {
-            let Transfer { to, blob, id, piece, .. } = transfer;
-            if let Some(load) = self.nodes[node as usize].swarm(blob).map(|swarm| swarm.load()) {
-                self.after(self.latency(node, to), Event::Begin { to, blob, id, piece, load });
-            }
+        while let Some(transfer) = self.nodes[node as usize].up.admit(self.now) {
+            self.begin(node, transfer);
         }
         self.send(node);
+    }
+
+    fn begin(&mut self, node: u32, transfer: Transfer) {
+        let Transfer { to, blob, id, piece, .. } = transfer;
+        if let Some(load) = self.nodes[node as usize].swarm(blob).map(|swarm| swarm.load()) {
+            self.after(self.latency(node, to), Event::Begin { to, blob, id, piece, load });
+        }
     }
 
     /// Puts the next chunk on a node's uplink, when that is free.
@@ -78,14 +82,19 @@ impl World<'_> {
         }
         let place = match from.up.next(now) {
             Next::Send(place) => place,
-            Next::Wait(at) => {
-                if from.up.wake.is_none_or(|wake| at < wake) {
+            next => {
+                if let Some(transfer) = from.up.admit(now) {
+                    self.begin(node, transfer);
+                    return self.send(node);
+                }
+                if let Next::Wait(at) = next
+                    && from.up.wake.is_none_or(|wake| at < wake)
+                {
                     from.up.wake = Some(at);
                     self.at(at, Event::Wake { node, at });
                 }
                 return;
             }
-            Next::Idle => return,
         };
         let (rate, zone) = (from.up.rate, from.zone);
         let Some(transfer) = from.up.begin_chunk(place).map(|transfer| *transfer) else { return };

@@ -181,7 +181,13 @@ impl Admin {
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let state = Arc::new(AdminState { role, started: Instant::now(), draining, running: OnceLock::new(), limits: OnceLock::new() });
+        let state = Arc::new(AdminState {
+            role,
+            started: Instant::now(),
+            draining,
+            running: OnceLock::new(),
+            limits: OnceLock::new(),
+        });
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve(listener, Arc::clone(&state), stop.clone()));
         Ok(Self { address, state, task, stop })

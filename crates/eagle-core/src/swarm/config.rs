@@ -5,8 +5,9 @@ use std::time::Duration;
 /// How a swarm behaves; the defaults suit clusters of 1 to 10,000 nodes.
 #[derive(Debug, Clone)]
 pub struct SwarmConfig {
-    /// Requests in flight at once. In the simulator, 16 nodes: efficiency 0.90 with 4, 0.97 with 6
-    /// to 16; 32 nodes: 0.91 with 8, 0.95 with 12 (`eagle-sim`, example `sweep`).
+    /// Requests in flight at once. In the simulator, 16 nodes: efficiency 0.87 with 4, 0.97 with 6
+    /// to 8, 0.96 with 12 and 16 (`eagle-sim`, example `sweep`); 400 nodes: 0.86 with 6, 0.87 with 9, 0.86
+    /// with 12 and 16.
     pub requests_in_flight: usize,
     /// Requests in flight at one peer, as long as there are other uploaders: what waits behind
     /// another piece at a busy uploader would often have come sooner from elsewhere.
@@ -63,7 +64,7 @@ pub struct SwarmConfig {
 impl Default for SwarmConfig {
     fn default() -> Self {
         Self {
-            requests_in_flight: 12,
+            requests_in_flight: 9,
             requests_per_peer: 1,
             spread_requests: 1,
             least_in_flight: 4,
@@ -72,7 +73,7 @@ impl Default for SwarmConfig {
             greeted_peers: 24,
             unchoked_peers: 40,
             requests_held_per_peer: 8,
-            have_interval: Duration::from_millis(20),
+            have_interval: Duration::from_millis(10),
             load_interval: Duration::from_millis(50),
             shortest_stall: Duration::from_millis(500),
             stall_factor: 4,

@@ -18,7 +18,7 @@ impl Swarm {
         let peer = request.peer;
         request.heard_at = now;
         request.started_at = Some(now);
-        let asked = request.piece;
+        let (asked, moved) = (request.piece, request.cancelled);
         if asked.is_some_and(|asked| asked != piece) || piece.0 >= self.geometry.pieces() {
             self.ban(peer, BanReason::Protocol("an answer with another piece than the one asked for"));
             return false;
@@ -29,6 +29,9 @@ impl Swarm {
                 request.piece = Some(piece);
             }
             self.busy.insert(piece);
+        }
+        if moved {
+            self.revive(id, piece);
         }
         self.note_queue(peer, load);
         self.fill(now);

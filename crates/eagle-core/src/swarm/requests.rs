@@ -115,6 +115,20 @@ impl Requests {
         self.in_flight.values().any(|request| request.piece == Some(piece) && !request.cancelled)
     }
 
+    /// The only request in flight for this piece, when its answer has not begun, and whom it was made to.
+    pub(super) fn waiting_for(&self, piece: PieceIndex) -> Option<(RequestId, PeerKey)> {
+        let mut those = self.in_flight.iter().filter(|(_, request)| request.piece == Some(piece) && !request.cancelled);
+        let (id, request) = those.next()?;
+        let alone = those.next().is_none();
+        (alone && request.started_at.is_none() && !request.any).then_some((*id, request.peer))
+    }
+
+    pub(super) fn set_cancelled(&mut self, id: RequestId, cancelled: bool) {
+        if let Some(request) = self.in_flight.get_mut(&id) {
+            request.cancelled = cancelled;
+        }
+    }
+
     /// Marks every request for this piece as cancelled; returns those that were not yet.
     pub(super) fn cancel_all(&mut self, piece: PieceIndex) -> Vec<(PeerKey, RequestId)> {
         let mut cancelled = Vec::new();

@@ -14,10 +14,16 @@ use eagle_core::{
     wire::{control::Load, data::RejectReason},
 };
 use libp2p::PeerId;
-use tokio::sync::{Mutex as FairMutex, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex as FairMutex, mpsc, oneshot};
 
-use super::commands::{Command, Mailbox, News};
-use crate::channel::{Upload, UploadHandler};
+use super::{
+    commands::{Command, Mailbox, News},
+    slots::Slots,
+};
+use crate::{
+    channel::{Upload, UploadHandler},
+    limits::Limiter,
+};
 
 /// Turns of one peer.
 type Turn = Arc<FairMutex<()>>;
@@ -25,8 +31,8 @@ type Turn = Arc<FairMutex<()>>;
 pub(super) struct Uploads {
     commands: mpsc::Sender<Command>,
     mailbox: Arc<Mailbox>,
-    /// One for each piece that goes out; tokio's semaphore serves in the order of arrival.
-    slots: Arc<Semaphore>,
+    /// One for each piece that goes out.
+    slots: Slots,
     /// A channel answers in order, so of one peer's requests only the first may hold a slot.
     turns: Mutex<HashMap<PeerId, Weak<FairMutex<()>>>>,
     requests: Arc<AtomicUsize>,
@@ -56,14 +62,8 @@ impl Drop for Unfinished<'_> {
 }
 
 impl Uploads {
-    pub(super) fn new(commands: mpsc::Sender<Command>, mailbox: Arc<Mailbox>, slots: usize) -> Self {
-        Self {
-            commands,
-            mailbox,
-            slots: Arc::new(Semaphore::new(slots)),
-            turns: Mutex::default(),
-            requests: Arc::default(),
-        }
+    pub(super) fn new(commands: mpsc::Sender<Command>, mailbox: Arc<Mailbox>, limiter: Limiter) -> Self {
+        Self { commands, mailbox, slots: Slots::new(limiter), turns: Mutex::default(), requests: Arc::default() }
     }
 
     /// Requests that are served or wait.
@@ -107,7 +107,7 @@ impl UploadHandler for Uploads {
         let mut unfinished = Unfinished { mailbox: &self.mailbox, upload: Some((peer, digest, grant.piece)) };
         // Both locks are held across the upload on purpose: they are what bounds it.
         let turn = turn.lock_owned().await;
-        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
+        let Some(slot) = self.slots.take().await else {
             return Upload::Reject { reason: RejectReason::Failed, load: self.load() };
         };
         unfinished.upload = None;
