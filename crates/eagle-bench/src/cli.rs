@@ -23,7 +23,8 @@ Examples:
   eagle-bench pull --local --nodes 4 --size 64MiB
   eagle-bench pull --image registry.example/app:1 --direct --proxy http://node-1:43002 --csv pulls.csv
   eagle-bench floor
-  eagle-bench serve"
+  eagle-bench serve
+  eagle-bench limits"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Floor(FloorArgs),
     /// Measure a proxy that serves blobs from its cache, beside nginx with the same files.
     Serve(ServeArgs),
+    /// Measure how well bandwidth limits hold, are shared by blobs, and change while bytes move.
+    Limits(LimitsArgs),
     /// Simulate a swarm of any size, on the state machines that the real nodes run.
     Sim(SimArgs),
     /// The origin registry of a local cluster.
@@ -228,6 +231,43 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  eagle-bench limits
+  eagle-bench limits --rates 8KiB/s,50MiB/s --seconds 10 --no-processes --json limits.json
+
+Each rate is measured as a download limit and as an upload limit, between nodes of this process that only move
+bytes; what four blobs get of a limit, and how fast a change is in effect, also with a proxy and a seeder.")]
+pub(crate) struct LimitsArgs {
+    /// The limits to measure
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "8KiB/s,64KiB/s,1MiB/s,50MiB/s,500MiB/s,5GiB/s",
+        value_name = "RATE,..."
+    )]
+    pub(crate) rates: Vec<Rate>,
+    /// How long each is measured, seconds; at least 1.5, since the windows have one second
+    #[arg(long, default_value_t = 4.0, value_name = "SECONDS", value_parser = limit_seconds)]
+    pub(crate) seconds: f64,
+    /// How pieces travel between nodes
+    #[arg(long, value_enum, default_value_t = Encryption::Tls, value_name = "MODE")]
+    pub(crate) encryption: Encryption,
+    /// Leave out what needs a proxy and a seeder
+    #[arg(long)]
+    pub(crate) no_processes: bool,
+    /// The eagle program; the one beside this program unless given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) eagle: Option<PathBuf>,
+    /// Write the result to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Keep logs and configurations of all processes in this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep_logs: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct OriginArgs {
     /// Size of a layer of the image; repeatable
     #[arg(long = "layer", value_name = "SIZE", required = true)]
@@ -302,6 +342,11 @@ fn small_blob(text: &str) -> Result<Size, String> {
 fn measurement_seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
     if (0.05..=600.0).contains(&seconds) { Ok(seconds) } else { Err("it has to be from 0.05 to 600".to_owned()) }
+}
+
+fn limit_seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (1.5..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("it has to be from 1.5 to 3600".to_owned()) }
 }
 
 fn piece_length(text: &str) -> Result<PieceLength, String> {

@@ -20,7 +20,7 @@ use eagle_registry::{
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -264,6 +264,21 @@ fn http_client() -> Client<HttpConnector, Empty<Bytes>> {
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(QUESTION));
     Client::builder(TokioExecutor::new()).build(connector)
+}
+
+/// Tells one of our own processes something.
+///
+/// # Errors
+/// When it does not answer, or with something else.
+pub(crate) async fn put_json(address: SocketAddr, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+    let url: Url = format!("http://{address}{path}").parse()?;
+    let request = Request::put(url.as_str()).body(Full::new(Bytes::from(body.to_string())))?;
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let response = tokio::time::timeout(QUESTION, client.request(request)).await;
+    let response = response.with_context(|| format!("{url} did not answer in time"))?;
+    let response = refuse_errors(&url, response.with_context(|| format!("{url} did not answer"))?).await?;
+    let body = collect(response.into_body(), MAX_ANSWER, QUESTION).await.with_context(|| url.to_string())?;
+    serde_json::from_slice(&body).with_context(|| format!("{url} answered something else"))
 }
 
 /// Asks one of our own processes.

@@ -5,6 +5,7 @@ mod client;
 mod cluster;
 mod floor;
 mod host;
+mod limits;
 mod origin;
 mod process;
 mod progress;
@@ -46,6 +47,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Swarm(args) => block_on(swarm::run(*args)),
         Command::Pull(args) => block_on(pull::run(*args)),
         Command::Serve(args) => block_on(serve::run(args)),
+        Command::Limits(args) => block_on(limits::run(args)),
         Command::Origin(args) => block_on(origin::run(args)),
     }
 }

@@ -176,6 +176,28 @@ fn serving_is_measured_with_and_without_nginx() {
 }
 
 #[test]
+fn limits_are_measured_both_ways() {
+    let (temporary, results) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let file = results.path().join("limits.json");
+    let mut command = bench(&temporary);
+    command.args(["limits", "--rates", "256KiB/s", "--seconds", "1.5", "--encryption", "none", "--json"]);
+    let text = succeed(command.arg(&file).arg("--no-processes"));
+    assert!(text.contains("256KiB/s") && !text.contains("PUT /limits"), "{text}");
+    let report = json(&file);
+    let directions = |part: &str| {
+        let all = report[part].as_array().unwrap().iter().map(|result| result["direction"].as_str().unwrap());
+        all.collect::<Vec<_>>()
+    };
+    assert_eq!((directions("rates"), directions("beyond")), (vec!["download", "upload"], Vec::new()));
+    assert_eq!(directions("changes"), ["download", "download", "upload", "upload"]);
+    for result in report["rates"].as_array().unwrap() {
+        assert!(result["errors"]["windows"].as_u64().unwrap() > 1, "{result:#}");
+        assert!(result["errors"]["over"].as_f64().unwrap() >= result["errors"]["under"].as_f64().unwrap());
+    }
+    assert_eq!(files(&temporary), [] as [PathBuf; 0]);
+}
+
+#[test]
 fn an_interrupt_leaves_nothing_behind() {
     let temporary = TempDir::new().unwrap();
     let mut command = bench(&temporary);
