@@ -156,6 +156,7 @@ async fn measure(args: &SwarmArgs, cluster: &mut Cluster) -> Result<Measured> {
             seeder_bytes: traffic("seeder"),
             origin_bytes: traffic("origin"),
             uploaded_bytes: status["uploaded_bytes"].as_u64().unwrap_or_default(),
+            control_bytes: status["control_bytes"].as_u64().unwrap_or_default(),
             cpu_seconds: after.cpu_seconds - before.cpu_seconds,
             idle_rss_bytes: idle.rss_bytes,
             max_rss_bytes: after.max_rss_bytes,
@@ -169,6 +170,7 @@ async fn measure(args: &SwarmArgs, cluster: &mut Cluster) -> Result<Measured> {
         origin: cluster.origin_stats().await?.blob(layer.digest),
         origin_first_byte_seconds: origin_first_byte(cluster, &image, layer).await?,
         seeder_uploaded: seeder_status["uploaded_bytes"].as_u64().unwrap_or_default(),
+        seeder_control: seeder_status["control_bytes"].as_u64().unwrap_or_default(),
         seeder: since(idle.seeder, before.seeder, after.seeder),
         tracker: since(idle.tracker, before.tracker, after.tracker),
     })

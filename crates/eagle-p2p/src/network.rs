@@ -233,6 +233,11 @@ impl Network {
         self.shared.connected()
     }
 
+    /// Bytes of control messages sent to peers since the start, without those of TLS and the muxer.
+    pub fn control_sent(&self) -> u64 {
+        self.shared.control_sent()
+    }
+
     /// Asks a connected peer for a ticket for one plain data channel.
     ///
     /// # Errors

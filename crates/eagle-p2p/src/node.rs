@@ -107,6 +107,8 @@ pub struct NodeCounters {
     pub downloaded: u64,
     /// Bytes of pieces sent.
     pub uploaded: u64,
+    /// Bytes of control messages sent, without those of TLS and the muxer.
+    pub control_sent: u64,
     /// Peers connected now.
     pub connected_peers: usize,
 }
@@ -240,6 +242,7 @@ impl Node {
         NodeCounters {
             downloaded: self.channels.downloaded(),
             uploaded: self.server.uploaded(),
+            control_sent: self.network.control_sent(),
             connected_peers: self.network.connected(),
         }
     }

@@ -241,6 +241,7 @@ fn status(
         "node": node.info(),
         "peers_connected": counters.connected_peers,
         "uploaded_bytes": counters.uploaded,
+        "control_bytes": counters.control_sent,
         "traffic_bytes": metrics.traffic(),
         "cache": {
             "bytes": stats.bytes, "limit": stats.limit, "blobs": stats.blobs, "partial_blobs": stats.partials,

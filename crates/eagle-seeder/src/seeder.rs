@@ -211,6 +211,7 @@ impl Seeder {
             "fetches_running": self.fetches.running(),
             "connected_peers": node.connected_peers,
             "uploaded_bytes": node.uploaded,
+            "control_bytes": node.control_sent,
             "counters": self.metrics.counters(),
         })
     }

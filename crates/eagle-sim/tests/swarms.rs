@@ -34,6 +34,14 @@ fn a_cold_swarm_comes_near_the_ideal() {
 }
 
 #[test]
+fn control_traffic_is_a_small_part() {
+    let geometry = Geometry::new(64 << 22, 4 << 20).expect("a valid geometry");
+    let report = run(&Plan::cold(16, geometry, 10e6));
+    let share = report.control_bytes as f64 / report.delivered_bytes as f64;
+    assert!(share <= 0.01, "{share:.4}");
+}
+
+#[test]
 fn pieces_travel_while_the_origin_still_delivers() {
     let mut plan = plan(8, 256);
     plan.seeders.origin_rate = Some(5e6);

@@ -20,6 +20,7 @@ pub(super) struct Measured {
     pub(super) origin: BlobStats,
     pub(super) origin_first_byte_seconds: f64,
     pub(super) seeder_uploaded: u64,
+    pub(super) seeder_control: u64,
     pub(super) seeder: ProcessUse,
     pub(super) tracker: ProcessUse,
 }
@@ -49,6 +50,7 @@ pub(super) struct SwarmReport {
     delivered_bytes: u64,
     peer_bytes: u64,
     seeder_uploaded_bytes: u64,
+    control_bytes: u64,
     cpu_seconds: f64,
     cpu_seconds_per_gb: f64,
     cpu_seconds_by_role: ByRole<f64>,
@@ -106,6 +108,7 @@ pub(super) struct NodeResult {
     pub(super) seeder_bytes: u64,
     pub(super) origin_bytes: u64,
     pub(super) uploaded_bytes: u64,
+    pub(super) control_bytes: u64,
     pub(super) cpu_seconds: f64,
     pub(super) idle_rss_bytes: u64,
     pub(super) max_rss_bytes: u64,
@@ -114,7 +117,8 @@ pub(super) struct NodeResult {
 
 impl SwarmReport {
     pub(super) fn new(circumstances: Circumstances, args: &SwarmArgs, measured: Measured) -> Result<Self> {
-        let Measured { per_node, origin, origin_first_byte_seconds, seeder_uploaded, seeder, tracker } = measured;
+        let Measured { per_node, origin, origin_first_byte_seconds, seeder_uploaded, seeder_control, seeder, tracker } =
+            measured;
         let cluster = &args.cluster;
         let geometry = cluster.piece_length.geometry(cluster.size.0)?;
         let first_byte = sorted(per_node.iter().filter_map(|node| node.first_byte_seconds));
@@ -166,6 +170,7 @@ impl SwarmReport {
             delivered_bytes,
             peer_bytes: per_node.iter().map(|node| node.peer_bytes).sum(),
             seeder_uploaded_bytes: seeder_uploaded,
+            control_bytes: seeder_control + per_node.iter().map(|node| node.control_bytes).sum::<u64>(),
             cpu_seconds,
             cpu_seconds_per_gb: cpu_seconds / (delivered_bytes.max(1) as f64 / 1e9),
             cpu_seconds_by_role: ByRole { proxy: proxies, seeder: seeder.cpu_seconds, tracker: tracker.cpu_seconds },
@@ -239,6 +244,8 @@ impl fmt::Display for SwarmReport {
         let share = self.peer_bytes as f64 * 100.0 / self.delivered_bytes.max(1) as f64;
         line("nodes", format!("got {}, {share:.0} % of it from each other", megabytes(self.delivered_bytes)))?;
         line("seeder", format!("sent {}", megabytes(self.seeder_uploaded_bytes)))?;
+        let control = self.control_bytes as f64 * 100.0 / self.delivered_bytes.max(1) as f64;
+        line("control", format!("{control:.3} % of what was delivered"))?;
         let cpu = &self.cpu_seconds_by_role;
         line(
             "CPU",

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -43,6 +43,8 @@ pub(super) struct Shared {
     bans: Mutex<HashMap<PeerId, Instant>>,
     /// There is something in `requests`.
     pub(super) wake: Notify,
+    /// Bytes of control messages queued since the start.
+    control_sent: AtomicU64,
 }
 
 /// What the driver shall do. Sets instead of a queue: asking twice is asking once.
@@ -108,6 +110,7 @@ impl Shared {
             requests: Mutex::default(),
             bans: Mutex::default(),
             wake: Notify::new(),
+            control_sent: AtomicU64::new(0),
         }
     }
 
@@ -142,7 +145,11 @@ impl Shared {
             };
             let length = frame.len();
             let before = session.queued.fetch_add(length, Ordering::Relaxed);
-            before + length <= QUEUE_BYTES && session.queue.try_send(frame).is_ok()
+            let taken = before + length <= QUEUE_BYTES && session.queue.try_send(frame).is_ok();
+            if taken {
+                self.control_sent.fetch_add(length as u64, Ordering::Relaxed);
+            }
+            taken
         };
         if !sent {
             tracing::warn!(%peer, "disconnecting a peer that does not read its messages");
@@ -180,6 +187,10 @@ impl Shared {
 
     pub(super) fn is_banned(&self, peer: &PeerId) -> bool {
         lock(&self.bans).get(peer).is_some_and(|until| *until > Instant::now())
+    }
+
+    pub(super) fn control_sent(&self) -> u64 {
+        self.control_sent.load(Ordering::Relaxed)
     }
 
     pub(super) fn connected(&self) -> usize {
