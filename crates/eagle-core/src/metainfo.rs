@@ -1,22 +1,25 @@
 //! Metainfo: the geometry of a blob and the hash of each of its pieces.
 //!
 //! A seeder publishes metainfo while it still fetches the blob, so its form on the wire is a stream
-//! of frames: one [`Frame::Header`], then [`Frame::Hashes`] as pieces come in, then either
+//! of frames: one [`Frame::Header`], for a small blob perhaps [`Frame::Content`], then [`Frame::Hashes`] as pieces come in, then either
 //! [`Frame::Complete`] (the blob's own digest was checked) or [`Frame::Failed`]. A frame is a
 //! little-endian `u32` length, then that many bytes of postcard.
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::{Algorithm, Digest},
-    geometry::{Geometry, PieceIndex},
+    geometry::{Geometry, MIN_PIECE_LENGTH, PieceIndex},
     peer::PeerInfo,
     piece_hash::{PieceCheck, PieceHash},
 };
 
-/// Largest frame, bytes: a batch of [`MAX_HASHES_PER_FRAME`] hashes and some room for names.
-pub const MAX_FRAME: usize = 64 << 10;
+/// Largest blob whose content travels with its metainfo, bytes: the smallest piece there is.
+pub const MAX_INLINE: u32 = MIN_PIECE_LENGTH;
+/// Largest frame, bytes: the content of a small blob, or a batch of [`MAX_HASHES_PER_FRAME`] hashes,
+/// and some room for names.
+pub const MAX_FRAME: usize = MAX_INLINE as usize + (1 << 10);
 /// Most hashes that one frame may carry: 65 bytes each at most, half of [`MAX_FRAME`].
 pub const MAX_HASHES_PER_FRAME: usize = 512;
 
@@ -110,6 +113,14 @@ pub enum Frame {
     Failed(String),
     /// Nothing new; sent so that a silent seeder can be told from a slow origin.
     KeepAlive,
+    /// The content of a blob of one piece, at most [`MAX_INLINE`] bytes; before its hash, so that
+    /// whoever gets it need not ask for the piece. A seeder may leave it out.
+    Content(Bytes),
+}
+
+/// Whether a blob is so small that its content may travel with its metainfo.
+pub fn is_inline(geometry: &Geometry) -> bool {
+    geometry.pieces() == 1 && geometry.size() <= u64::from(MAX_INLINE)
 }
 
 /// Why bytes are not a metainfo stream.
@@ -155,6 +166,7 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
     let frame: Frame = postcard::from_bytes(&body).map_err(|_| DecodeError::Malformed)?;
     match &frame {
         Frame::Hashes(hashes) if hashes.len() > MAX_HASHES_PER_FRAME => Err(DecodeError::Malformed),
+        Frame::Content(bytes) if bytes.len() > MAX_INLINE as usize => Err(DecodeError::Malformed),
         _ => Ok(Some(frame)),
     }
 }
@@ -165,6 +177,16 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_largest_content_fits_and_no_larger() {
+        let mut out = BytesMut::new();
+        let largest = Frame::Content(Bytes::from(vec![1; MAX_INLINE as usize]));
+        encode(&largest, &mut out).unwrap();
+        assert_eq!(decode(&mut out), Ok(Some(largest)));
+        encode(&Frame::Content(Bytes::from(vec![1; MAX_INLINE as usize + 1])), &mut out).unwrap();
+        assert_eq!(decode(&mut out), Err(DecodeError::Malformed));
+    }
+
     proptest! {
         #[test]
         fn frames_survive_any_fragmentation(count in 0usize..200, step in 1usize..64) {
@@ -173,6 +195,7 @@ mod tests {
                 Frame::Header { digest, geometry: Geometry::auto(1 << 30).unwrap(), seeder: PeerInfo::example() },
                 Frame::Hashes((0..count).map(|i| Digest::of(&i.to_le_bytes()).into()).collect()),
                 Frame::KeepAlive,
+                Frame::Content(Bytes::from(vec![7; count])),
                 Frame::Failed("origin said no".into()),
                 Frame::Complete,
             ];

@@ -46,6 +46,51 @@ async fn three_proxies_pull_and_the_origin_is_asked_once() {
     assert_eq!(proxies[0].proxy.traffic().cache, image.layers[0].size);
 }
 
+/// The seeder's HTTP answer is all that a node needs for a small blob: no peer connection, no request
+/// for a piece. What came so is offered to peers like anything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_blob_comes_with_its_metainfo() {
+    let size = 40 << 10;
+    let origin = origin(&[size]).await;
+    let digest = layer(&origin.images()[0], 0);
+    let tracker = tracker().await;
+    let mut options = ProxyOptions::new(&origin);
+    options.trackers = vec![url(tracker.local_addr())];
+    let seeder = KillableSeeder::start(&options.registries, options.trackers.clone(), Rate::Limited(20 * MIB));
+    options.seeders = vec![seeder.url.clone()];
+    let first = options.start().await;
+    first.pull(digest).await;
+    let counters = seeder.seeder.as_ref().unwrap().counters();
+    assert_eq!(counters.http_bytes, counters.origin_bytes, "each blob went out once, over HTTP");
+    assert!(counters.http_bytes >= size);
+    assert_eq!(seeder.seeder.as_ref().unwrap().status()["connected_peers"], 0);
+    assert_eq!(seeder.seeder.as_ref().unwrap().status()["uploaded_bytes"], 0);
+    let traffic = first.proxy.traffic();
+    assert_eq!((traffic.peer, traffic.origin), (0, 0), "{traffic:?}");
+    assert!(first.proxy.cache().get(digest).await.is_some(), "peers are served from the cache");
+    // A second node gets it in the same way, from what the seeder stored.
+    let second = options.start().await;
+    second.pull(digest).await;
+    let seeder = seeder.seeder.as_ref().unwrap();
+    assert_eq!(seeder.counters().http_bytes, counters.http_bytes + size);
+    assert_eq!((seeder.status()["connected_peers"].as_u64(), origin.stats().blob(digest).bytes), (Some(0), size));
+}
+
+/// Where the upload limit is in the way, the content is left out and the bytes come as others do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_blob_comes_through_a_low_limit_too() {
+    let size = 60 << 10;
+    let origin = origin(&[size]).await;
+    let digest = layer(&origin.images()[0], 0);
+    let mut options = ProxyOptions::new(&origin);
+    let seeder = KillableSeeder::start(&options.registries, Vec::new(), Rate::Limited(20 << 10));
+    options.seeders = vec![seeder.url.clone()];
+    let proxy = options.start().await;
+    proxy.pull(digest).await;
+    let traffic = proxy.proxy.traffic();
+    assert_eq!((traffic.seeder, traffic.origin), (size, 0), "{traffic:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tracker_that_is_away_is_no_matter() {
     let origin = origin(&[2 * MIB]).await;

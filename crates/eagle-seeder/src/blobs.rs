@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use eagle_core::{
     Digest, PieceIndex,
-    metainfo::{Frame, MAX_HASHES_PER_FRAME, encode},
+    metainfo::{Frame, MAX_HASHES_PER_FRAME, encode, is_inline},
 };
 use eagle_p2p::node::Node;
 use eagle_registry::{
@@ -14,7 +14,7 @@ use eagle_registry::{
     headers::DOCKER_CONTENT_DIGEST,
     range::{self, ContentRange},
 };
-use eagle_store::{BlobReader, Cache};
+use eagle_store::{BlobReader, Cache, CachedBlob};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -32,6 +32,9 @@ use crate::{
 pub(crate) const METAINFO_TYPE: &str = "application/vnd.eagle.metainfo.v2";
 /// How often a metainfo stream without news says that it is alive.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// How long the content of a small blob may wait for the upload limit. After that it is left to peers,
+/// who relieve a seeder that is asked by many, and the metainfo does not wait.
+const INLINE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What answers requests for blobs; clones share it.
 #[derive(Debug, Clone)]
@@ -81,6 +84,9 @@ impl Blobs {
                 // `obtain` gives out no stored blob without metainfo.
                 let metainfo = blob.metainfo().ok_or(BodyError::Abandoned)?;
                 send(writer, &Frame::Header { digest: blob.digest(), geometry: metainfo.geometry, seeder }).await?;
+                if is_inline(&metainfo.geometry) {
+                    self.write_inline(&blob, writer).await?;
+                }
                 for hashes in metainfo.hashes.chunks(MAX_HASHES_PER_FRAME) {
                     send(writer, &Frame::Hashes(hashes.to_vec())).await?;
                 }
@@ -90,9 +96,56 @@ impl Blobs {
                 let geometry = fetch.started().await?;
                 send(writer, &Frame::Header { digest: fetch.digest(), geometry, seeder }).await?;
                 tokio::select! {
-                    result = follow(&fetch, writer) => result,
+                    result = self.follow(&fetch, is_inline(&geometry), writer) => result,
                     () = self.draining.cancelled() => Err(BodyError::Fetch(FetchError::Stopped)),
                 }
+            }
+        }
+    }
+
+    /// Sends the content of a small blob, unless the upload limit is in the way for too long.
+    async fn write_inline(&self, blob: &CachedBlob, writer: &mut BodyWriter) -> Result<(), BodyError> {
+        let length = usize::try_from(blob.size()).unwrap_or(usize::MAX);
+        let limited = self.node.upload_limiter().acquire(blob.size());
+        if tokio::time::timeout(INLINE_PATIENCE, limited).await.is_err() {
+            return Ok(());
+        }
+        let content = blob.reader().read_at(0, length).await?;
+        send(writer, &Frame::Content(content)).await?;
+        self.metrics.http_bytes(blob.size());
+        Ok(())
+    }
+
+    /// Sends hashes as they come, until the fetch ends; of a small blob all at the end, after its
+    /// content.
+    async fn follow(&self, fetch: &Fetch, small: bool, writer: &mut BodyWriter) -> Result<(), BodyError> {
+        let mut phases = fetch.follow();
+        let mut sent = 0;
+        loop {
+            // First the phase, then the hashes: so none is missing when the phase says that all are there.
+            let phase = phases.borrow_and_update().clone();
+            if small && let Phase::Complete(blob) = &phase {
+                self.write_inline(blob, writer).await?;
+            }
+            let waits = small && !matches!(phase, Phase::Complete(_));
+            loop {
+                let hashes = if waits { Vec::new() } else { fetch.hashes(sent, MAX_HASHES_PER_FRAME) };
+                if hashes.is_empty() {
+                    break;
+                }
+                sent += hashes.len();
+                send(writer, &Frame::Hashes(hashes)).await?;
+            }
+            match phase {
+                Phase::Complete(_) => return send(writer, &Frame::Complete).await,
+                Phase::Failed { error: FetchError::Stopped, .. } => return Err(FetchError::Stopped.into()),
+                Phase::Failed { error, .. } => return send(writer, &Frame::Failed(error.to_string())).await,
+                Phase::Starting | Phase::Running { .. } => {}
+            }
+            match tokio::time::timeout(KEEP_ALIVE, phases.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(BodyError::Abandoned),
+                Err(_) => send(writer, &Frame::KeepAlive).await?,
             }
         }
     }
@@ -303,35 +356,6 @@ enum Content {
         body: Body,
         skip: u64,
     },
-}
-
-/// Sends hashes as they come, until the fetch ends.
-async fn follow(fetch: &Fetch, writer: &mut BodyWriter) -> Result<(), BodyError> {
-    let mut phases = fetch.follow();
-    let mut sent = 0;
-    loop {
-        // First the phase, then the hashes: so none is missing when the phase says that all are there.
-        let phase = phases.borrow_and_update().clone();
-        loop {
-            let hashes = fetch.hashes(sent, MAX_HASHES_PER_FRAME);
-            if hashes.is_empty() {
-                break;
-            }
-            sent += hashes.len();
-            send(writer, &Frame::Hashes(hashes)).await?;
-        }
-        match phase {
-            Phase::Complete(_) => return send(writer, &Frame::Complete).await,
-            Phase::Failed { error: FetchError::Stopped, .. } => return Err(FetchError::Stopped.into()),
-            Phase::Failed { error, .. } => return send(writer, &Frame::Failed(error.to_string())).await,
-            Phase::Starting | Phase::Running { .. } => {}
-        }
-        match tokio::time::timeout(KEEP_ALIVE, phases.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(BodyError::Abandoned),
-            Err(_) => send(writer, &Frame::KeepAlive).await?,
-        }
-    }
 }
 
 async fn send(writer: &mut BodyWriter, frame: &Frame) -> Result<(), BodyError> {

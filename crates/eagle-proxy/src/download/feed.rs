@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eagle_core::metainfo::Frame;
+use bytes::Bytes;
+use eagle_core::{
+    PieceIndex,
+    metainfo::{Frame, is_inline},
+};
 use tokio::time::sleep;
 use url::Url;
 
@@ -10,10 +14,14 @@ use super::{
     run::Run,
     sources::{self, Failure, Feed},
 };
+use crate::metrics::Source;
 
 /// Between rounds through seeders that all failed: a seeder that restarts is found again soon, and
 /// one that cannot get the blob is not asked all the time.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// The piece of a blob that has one.
+const ONLY: PieceIndex = PieceIndex(0);
 
 /// Takes piece hashes from seeders until all are known.
 pub(crate) async fn follow(run: &Arc<Run>, first: Option<Feed>) {
@@ -65,14 +73,46 @@ async fn another(run: &Run, failed: &mut Vec<Url>) -> Option<Feed> {
 async fn follow_one(run: &Arc<Run>, feed: Feed) -> Result<(), String> {
     let Feed { seeder, mut stream, .. } = feed;
     run.note_feed(true);
-    run.swarm.add_peers(vec![seeder]).await;
+    // A small blob may come along with its hash, and then nobody else need be asked.
+    let mut seeder = Some(seeder);
+    if !is_inline(&run.geometry) {
+        run.swarm.add_peers(seeder.take().into_iter().collect()).await;
+    }
+    let mut content = None;
     // Each stream begins with the first piece again.
     let mut position = 0;
     while let Some(frame) = stream.next().await {
         match frame.map_err(|error| error.to_string())? {
+            Frame::Content(bytes) => {
+                run.context.node.download_limiter().acquire(bytes.len() as u64).await;
+                content = Some(bytes);
+            }
             Frame::Hashes(hashes) => {
                 let count = u32::try_from(hashes.len()).unwrap_or(u32::MAX);
-                run.add_hashes(position, hashes).await.map_err(|error| error.to_string())?;
+                // Claimed before the swarm knows the hash and asks peers for the piece.
+                let whole = match content.take() {
+                    Some(bytes) if run.swarm.claim(ONLY).await => Some(bytes),
+                    _ => None,
+                };
+                let added = run.add_hashes(position, hashes).await.map_err(|error| error.to_string());
+                let taken = match (whole, &added) {
+                    (Some(bytes), Ok(())) => {
+                        let taken = take(run, bytes).await;
+                        if !matches!(taken, Ok(true)) {
+                            run.swarm.release(ONLY).await;
+                        }
+                        taken?
+                    }
+                    (Some(_), Err(_)) => {
+                        run.swarm.release(ONLY).await;
+                        false
+                    }
+                    (None, _) => false,
+                };
+                added?;
+                if !taken && let Some(seeder) = seeder.take() {
+                    run.swarm.add_peers(vec![seeder]).await;
+                }
                 position += count;
             }
             Frame::Complete if run.has_all_hashes() => return Ok(()),
@@ -83,4 +123,27 @@ async fn follow_one(run: &Arc<Run>, feed: Feed) -> Result<(), String> {
         }
     }
     if run.has_all_hashes() { Ok(()) } else { Err("the connection ended".to_owned()) }
+}
+
+/// Checks and stores the content of a blob of one piece; false when the disk does not take it.
+async fn take(run: &Run, content: Bytes) -> Result<bool, String> {
+    // What an earlier process left behind may have turned out to be right.
+    if run.owned().contains(ONLY) {
+        return Ok(true);
+    }
+    let length = content.len() as u64;
+    let checked = content.clone();
+    let Some(check) = run.check(ONLY) else { return Ok(false) };
+    if !tokio::task::spawn_blocking(move || check.matches(&checked)).await.unwrap_or(false) {
+        run.context.metrics.verification_failure();
+        return Err("its content does not match its hash".to_owned());
+    }
+    if let Err(error) = run.entry.write_piece(ONLY, content).await {
+        tracing::warn!(digest = %run.download.digest, %error, "a small blob could not be stored");
+        return Ok(false);
+    }
+    run.swarm.add_piece(ONLY).await;
+    run.download.received.add(Source::Seeder, length);
+    run.context.metrics.bytes(Source::Seeder, length);
+    Ok(true)
 }

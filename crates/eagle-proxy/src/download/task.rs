@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eagle_core::{Bitfield, Digest, Metainfo, PieceHash, PieceSet};
+use eagle_core::{Bitfield, Digest, Metainfo, PieceHash, PieceSet, metainfo::is_inline};
 use eagle_store::{CreateError, PartialEntry};
 use eagle_tracker::BlobStatus;
 use tokio::{
@@ -222,7 +222,7 @@ impl Task {
         let mut pieces = self.run.swarm.pieces();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut announced = Announced::default();
+        let mut announced = Announced { since: Instant::now(), at: None, pieces: 0 };
         self.announce(&mut announced);
         let mut linger = None;
         loop {
@@ -326,11 +326,13 @@ impl Task {
         let owned = self.run.owned();
         let step = (owned.len() / ANNOUNCE_PARTS).max(1);
         let due = match announced.at {
-            None => true,
+            // A small blob comes with its metainfo, in less time than peers could be asked.
+            None => !is_inline(&self.run.geometry) || announced.since.elapsed() >= ANNOUNCE_EVERY,
             Some(at) => at.elapsed() >= ANNOUNCE_EVERY && owned.count() >= announced.pieces.saturating_add(step),
         };
         if due && !owned.is_full() {
-            *announced = Announced { at: Some(Instant::now()), pieces: owned.count() };
+            announced.at = Some(Instant::now());
+            announced.pieces = owned.count();
             let pieces = PieceSet::from(&*owned);
             let status = BlobStatus { geometry: self.run.geometry, pieces, want_peers: true };
             self.run.context.announcer.update(self.run.download.digest, status);
@@ -362,8 +364,8 @@ impl Task {
     }
 }
 
-#[derive(Default)]
 struct Announced {
+    since: Instant,
     at: Option<Instant>,
     pieces: u32,
 }

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, time::Duration};
 use bytes::BytesMut;
 use eagle_core::{
     Digest,
-    metainfo::{Frame, decode},
+    metainfo::{Frame, decode, is_inline},
 };
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -17,7 +17,7 @@ use super::{SeederClient, SeederError};
 const IDLE: Duration = Duration::from_secs(6);
 
 /// The frames of a metainfo stream: one [`Frame::Header`] of the blob that was asked for, then
-/// [`Frame::Hashes`], never more than the blob has pieces, then [`Frame::Complete`] or
+/// [`Frame::Content`] of a small blob at most once, [`Frame::Hashes`], never more than the blob has pieces, then [`Frame::Complete`] or
 /// [`Frame::Failed`]. Keep-alives are taken out.
 pub struct MetainfoStream {
     client: SeederClient,
@@ -29,6 +29,8 @@ pub struct MetainfoStream {
     buffer: BytesMut,
     /// Pieces whose hashes are still to come; `None` before the header.
     missing: Option<usize>,
+    /// Bytes of the content that may come; `None` when it may not, or has.
+    content: Option<u64>,
     done: bool,
 }
 
@@ -49,7 +51,17 @@ impl MetainfoStream {
         address: Option<IpAddr>,
         body: Incoming,
     ) -> Self {
-        Self { client, seeder, digest, address, body, buffer: BytesMut::new(), missing: None, done: false }
+        Self {
+            client,
+            seeder,
+            digest,
+            address,
+            body,
+            buffer: BytesMut::new(),
+            missing: None,
+            content: None,
+            done: false,
+        }
     }
 
     /// The seeder that it comes from.
@@ -67,7 +79,7 @@ impl MetainfoStream {
             return None;
         }
         let result = self.read().await;
-        self.done = !matches!(result, Ok(Frame::Header { .. } | Frame::Hashes(_)));
+        self.done = !matches!(result, Ok(Frame::Header { .. } | Frame::Content(_) | Frame::Hashes(_)));
         Some(result)
     }
 
@@ -110,11 +122,15 @@ impl MetainfoStream {
                     seeder.address.set_ip(address);
                 }
                 self.missing = Some(geometry.pieces() as usize);
+                self.content = is_inline(geometry).then(|| geometry.size());
                 (*digest != self.digest).then_some("the metainfo of another blob")
             }
             (Frame::Header { .. }, Some(_)) => Some("a second header"),
             (Frame::Failed(_), _) => None,
             (_, None) => Some("a frame before the header"),
+            (Frame::Content(bytes), Some(_)) => {
+                (self.content.take() != Some(bytes.len() as u64)).then_some("content where none belongs")
+            }
             (Frame::Hashes(hashes), Some(missing)) => {
                 self.missing = missing.checked_sub(hashes.len());
                 self.missing.is_none().then_some("more hashes than pieces")
