@@ -248,7 +248,7 @@ pub(crate) struct LimitsArgs {
     )]
     pub(crate) rates: Vec<Rate>,
     /// How long each is measured, seconds; at least 1.5, since the windows have one second
-    #[arg(long, default_value_t = 4.0, value_name = "SECONDS", value_parser = limit_seconds)]
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS", value_parser = limit_seconds)]
     pub(crate) seconds: f64,
     /// How pieces travel between nodes
     #[arg(long, value_enum, default_value_t = Encryption::Tls, value_name = "MODE")]
