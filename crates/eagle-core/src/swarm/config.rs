@@ -70,7 +70,7 @@ impl Default for SwarmConfig {
             least_in_flight: 4,
             window: 64,
             max_peers: 64,
-            greeted_peers: 24,
+            greeted_peers: 16,
             unchoked_peers: 40,
             requests_held_per_peer: 8,
             have_interval: Duration::from_millis(10),

@@ -18,7 +18,7 @@ use tokio::{
 use crate::limits::Limiter;
 
 /// Pieces that go out at once while the link is busy.
-const BUSY: usize = 2;
+const BUSY: usize = 4;
 /// Pieces that go out at once without a limit: nothing says then whether the link is busy, and with
 /// fewer it pauses between pieces.
 const UNLIMITED: usize = 6;
@@ -26,7 +26,7 @@ const UNLIMITED: usize = 6;
 const MOST: usize = 32;
 /// How often the link is looked at, and one slot is added at most: longer than the bursts of the
 /// limiter.
-const LOOK: Duration = Duration::from_millis(25);
+const LOOK: Duration = Duration::from_millis(5);
 /// The link is idle when it moved less than this share of what it could.
 const IDLE: f64 = 0.75;
 
