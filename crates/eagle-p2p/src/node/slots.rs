@@ -2,7 +2,7 @@
 //!
 //! With few at once a piece arrives sooner and can be passed on sooner. But a receiver that is slow,
 //! or that others send to as well, holds a slot and leaves the link idle: then another piece goes out
-//! beside it. In the simulator, 16 nodes: efficiency 0.75 with 2 fixed slots, 0.96 with 6, and 0.96 with 2
+//! beside it. In the simulator, 16 nodes: efficiency 0.75 with 2 fixed slots, 0.94 with 6, and 0.96 with 2
 //! and more when idle, where the first piece comes in half the time (`eagle-sim`, example `sweep`).
 
 use std::{
@@ -18,14 +18,13 @@ use tokio::{
 use crate::limits::Limiter;
 
 /// Pieces that go out at once while the link is busy.
-const BUSY: usize = 4;
+const BUSY: usize = 2;
 /// Pieces that go out at once without a limit: nothing says then whether the link is busy, and with
 /// fewer it pauses between pieces.
 const UNLIMITED: usize = 6;
 /// Pieces that go out at once at most: each has a blocking thread or buffers.
 const MOST: usize = 32;
-/// How often the link is looked at, and one slot is added at most: longer than the bursts of the
-/// limiter.
+/// How often the link is looked at, and one slot is added at most: short against a piece's time.
 const LOOK: Duration = Duration::from_millis(5);
 /// The link is idle when it moved less than this share of what it could.
 const IDLE: f64 = 0.75;
