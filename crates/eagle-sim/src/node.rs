@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use eagle_core::{
-    NodeRole, PeerInfo, Topology,
+    NodeRole, PeerInfo, Timestamp, Topology,
     swarm::{PeerKey, Swarm},
 };
 
@@ -46,6 +46,15 @@ impl Node {
 
     pub(crate) fn finished(&self) -> Option<u64> {
         self.members.iter().flatten().map(|member| member.finished).max().flatten().filter(|_| self.is_done())
+    }
+
+    /// Gives each blob the requests that those before it leave.
+    pub(crate) fn share_requests(&mut self, now: Timestamp, blob: u16) {
+        let earlier = self.members.iter().take(usize::from(blob)).flatten();
+        let requested = earlier.map(|member| member.swarm.requested()).sum();
+        if let Some(member) = self.members.get_mut(usize::from(blob)).and_then(Option::as_mut) {
+            member.swarm.handle_requested_before(now, requested);
+        }
     }
 
     pub(crate) fn swarm(&mut self, blob: u16) -> Option<&mut Swarm> {

@@ -48,6 +48,8 @@ pub struct NodeReport {
     pub seconds: f64,
     /// Time from its own start to the first piece of the first blob.
     pub first_piece_seconds: f64,
+    /// Time from its own start to the end of the blob that was complete first.
+    pub first_blob_seconds: f64,
     /// Least time in which any scheme brings it everything.
     pub bound_seconds: f64,
 }

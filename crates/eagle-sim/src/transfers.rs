@@ -204,6 +204,9 @@ impl World<'_> {
                 self.unfinished -= 1;
                 self.after(0, Event::Announce(node));
             }
+            for later in blob + 1..self.blobs() {
+                self.settle(node, later);
+            }
         }
         let state = &mut self.nodes[node as usize];
         if begun && blob == 0 && state.first.is_none() {

@@ -154,6 +154,7 @@ impl<'a> World<'a> {
                 start: own.start,
                 seconds: since(state.finished()),
                 first_piece_seconds: since(state.first),
+                first_blob_seconds: since(state.members.iter().flatten().filter_map(|member| member.finished).min()),
                 bound_seconds: bound::seconds(self.plan, own),
             });
         }
@@ -280,6 +281,9 @@ impl<'a> World<'a> {
 
     /// Carries out a node's actions and sets its alarm.
     pub(crate) fn settle(&mut self, node: u32, blob: u16) {
+        if blob > 0 {
+            self.nodes[node as usize].share_requests(Timestamp(self.now), blob);
+        }
         while let Some(action) = self.nodes[node as usize].swarm(blob).and_then(Swarm::poll_action) {
             match action {
                 Action::Send { peer, message } => {

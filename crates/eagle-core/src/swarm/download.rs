@@ -180,7 +180,7 @@ impl Swarm {
     }
 
     fn has_room(&self) -> bool {
-        self.requests.chosen() < self.config.requests_in_flight
+        self.requests.chosen() < self.budget
     }
 
     /// Makes as many requests as may be in flight.

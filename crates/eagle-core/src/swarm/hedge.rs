@@ -38,7 +38,7 @@ impl Swarm {
         }
         let endgame = !self.needs_more();
         // What a reader waits for may go beyond the limit, by one request.
-        let room = self.config.requests_in_flight + usize::from(!endgame);
+        let room = self.budget + usize::from(!endgame);
         if self.requests.chosen() >= room {
             return Vec::new();
         }

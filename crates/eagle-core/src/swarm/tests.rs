@@ -52,17 +52,17 @@ fn join(swarm: &mut Swarm, now: Timestamp, peer: u64, owns: &[u32], load: Load) 
 #[test]
 fn the_least_loaded_uploader_is_asked_first() {
     let mut swarm = swarm(4, true);
-    swarm.config.requests_in_flight = 1;
+    swarm.budget = 1;
     let now = Timestamp(0);
     let busy = join(&mut swarm, now, 1, &[], Load { requests: 9, spreading: false });
     let idle = join(&mut swarm, now, 2, &[], Load { requests: 0, spreading: false });
     actions(&mut swarm);
-    swarm.config.requests_in_flight = 0;
+    swarm.budget = 0;
     for key in [busy, idle] {
         let load = Load { requests: if key == busy { 9 } else { 0 }, spreading: false };
         swarm.handle_message(now, key, BlobMessage::Have { pieces: vec![0, 1, 2, 3], load });
     }
-    swarm.config.requests_in_flight = 1;
+    swarm.budget = 1;
     swarm.handle_timeout(now);
     assert_eq!(requests(&mut swarm).iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [idle]);
 }
@@ -204,4 +204,21 @@ fn only_so_many_peers_are_served_and_the_others_get_their_turn() {
         seeder.handle_timeout(at);
     }
     assert_eq!(served.len(), 6);
+}
+
+#[test]
+fn later_swarms_leave_the_requests_to_earlier_ones_but_for_one() {
+    let mut swarm = swarm(20, true);
+    let now = Timestamp(0);
+    let all: Vec<u32> = (0..20).collect();
+    let most = swarm.config.requests_in_flight;
+    swarm.handle_requested_before(now, most);
+    for peer in 0..20 {
+        join(&mut swarm, now, peer, &all, Load::default());
+    }
+    assert_eq!(requests(&mut swarm).len(), 1);
+    swarm.handle_requested_before(now, most - 3);
+    assert_eq!(requests(&mut swarm).len(), 2);
+    swarm.handle_requested_before(now, 0);
+    assert_eq!(swarm.requested(), most);
 }

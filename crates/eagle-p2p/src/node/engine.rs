@@ -8,7 +8,7 @@ mod peers;
 mod pieces;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -90,6 +90,8 @@ pub(super) struct Engine {
     parts: Parts,
     start: Instant,
     blobs: HashMap<Digest, Blob>,
+    /// Those that a caller joined, in that order: the earlier ones' requests come first.
+    joined: BTreeMap<u64, Digest>,
     peers: HashMap<PeerId, Peer>,
     keys: HashMap<PeerKey, PeerId>,
     /// Roles as trackers and seeders tell them; a peer that dialled us counts as a proxy.
@@ -113,6 +115,7 @@ impl Engine {
             parts,
             start: Instant::now(),
             blobs: HashMap::new(),
+            joined: BTreeMap::new(),
             peers: HashMap::new(),
             keys: HashMap::new(),
             roles: lru::LruCache::new(roles),
@@ -209,9 +212,14 @@ impl Engine {
     fn with<T>(&mut self, digest: Digest, act: impl FnOnce(&mut Blob, Timestamp) -> T) -> Option<T> {
         let now = self.now();
         let load = self.parts.uploads.requests();
+        let requested_before = self.requested_before(digest);
         let blob = self.blobs.get_mut(&digest)?;
+        let incomplete = !blob.swarm.is_complete();
         blob.swarm.handle_node_load(load);
+        blob.swarm.handle_requested_before(now, requested_before);
         let result = act(blob, now);
+        let completed = incomplete && blob.swarm.is_complete();
+        let generation = blob.generation;
         blob.publish();
         let mut actions = Vec::new();
         while let Some(action) = blob.swarm.poll_action() {
@@ -220,7 +228,25 @@ impl Engine {
         for action in actions {
             self.act(digest, action);
         }
+        if completed {
+            self.pass_on_requests(generation);
+        }
         Some(result)
+    }
+
+    /// A blob is complete: what it requested is for the later ones now.
+    fn pass_on_requests(&mut self, generation: u64) {
+        let later: Vec<Digest> = self.joined.range(generation + 1..).map(|(_, digest)| *digest).collect();
+        for digest in later {
+            self.with(digest, |_, _| ());
+        }
+    }
+
+    /// Requests in flight of the swarms that were joined before this one.
+    fn requested_before(&self, digest: Digest) -> usize {
+        let generation = self.blobs.get(&digest).map_or(0, |blob| blob.generation);
+        let earlier = self.joined.range(..generation).filter_map(|(_, digest)| self.blobs.get(digest));
+        earlier.map(|blob| blob.swarm.requested()).sum()
     }
 
     fn act(&mut self, digest: Digest, action: Action) {
@@ -288,6 +314,7 @@ impl Engine {
                 let blob = Blob::new(swarm, Source::Partial(entry), metainfo, generation);
                 let joined = Joined { generation, pieces: blob.pieces(), counters: Arc::clone(&blob.counters) };
                 self.blobs.insert(digest, blob);
+                self.joined.insert(generation, digest);
                 // The caller is gone when this fails, and its handle's end closes the swarm again.
                 if reply.send(joined).is_err() {
                     self.leave(digest, generation);
@@ -371,6 +398,7 @@ impl Engine {
             return self.close(digest);
         }
         blob.generation = 0;
+        self.joined.remove(&generation);
         blob.used = Instant::now();
         // Served from the cache from now on, if it was kept there.
         self.look_up(digest);
@@ -379,6 +407,7 @@ impl Engine {
     /// Ends a blob's sharing and tells the peers.
     fn close(&mut self, digest: Digest) {
         let Some(blob) = self.blobs.remove(&digest) else { return };
+        self.joined.remove(&blob.generation);
         for (key, peer) in &self.keys {
             if blob.swarm.has_peer(*key) {
                 self.parts.network.send(*peer, &ControlMessage::Blob(digest, BlobMessage::Leave));

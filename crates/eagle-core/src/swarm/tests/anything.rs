@@ -28,6 +28,7 @@ enum Happening {
     Release(u32),
     Position(u32),
     Hashes(u32),
+    Earlier(usize),
     /// The clock moves on, and everything that is due happens.
     Pause(Duration),
     /// The clock jumps back by this much.
@@ -77,6 +78,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         piece.clone().prop_map(Happening::Release),
         piece.clone().prop_map(Happening::Position),
         piece.prop_map(Happening::Hashes),
+        (0usize..12).prop_map(Happening::Earlier),
         (0u64..8000).prop_map(|ms| Happening::Pause(Duration::from_millis(ms))),
         (0u64..8000).prop_map(|ms| Happening::Back(Duration::from_millis(ms))),
         Just(Happening::Alarm),
@@ -118,6 +120,7 @@ fn happen(swarm: &mut Swarm, now: &mut Timestamp, happening: Happening) -> Resul
         Happening::Release(piece) => swarm.release(at, PieceIndex(piece)),
         Happening::Position(piece) => swarm.handle_position(PieceIndex(piece)),
         Happening::Hashes(known) => swarm.handle_hashes(at, known),
+        Happening::Earlier(requests) => swarm.handle_requested_before(at, requests),
         Happening::Pause(pause) => {
             let until = at + pause;
             let mut wakes = 0;
