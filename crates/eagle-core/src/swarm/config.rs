@@ -19,7 +19,9 @@ pub struct SwarmConfig {
     /// while one arrives, so that a node with one or two sources does not pause between pieces.
     pub least_in_flight: usize,
     /// Pieces from the reader's position on that are preferred, so that a runtime streams; within
-    /// it the rarest goes first. 64 of 256 cost the swarm 0.2 to 2 %.
+    /// it the rarest goes first. Where all start together it costs nothing that shows. Where nodes arrive
+    /// one after another, a newcomer that first fetches what all others own has nothing to give them:
+    /// 64 cost the first of 400 nodes 40 % of their time, 8 cost them 2 % (`docs/benchmarks.md`).
     pub window: u32,
     /// Peers of one swarm: above about 40 the picking no longer improves.
     pub max_peers: usize,
@@ -27,7 +29,8 @@ pub struct SwarmConfig {
     /// who greet it. With no places kept, nodes that join last find everybody full: 1 of 3,000 had
     /// no neighbour at all (`tracker::connectivity`).
     pub greeted_peers: usize,
-    /// Interested peers that are served at a time.
+    /// Interested peers that are served at a time. Upload slots bound what goes out at once, so this
+    /// only keeps a crowd off a seeder: with 40, the nodes after the first 40 waited for a place there.
     pub unchoked_peers: usize,
     /// Requests of one peer that are held at once; more are refused.
     pub requests_held_per_peer: u16,
@@ -68,10 +71,10 @@ impl Default for SwarmConfig {
             requests_per_peer: 1,
             spread_requests: 1,
             least_in_flight: 4,
-            window: 64,
+            window: 8,
             max_peers: 64,
             greeted_peers: 16,
-            unchoked_peers: 40,
+            unchoked_peers: 400,
             requests_held_per_peer: 8,
             have_interval: Duration::from_millis(10),
             load_interval: Duration::from_millis(50),
