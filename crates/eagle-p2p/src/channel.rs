@@ -17,6 +17,7 @@ mod send;
 mod server;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod transport;
 
 use std::{any::Any, fmt, sync::Arc, time::Duration};

@@ -98,6 +98,9 @@ pub enum StartError {
     /// There is no certificate for this identity.
     #[error("cannot make a TLS certificate for this node's identity: {0}")]
     Certificate(#[from] libp2p::tls::certificate::GenError),
+    /// There is no TLS configuration with it.
+    #[error("cannot use the TLS certificate of this node's identity: {0}")]
+    Tls(#[from] rustls::Error),
 }
 
 /// What happens in the network. The events of one peer come in order.

@@ -19,7 +19,7 @@ use super::{
     ChannelEvent,
     client::{Client, End},
     pool::PieceRequest,
-    transport::{Reader, progress},
+    transport::Reader,
 };
 
 /// Length of the header of a refusal, bytes, the shortest there is: reading no more than this first
@@ -125,14 +125,12 @@ impl Client {
         let mut bytes = BytesMut::with_capacity(length);
         let mut reported = Instant::now();
         while bytes.len() < length {
-            let limit = self.pool.limiter.chunk().min(length - bytes.len());
-            let read = progress(reader.read(&mut bytes, limit)).await?;
+            let most = length - bytes.len();
+            let read = reader.read_limited(&mut bytes, most, &self.pool.limiter).await?;
             if read == 0 {
                 return Err(End::Broken("the peer closed the channel within a piece".to_owned()));
             }
             self.pool.downloaded.fetch_add(read as u64, Ordering::Relaxed);
-            // Paid for after reading: what a slow peer has not sent yet takes nothing from others.
-            self.pool.limiter.acquire(read as u64).await;
             if bytes.len() < length && reported.elapsed() >= PROGRESS_INTERVAL {
                 reported = Instant::now();
                 let so_far = u32::try_from(bytes.len()).unwrap_or(u32::MAX);

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use eagle_core::{
     Digest, PieceIndex,
     geometry::MAX_PIECE_LENGTH,
@@ -28,9 +28,6 @@ use crate::limits::Limiter;
 
 /// Bytes read from the storage at once where the kernel cannot send from the file.
 const BLOCK: usize = 256 << 10;
-/// Bytes that the kernel sends from a file per hop to a blocking thread when there is no limit. A
-/// hop costs about as much as moving 100 KiB.
-const FILE_BLOCK: usize = 1 << 20;
 
 /// An upload that the handler granted; it is told of the end when this is dropped.
 pub(super) struct Granted {
@@ -135,9 +132,9 @@ impl Sender {
         if let (Some(stream), Some(file)) = (self.writer.plain().cloned(), granted.reader.file()) {
             self.header(&answer).await?;
             while granted.sent < u64::from(length) {
-                let size = self.turn(u64::from(length) - granted.sent, FILE_BLOCK).await;
-                send_file(&stream, &file, offset + granted.sent, size).await?;
-                self.count(&mut granted, size);
+                let left = usize::try_from(u64::from(length) - granted.sent).unwrap_or(usize::MAX);
+                let sent = send_file(&stream, &file, offset + granted.sent, left, &self.limiter).await?;
+                self.count(&mut granted, sent);
             }
         } else {
             let Ok(mut block) = granted.next_block().await else {
@@ -146,9 +143,9 @@ impl Sender {
             self.header(&answer).await?;
             loop {
                 while !block.is_empty() {
-                    let size = self.turn(block.len() as u64, BLOCK).await;
-                    self.writer.write_all(&block.split_to(size)).await?;
-                    self.count(&mut granted, size);
+                    let sent = self.writer.write_limited(&block, &self.limiter).await?;
+                    block.advance(sent);
+                    self.count(&mut granted, sent);
                 }
                 if granted.sent == u64::from(length) {
                     break;
@@ -160,14 +157,6 @@ impl Sender {
         self.writer.flush().await?;
         granted.ok = true;
         Ok(())
-    }
-
-    /// Waits for the limit and says how many bytes may go now: at least 1 of `left`, at most `most`.
-    async fn turn(&self, left: u64, most: usize) -> usize {
-        let chunk = if self.limiter.is_unlimited() { most } else { self.limiter.chunk().min(most) };
-        let size = usize::try_from(left).unwrap_or(usize::MAX).min(chunk);
-        self.limiter.acquire(size as u64).await;
-        size
     }
 
     fn count(&self, granted: &mut Granted, size: usize) {

@@ -2,41 +2,91 @@
 
 use std::{
     fs::File,
+    future::poll_fn,
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::FileExt,
+    pin::pin,
     sync::Arc,
+    task::Poll,
 };
 
 use bytes::{BufMut, BytesMut};
-use libp2p::{PeerId, identity::Keypair, tls};
+use libp2p::{PeerId, identity::Keypair};
+use rustix::io::ReadWriteFlags;
 use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest, ReadHalf, WriteHalf, split},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest, ReadHalf, WriteHalf, split},
     net::TcpStream,
     task::spawn_blocking,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::STALL_TIMEOUT;
+use super::{STALL_TIMEOUT, tls};
+use crate::{limits::Limiter, network::StartError};
 
-/// Name of the protocol in the TLS handshake: a control connection that strays here, or the other
-/// way round, fails at once.
-const ALPN: &[u8] = b"eagle-data/1";
+/// Most bytes that the kernel sends from a file at once: it takes about 50 us, which is no long time
+/// for a thread that others wait for.
+const FILE_BLOCK: usize = 256 << 10;
+
+/// Bytes that the downloading end of a TLS channel takes from the socket at once. `rustls` by itself
+/// reads 4 KiB at a time: FIXME.
+const CLIENT_READ: usize = 128 << 10;
+/// The same at the uploading end, where only requests come in.
+const SERVER_READ: usize = 4 << 10;
+
+/// Bytes that are encrypted at once, to be written by one system call.
+const SERVER_WRITE: usize = 256 << 10;
+
+type Encrypted = TlsStream<BufReader<TcpStream>>;
 
 /// The receiving direction of a channel.
 pub(super) enum Reader {
     Plain(Arc<TcpStream>),
-    Tls(ReadHalf<TlsStream<TcpStream>>),
+    Tls(ReadHalf<Encrypted>),
 }
 
 /// The sending direction of a channel.
 pub(super) enum Writer {
     Plain(Arc<TcpStream>),
-    Tls(WriteHalf<TlsStream<TcpStream>>),
+    Tls(WriteHalf<Encrypted>),
 }
 
 impl Reader {
+    /// Appends at most `most` bytes to `buffer` within the limit; 0 at the end of the stream.
+    ///
+    /// Fails when nothing comes for [`STALL_TIMEOUT`].
+    pub(super) async fn read_limited(
+        &mut self,
+        buffer: &mut BytesMut,
+        most: usize,
+        limiter: &Limiter,
+    ) -> io::Result<usize> {
+        loop {
+            if let Self::Plain(stream) = self {
+                progress(stream.readable()).await?;
+            }
+            let turn = limiter.turn().await;
+            let mut part = buffer.limit(most.min(turn.bytes()));
+            let read = match self {
+                Self::Plain(stream) => match stream.try_read_buf(&mut part) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+                    other => Some(other?),
+                },
+                Self::Tls(stream) => at_once(stream.read_buf(&mut part)).await.transpose()?,
+            };
+            if let Some(read) = read {
+                turn.moved(read);
+                return Ok(read);
+            }
+            drop(turn);
+            if matches!(self, Self::Tls(_)) {
+                progress(woken()).await?;
+            }
+        }
+    }
+
     /// Appends at most `limit` bytes to `buffer`, without a deadline; 0 at the end of the stream.
     pub(super) async fn read(&mut self, buffer: &mut BytesMut, limit: usize) -> io::Result<usize> {
         match self {
@@ -63,6 +113,35 @@ impl Writer {
             bytes = &bytes[written..];
         }
         Ok(())
+    }
+
+    /// Writes some of `bytes` within the limit, unless the other end takes nothing for [`STALL_TIMEOUT`].
+    pub(super) async fn write_limited(&mut self, bytes: &[u8], limiter: &Limiter) -> io::Result<usize> {
+        loop {
+            if let Self::Plain(stream) = self {
+                progress(stream.writable()).await?;
+            }
+            let turn = limiter.turn().await;
+            let part = &bytes[..bytes.len().min(turn.bytes())];
+            let written = match self {
+                Self::Plain(stream) => match stream.try_write(part) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+                    other => Some(other?),
+                },
+                Self::Tls(stream) => at_once(stream.write(part)).await.transpose()?,
+            };
+            match written {
+                Some(0) => return Err(ErrorKind::WriteZero.into()),
+                Some(written) => {
+                    turn.moved(written);
+                    return Ok(written);
+                }
+                None => drop(turn),
+            }
+            if matches!(self, Self::Tls(_)) {
+                progress(woken()).await?;
+            }
+        }
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -95,38 +174,73 @@ impl Writer {
     }
 }
 
-/// Sends part of a file, unless the other end takes nothing for [`STALL_TIMEOUT`].
-///
-/// The kernel may have to read the disk, so this is work for a blocking thread.
-pub(super) async fn send_file(stream: &Arc<TcpStream>, file: &Arc<File>, offset: u64, count: usize) -> io::Result<()> {
-    let mut sent = 0;
-    while sent < count {
-        progress(stream.writable()).await?;
-        let (stream, file) = (Arc::clone(stream), Arc::clone(file));
-        let mut at = offset + sent as u64;
-        let left = count - sent;
-        let part = spawn_blocking(move || fill_socket(&stream, &file, &mut at, left));
-        sent += part.await.map_err(io::Error::other)??;
-    }
-    Ok(())
+/// What a step of I/O gives without waiting; `None` when it would have to wait, and then it has done
+/// nothing and the task will be woken when it can.
+async fn at_once<T>(step: impl Future<Output = T>) -> Option<T> {
+    let mut step = pin!(step);
+    poll_fn(|context| match step.as_mut().poll(context) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
-/// Sends until the socket takes no more, and says how much that was.
-fn fill_socket(stream: &TcpStream, file: &File, offset: &mut u64, count: usize) -> io::Result<usize> {
-    let mut sent = 0;
-    while sent < count {
-        let part = stream.try_io(Interest::WRITABLE, || {
-            rustix::fs::sendfile(stream, file, Some(offset), count - sent).map_err(io::Error::from)
+/// Waits until the task is woken.
+async fn woken() -> io::Result<()> {
+    let mut waited = false;
+    poll_fn(|_| if std::mem::replace(&mut waited, true) { Poll::Ready(Ok(())) } else { Poll::Pending }).await
+}
+
+/// Sends some of a file within the limit, at most `most` bytes from `offset` on, and says how many.
+/// Fails when the other end takes nothing for [`STALL_TIMEOUT`].
+pub(super) async fn send_file(
+    stream: &Arc<TcpStream>,
+    file: &Arc<File>,
+    offset: u64,
+    most: usize,
+    limiter: &Limiter,
+) -> io::Result<usize> {
+    loop {
+        progress(stream.writable()).await?;
+        make_resident(file, offset, most.min(FILE_BLOCK)).await?;
+        let turn = limiter.turn().await;
+        let count = most.min(turn.bytes()).min(FILE_BLOCK);
+        let mut at = offset;
+        let sent = stream.try_io(Interest::WRITABLE, || {
+            rustix::fs::sendfile(&**stream, &**file, Some(&mut at), count).map_err(io::Error::from)
         });
-        match part {
+        match sent {
             Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the file of the blob is too short")),
-            Ok(part) => sent += part,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Ok(sent) => {
+                turn.moved(sent);
+                return Ok(sent);
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(sent)
+}
+
+/// Makes it likely that a part of a file can be sent without waiting for the disk.
+///
+/// A byte at its start and one at its end are looked for in the page cache. If they are not there, or
+/// the filesystem cannot tell, a blocking thread reads the part, and the disk with it.
+async fn make_resident(file: &Arc<File>, offset: u64, length: usize) -> io::Result<()> {
+    let last = offset + (length as u64).saturating_sub(1);
+    let here = |at: u64| {
+        let mut byte = [0];
+        let mut bytes = [io::IoSliceMut::new(&mut byte)];
+        matches!(rustix::io::preadv2(&**file, &mut bytes, at, ReadWriteFlags::NOWAIT), Ok(1))
+    };
+    if here(offset) && here(last) {
+        return Ok(());
+    }
+    let file = Arc::clone(file);
+    let read = spawn_blocking(move || {
+        let mut buffer = vec![0; length];
+        file.read_at(&mut buffer, offset).map(drop)
+    });
+    read.await.map_err(io::Error::other)?
 }
 
 /// Puts the deadline of a stalled transfer on a step of it.
@@ -143,26 +257,23 @@ pub(super) fn plain(stream: TcpStream) -> (Reader, Writer) {
 }
 
 /// Both directions of an encrypted connection.
-fn encrypted(stream: TlsStream<TcpStream>) -> (Reader, Writer) {
+fn encrypted(stream: Encrypted) -> (Reader, Writer) {
     let (reader, writer) = split(stream);
     (Reader::Tls(reader), Writer::Tls(writer))
 }
 
 /// What the listening end proves its identity with.
-pub(super) fn acceptor(keypair: &Keypair) -> Result<TlsAcceptor, tls::certificate::GenError> {
-    let mut config = libp2p_tls::make_server_config(keypair)?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    // Channels live long; what sessions could be resumed with would only take memory.
-    config.send_tls13_tickets = 0;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+pub(super) fn acceptor(keypair: &Keypair) -> Result<TlsAcceptor, StartError> {
+    Ok(TlsAcceptor::from(Arc::new(tls::server_config(keypair)?)))
 }
 
 /// Finds out who dialled.
 pub(super) async fn accept(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Result<(PeerId, Reader, Writer)> {
-    let stream = acceptor.accept(stream).await?;
+    let mut stream = acceptor.accept(BufReader::with_capacity(SERVER_READ, stream)).await?;
+    stream.get_mut().1.set_buffer_limit(Some(SERVER_WRITE));
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let certificate = certificate.ok_or_else(|| io::Error::other("the peer showed no certificate"))?;
-    let peer = libp2p_tls::certificate::parse(certificate).map_err(io::Error::other)?.peer_id();
+    let peer = tls::peer_of(certificate).map_err(io::Error::other)?;
     let (reader, writer) = encrypted(TlsStream::from(stream));
     Ok((peer, reader, writer))
 }
@@ -176,10 +287,10 @@ pub(super) async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
 
 /// Proves both ends to each other; fails unless the other one is `peer`.
 pub(super) async fn connect(keypair: &Keypair, peer: PeerId, stream: TcpStream) -> io::Result<(Reader, Writer)> {
-    let mut config = libp2p_tls::make_client_config(keypair, Some(peer)).map_err(io::Error::other)?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    let config = tls::client_config(keypair, peer).map_err(io::Error::other)?;
     // An unspecified address leaves the server name out, as the libp2p specification has it.
     let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into());
+    let stream = BufReader::with_capacity(CLIENT_READ, stream);
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     Ok(encrypted(TlsStream::from(stream)))
 }
