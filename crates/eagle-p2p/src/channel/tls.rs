@@ -2,8 +2,8 @@
 //! handshake"), and a cipher that suits the processor.
 //!
 //! `libp2p-tls` makes and checks the certificates. Its own configurations prefer ChaCha20-Poly1305
-//! everywhere, which costs 0.4 CPU s/GB at each end where AES-GCM has instructions and costs 0.15. The
-//! uploading end chooses the cipher, so only its configuration is made here.
+//! everywhere, also where processors have instructions for AES-GCM. The uploading end chooses the
+//! cipher, so only its configuration is made here.
 
 use std::sync::Arc;
 

@@ -31,12 +31,14 @@ use crate::{limits::Limiter, network::StartError};
 const FILE_BLOCK: usize = 256 << 10;
 
 /// Bytes that the downloading end of a TLS channel takes from the socket at once. `rustls` by itself
-/// reads 4 KiB at a time: FIXME.
+/// reads 4 KiB at a time; with this, and AES-GCM instead of ChaCha20-Poly1305, a channel without limit
+/// takes 0.82 CPU s/GB instead of 1.46, both ends together (`benches/channel.rs`).
 const CLIENT_READ: usize = 128 << 10;
 /// The same at the uploading end, where only requests come in.
 const SERVER_READ: usize = 4 << 10;
 
-/// Bytes that are encrypted at once, to be written by one system call.
+/// Bytes that are encrypted at once, to be written by one system call: a channel at 50 MiB/s takes
+/// 1.14 CPU s/GB instead of the 1.91 with the 64 KiB that are usual in `rustls`.
 const SERVER_WRITE: usize = 256 << 10;
 
 type Encrypted = TlsStream<BufReader<TcpStream>>;
