@@ -9,6 +9,7 @@
 //!
 //! Both ends answer to a [`Limiter`](crate::limits::Limiter) chunk by chunk.
 
+mod buffers;
 mod client;
 mod pool;
 mod queue;

@@ -50,9 +50,9 @@ const CELL_PERIOD: Duration = Duration::from_micros(100);
 /// delay, and with 2 % of a second well below the 5 % that a window may be off.
 const BURST: Duration = Duration::from_millis(20);
 /// Time that one turn stands for: 1 % of a second, which together with [`BURST`] keeps a window of one
-/// second within 3 % of the rate. A turn costs wake-ups and system calls on both ends, so a channel at
-/// 50 MiB/s takes 0.72 CPU s/GB with turns of 10 ms, plain, and 1.14 with TLS; with turns of 4 ms it
-/// took 1.0 and more than 2 (`benches/channel.rs`).
+/// second within 3 % of the rate. A turn costs wake-ups and system calls on both ends: a plain channel
+/// at 50 MiB/s took 1.4 CPU s/GB with turns of 1 ms and 1.0 with 4 ms, and takes 0.72 with 10 ms
+/// (`benches/channel.rs`).
 const TURN: Duration = Duration::from_millis(10);
 /// Largest turn, bytes. Above this, the cost of a turn no longer shows.
 const MAX_TURN: u64 = 1 << 20;

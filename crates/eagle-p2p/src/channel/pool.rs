@@ -12,10 +12,10 @@ use std::{
 
 use eagle_core::{Digest, Geometry, PieceIndex, geometry::MAX_PIECE_LENGTH, wire::control::Encryption};
 use libp2p::{PeerId, identity::Keypair};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{ChannelEvent, MAX_OUTSTANDING, client::Client};
+use super::{ChannelEvent, MAX_OUTSTANDING, buffers::Buffers, client::Client};
 use crate::{limits::Limiter, network::Network};
 
 /// Events that wait for their reader; beyond that, channels stop reading. Pieces among them count
@@ -106,8 +106,7 @@ pub(super) struct Pool {
     pub(super) limiter: Limiter,
     pub(super) network: Network,
     pub(super) events: mpsc::Sender<ChannelEvent>,
-    /// Bytes that pieces in memory may still take.
-    pub(super) memory: Arc<Semaphore>,
+    pub(super) buffers: Buffers,
     pub(super) downloaded: AtomicU64,
     max_channels: usize,
     channels: Mutex<Channels>,
@@ -145,13 +144,12 @@ impl DataChannels {
     ) -> (Self, mpsc::Receiver<ChannelEvent>) {
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let least = usize::try_from(MAX_PIECE_LENGTH).unwrap_or(usize::MAX);
-        let memory = config.memory.max(least).min(Semaphore::MAX_PERMITS);
         let pool = Pool {
             keypair: config.keypair,
             limiter: config.limiter,
             network,
             events,
-            memory: Arc::new(Semaphore::new(memory)),
+            buffers: Buffers::new(config.memory.max(least)),
             downloaded: AtomicU64::new(0),
             max_channels: config.max_channels,
             channels: Mutex::default(),
@@ -238,7 +236,7 @@ impl Pool {
     pub(super) fn retire(&self, peer: PeerId, generation: u64) {
         let mut channels = self.lock();
         if channels.open.get(&peer).is_some_and(|channel| channel.generation == generation) {
-            channels.open.remove(&peer);
+            self.remove(&mut channels, peer);
         }
     }
 
@@ -253,8 +251,15 @@ impl Pool {
         // Commands are only sent under the same lock, so none can slip in between.
         let command = commands.try_recv().ok();
         if command.is_none() && channels.open.get(&peer).is_some_and(|channel| channel.generation == generation) {
-            channels.open.remove(&peer);
+            self.remove(&mut channels, peer);
         }
         command
+    }
+
+    fn remove(&self, channels: &mut Channels, peer: PeerId) {
+        channels.open.remove(&peer);
+        if channels.open.is_empty() {
+            self.buffers.clear();
+        }
     }
 }

@@ -1,22 +1,17 @@
 //! Reads answers on the downloading side.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use eagle_core::{
     PieceIndex,
     wire::{control::Load, data::Answer},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use super::{
     ChannelEvent,
+    buffers::Buffer,
     client::{Client, End},
     pool::PieceRequest,
     transport::Reader,
@@ -32,18 +27,6 @@ const LONG_HEADER: usize = 16;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pause between two [`ChannelEvent::Progress`] of a piece.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The bytes of a piece together with their share of the memory limit.
-struct Held {
-    bytes: BytesMut,
-    _share: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
 
 impl Client {
     /// Reads answers until the channel ends.
@@ -111,22 +94,22 @@ impl Client {
         let peer = self.to.peer;
         let began = Instant::now();
         self.emit(ChannelEvent::Started { peer, id, digest, piece, length, load }).await;
-        let share = share(&self.pool.memory, length).await?;
-        let bytes = self.body(reader, id, length).await?;
-        let bytes = Bytes::from_owner(Held { bytes, _share: share });
+        // Fails only when the semaphore is closed, which it never is.
+        let buffer = self.pool.buffers.take(length).await.map_err(|error| End::Broken(error.to_string()))?;
+        let bytes = self.body(reader, id, length, buffer).await?.freeze();
         self.done();
         let elapsed = began.elapsed();
         self.emit(ChannelEvent::Piece { peer, id, digest, piece, bytes, load, elapsed }).await;
         Ok(())
     }
 
-    async fn body(&self, reader: &mut Reader, id: u32, length: u32) -> Result<BytesMut, End> {
+    async fn body(&self, reader: &mut Reader, id: u32, length: u32, mut buffer: Buffer) -> Result<Buffer, End> {
         let length = usize::try_from(length).map_err(|error| End::Broken(error.to_string()))?;
-        let mut bytes = BytesMut::with_capacity(length);
+        let bytes = &mut buffer.bytes;
         let mut reported = Instant::now();
         while bytes.len() < length {
             let most = length - bytes.len();
-            let read = reader.read_limited(&mut bytes, most, &self.pool.limiter).await?;
+            let read = reader.read_limited(bytes, most, &self.pool.limiter).await?;
             if read == 0 {
                 return Err(End::Broken("the peer closed the channel within a piece".to_owned()));
             }
@@ -139,12 +122,6 @@ impl Client {
                 let _ = self.pool.events.try_send(progress);
             }
         }
-        Ok(bytes)
+        Ok(buffer)
     }
-}
-
-/// Waits until `length` bytes more may be in memory.
-async fn share(memory: &Arc<Semaphore>, length: u32) -> Result<OwnedSemaphorePermit, End> {
-    // Fails only when the semaphore is closed, which it never is.
-    Arc::clone(memory).acquire_many_owned(length).await.map_err(|error| End::Broken(error.to_string()))
 }
