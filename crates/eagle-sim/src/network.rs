@@ -4,10 +4,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use eagle_core::{PieceIndex, swarm::RequestId};
 
-/// Time that a chunk stands for, and the least and the most that it has, bytes: what the real limiter
-/// lets pass at a time when several transfers share it (`eagle_p2p::limits`).
-const TURN: Duration = Duration::from_micros(2_300);
-const CHUNK: (f64, f64) = (16_384.0, 262_144.0);
+/// Time that a chunk stands for, and the least and the most that it has, bytes: a turn of the real
+/// limiter (`eagle_p2p::limits`), but for the least, which bounds the number of events.
+const TURN: Duration = Duration::from_millis(10);
+const CHUNK: (f64, f64) = (1_024.0, 1_048_576.0);
 /// Upload slots of an idle link, at most (`eagle_p2p::node`).
 const MOST_SLOTS: usize = 32;
 /// Chunks of one transfer that may be under way: a socket's buffers.
