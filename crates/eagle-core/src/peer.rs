@@ -1,6 +1,12 @@
 //! Who takes part in a cluster, as trackers and peers tell each other.
 
-use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher as _},
+    net::SocketAddr,
+    str::FromStr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -84,6 +90,9 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// Largest distance that is near: the same zone.
+    pub const NEAR: u8 = 1;
+
     /// How far apart two nodes are: 0 same rack, 1 same zone, 2 same region, 3 otherwise.
     ///
     /// Labels that are absent on either side count as equal: without them all nodes are near.
@@ -101,6 +110,14 @@ impl Topology {
         } else {
             0
         }
+    }
+
+    /// A number for the zone of this node, the same for all nodes of the zone within one process;
+    /// `None` when that is the zone of `other` too.
+    pub fn zone_seen_from(&self, other: &Self) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        (&self.region, &self.zone).hash(&mut hasher);
+        (self.distance(other) > Self::NEAR).then(|| hasher.finish())
     }
 }
 
@@ -159,6 +176,15 @@ mod tests {
         assert_eq!(here.distance(&at("r1", "z2", "k1")), 2);
         assert_eq!(here.distance(&at("r2", "z1", "k1")), 3);
         assert_eq!(here.distance(&Topology::default()), 0);
+        assert_eq!(here.zone_seen_from(&at("r1", "z1", "k2")), None);
+        assert_eq!(
+            here.zone_seen_from(&at("r1", "z2", "k1")),
+            at("r1", "z1", "k3").zone_seen_from(&at("r2", "z1", "k1"))
+        );
+        assert_ne!(
+            here.zone_seen_from(&at("r1", "z2", "k1")),
+            at("r1", "z3", "k1").zone_seen_from(&at("r1", "z2", "k1"))
+        );
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod reroute;
 mod service;
 mod spread;
 mod upload;
+mod zones;
 
 use std::{cell::Cell, collections::VecDeque};
 
@@ -35,6 +36,7 @@ use self::{
     peers::{PeerState, Peers},
     requests::Requests,
     spread::Spread,
+    zones::Zones,
 };
 pub use self::{
     config::SwarmConfig,
@@ -57,6 +59,10 @@ const LEAST_BUDGET: usize = 1;
 /// A peer, as the driver numbers them; unique within one driver, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerKey(pub u64);
+
+/// Another zone than our own, as the driver numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FarZone(pub u64);
 
 /// A request for a piece, unique within one swarm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -151,6 +157,7 @@ pub struct Swarm {
     peers: Peers,
     requests: Requests,
     spread: Spread,
+    zones: Zones,
     choker: Choker,
     picker: Box<dyn PiecePicker>,
     position: PieceIndex,
@@ -201,6 +208,7 @@ impl Swarm {
             choker: Choker::new(config.unchoked_peers),
             spread: Spread::new(start.spread, pieces),
             picker: Box::new(RarestFirst),
+            zones: Zones::new(&start.have),
             geometry: start.geometry,
             download: start.download,
             have: start.have,
@@ -262,28 +270,29 @@ impl Swarm {
     }
 
     /// A peer that was named to us is connected: it is greeted, as long as we know fewer than
-    /// [`SwarmConfig::greeted_peers`].
-    pub fn handle_peer(&mut self, peer: PeerKey) {
-        if self.peers.len() < self.config.greeted_peers.min(self.config.max_peers) {
-            self.greet(peer);
+    /// [`SwarmConfig::greeted_peers`]. A peer without a `zone` is near, in our own.
+    pub fn handle_peer(&mut self, peer: PeerKey, zone: Option<FarZone>) {
+        let greeted = self.peers.len() < self.config.greeted_peers || self.lacks_peers_of(zone);
+        if greeted && self.peers.len() < self.config.max_peers {
+            self.greet(peer, zone);
         }
     }
 
     /// A peer greets us: it is greeted in turn, as long as we know fewer than
-    /// [`SwarmConfig::max_peers`]. Its message is still to be handled.
-    pub fn handle_greeting(&mut self, peer: PeerKey) {
+    /// [`SwarmConfig::max_peers`]. Its message is still to be handled. Without a `zone` it is near.
+    pub fn handle_greeting(&mut self, peer: PeerKey, zone: Option<FarZone>) {
         if self.peers.len() < self.config.max_peers {
-            self.greet(peer);
+            self.greet(peer, zone);
         }
     }
 
-    fn greet(&mut self, peer: PeerKey) {
+    fn greet(&mut self, peer: PeerKey, zone: Option<FarZone>) {
         if self.peers.contains_key(&peer) {
             return;
         }
-        self.peers.insert(peer, PeerState::new(self.geometry.pieces()));
-        let message =
-            BlobMessage::Handshake { geometry: self.geometry, bitfield: self.have.to_bytes(), load: self.load() };
+        self.peers.insert(peer, PeerState::new(self.geometry.pieces(), zone));
+        let bitfield = self.shown_to(zone).to_bytes();
+        let message = BlobMessage::Handshake { geometry: self.geometry, bitfield, load: self.load() };
         self.actions.push_back(Action::Send { peer, message });
     }
 
@@ -333,6 +342,7 @@ impl Swarm {
                     }
                 }
                 self.note_load(peer, load);
+                self.note_offers(peer, &pieces, load);
                 self.reroute(now, peer, &pieces);
             }
             BlobMessage::Load(load) => self.note_load(peer, load),
@@ -444,12 +454,13 @@ impl Swarm {
                     .min()
             })
             .flatten();
-        [stalls, hedge, choker, snubs].into_iter().flatten().min()
+        [stalls, hedge, choker, snubs, self.next_far()].into_iter().flatten().min()
     }
 
     /// The time of [`Swarm::next_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.flush_haves(now);
+        self.tell_far_peers(now);
         if self.load() != self.advertised && now >= self.advertised_at + self.config.load_interval {
             self.advertise_load(now);
         }
@@ -474,6 +485,8 @@ impl Swarm {
             return;
         }
         self.pending_haves.push(piece);
+        self.offer(now, piece);
+        self.wake.set(None);
         self.cancel_all(piece);
         if now >= self.haves_sent_at + self.config.have_interval || self.is_complete() {
             self.flush_haves(now);
@@ -504,6 +517,10 @@ impl Swarm {
             // A neighbour that owns everything has no use for this, unless it must know what to
             // spread or when we are done with it.
             if state.have.is_full() && !state.load.spreading {
+                continue;
+            }
+            // Peers in other zones hear of it in their own way.
+            if self.download && state.zone.is_some() && !state.load.spreading {
                 continue;
             }
             // Nor for pieces that it owns itself; who spreads wants to know how far they have come.
@@ -602,3 +619,5 @@ impl Swarm {
 mod reroute_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod zones_tests;

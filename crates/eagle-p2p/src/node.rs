@@ -177,6 +177,7 @@ impl Node {
         }
         let engine = Engine::new(engine::Parts {
             role: config.role,
+            topology: config.topology.clone(),
             swarm,
             cache,
             network: network.clone(),

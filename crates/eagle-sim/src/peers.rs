@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use eagle_core::{
     PieceSet, Timestamp,
-    swarm::Swarm,
+    swarm::{FarZone, Swarm},
     tracker::{Asker, Candidate, DefaultPolicy, Ownership, PeerPolicy as _},
 };
 use rand::{RngExt as _, seq::SliceRandom as _};
@@ -128,15 +128,22 @@ impl World<'_> {
     /// The peers of an answer are connected, as far as they are there.
     pub(crate) fn connected(&mut self, node: u32, blob: u16, peers: &[u32]) {
         let gone: BTreeSet<u32> = peers.iter().copied().filter(|peer| self.nodes[*peer as usize].gone).collect();
+        let zones: Vec<_> = peers.iter().map(|peer| self.far_zone(node, *peer)).collect();
         let state = &mut self.nodes[node as usize];
         let banned = state.banned.clone();
         let Some(swarm) = state.swarm(blob) else { return };
-        for &peer in peers {
+        for (&peer, zone) in peers.iter().zip(zones) {
             if !gone.contains(&peer) && !banned.contains(&peer) {
-                swarm.handle_peer(key(peer));
+                swarm.handle_peer(key(peer), zone);
             }
         }
         self.settle(node, blob);
+    }
+
+    /// Where a peer is, as a node's swarm is told.
+    pub(crate) fn far_zone(&self, node: u32, peer: u32) -> Option<FarZone> {
+        let zone = self.nodes[peer as usize].zone;
+        (zone != self.nodes[node as usize].zone).then_some(FarZone(zone.into()))
     }
 
     /// The connections to a node are lost.

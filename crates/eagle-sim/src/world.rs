@@ -251,10 +251,11 @@ impl<'a> World<'a> {
         if self.nodes[from as usize].gone || self.nodes[to as usize].banned.contains(&from) {
             return;
         }
+        let zone = self.far_zone(to, from);
         let Some(swarm) = self.nodes[to as usize].swarm(blob) else { return };
         let now = Timestamp(self.now);
         if matches!(message, BlobMessage::Handshake { .. }) {
-            swarm.handle_greeting(key(from));
+            swarm.handle_greeting(key(from), zone);
             if !swarm.has_peer(key(from)) {
                 // There are too many; the real engine says so in the same way.
                 self.outbox[0].push((from, BlobMessage::Leave));

@@ -64,6 +64,9 @@ impl Swarm {
             return false;
         }
         self.note_served(now, &request);
+        if request.any {
+            self.zones.note_first(piece);
+        }
         let wanted = self.take(piece);
         self.fill(now);
         wanted
@@ -190,6 +193,7 @@ impl Swarm {
             return;
         }
         self.ask_for_any(now, self.config.spread_requests);
+        self.ask_afar(now);
         self.dry = false;
         let mut passed_over = Vec::new();
         while self.has_room() {
@@ -223,7 +227,7 @@ impl Swarm {
             .peers
             .get(&peer)
             .is_some_and(|state| state.serves() && state.have.any_without(&[&self.have, &self.busy, &self.unknown]));
-        let spreads = self.peers.get(&peer).is_some_and(|state| state.load.spreading);
+        let spreads = self.peers.get(&peer).is_some_and(|state| state.load.spreading || state.zone.is_some());
         let unchanged = !useful && self.dry || !spreads && !self.has_room();
         if unchanged && self.needs_more() {
             return;
@@ -272,6 +276,7 @@ impl Swarm {
         for (&key, state) in self.peers.iter() {
             let may = state.serves()
                 && !state.load.spreading
+                && state.zone.is_none()
                 && !but.contains(&key)
                 && state.in_flight - state.any_in_flight < per_peer
                 && state.have.any_without(&[&self.have, &self.busy, &self.unknown]);

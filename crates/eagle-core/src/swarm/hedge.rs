@@ -86,7 +86,11 @@ impl Swarm {
 
     fn good_owners(&self, piece: PieceIndex) -> impl Iterator<Item = (PeerKey, &PeerState)> {
         self.peers.iter().map(|(key, state)| (*key, state)).filter(move |(key, state)| {
-            state.serves() && !state.load.spreading && !self.is_weak(*key) && state.have.contains(piece)
+            state.serves()
+                && !state.load.spreading
+                && state.zone.is_none()
+                && !self.is_weak(*key)
+                && state.have.contains(piece)
         })
     }
 

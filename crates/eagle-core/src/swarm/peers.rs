@@ -1,10 +1,16 @@
 //! What a swarm knows of one peer.
 
-use super::{PeerKey, service::Service};
+use super::{FarZone, PeerKey, service::Service};
 use crate::{bitfield::Bitfield, time::Timestamp, wire::control::Load};
 
 #[derive(Debug)]
 pub(super) struct PeerState {
+    /// Its zone; `None` when that is ours.
+    pub(super) zone: Option<FarZone>,
+    /// Pieces that it offers us from another zone.
+    pub(super) offers: Bitfield,
+    /// Pieces that it was offered in another zone.
+    pub(super) offered: u32,
     /// Pieces the peer says it owns.
     pub(super) have: Bitfield,
     /// It refuses our requests; so it begins.
@@ -37,8 +43,11 @@ pub(super) struct PeerState {
 }
 
 impl PeerState {
-    pub(super) fn new(pieces: u32) -> Self {
+    pub(super) fn new(pieces: u32, zone: Option<FarZone>) -> Self {
         Self {
+            zone,
+            offers: Bitfield::new(if zone.is_some() { pieces } else { 0 }),
+            offered: 0,
             have: Bitfield::new(pieces),
             choking: true,
             interested: false,

@@ -12,7 +12,7 @@ fn waiting(queue: u16) -> (Swarm, RequestId) {
         SwarmStart { geometry, have: Bitfield::new(1), hashes_known: 1, download: true, spread: false, seed: 1 };
     let mut swarm = Swarm::new(SwarmConfig::default(), start);
     for (peer, bitfield, requests) in [(1, vec![0x80], queue), (2, vec![0], 0)] {
-        swarm.handle_peer(PeerKey(peer));
+        swarm.handle_peer(PeerKey(peer), None);
         let load = Load { requests, spreading: false };
         swarm.handle_message(NOW, PeerKey(peer), BlobMessage::Handshake { geometry, bitfield, load });
         swarm.handle_message(NOW, PeerKey(peer), BlobMessage::Unchoke);

@@ -42,7 +42,7 @@ fn join(swarm: &mut Swarm, now: Timestamp, peer: u64, owns: &[u32], load: Load) 
     for index in owns {
         field.insert(PieceIndex(*index));
     }
-    swarm.handle_peer(key);
+    swarm.handle_peer(key, None);
     let handshake = BlobMessage::Handshake { geometry: swarm.geometry(), bitfield: field.to_bytes(), load };
     swarm.handle_message(now, key, handshake);
     swarm.handle_message(now, key, BlobMessage::Unchoke);
@@ -177,7 +177,7 @@ fn messages_that_contradict_the_protocol_ban_their_sender() {
         BlobMessage::Handshake { geometry: geometry(4), bitfield: vec![0xff], load: Load::default() },
     ] {
         let mut swarm = swarm(4, true);
-        swarm.handle_peer(PeerKey(1));
+        swarm.handle_peer(PeerKey(1), None);
         swarm.handle_message(Timestamp(0), PeerKey(1), message.clone());
         assert!(
             actions(&mut swarm).iter().any(|action| matches!(action, Action::Ban { .. })),

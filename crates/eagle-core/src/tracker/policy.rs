@@ -6,7 +6,7 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::ownership::Ownership;
-use crate::{NodeRole, PeerInfo};
+use crate::{NodeRole, PeerInfo, Topology};
 
 /// Seeders at the head of a list: one may be down, two fail seldom at once, and more would only have
 /// everybody hang on the seeders. Others follow in the list like any peer.
@@ -14,8 +14,6 @@ const SEEDERS_FIRST: usize = 2;
 /// Every so many places of a list belong to a peer far away, while there are any: random links across
 /// zones keep the graph connected, and no zone starves on the few copies that first came into it.
 const FAR_EVERY: usize = 4;
-/// Largest distance that is near: the same zone.
-const NEAR: u8 = 1;
 
 /// Who asks for peers.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +68,7 @@ impl PeerPolicy for DefaultPolicy {
             let scored = Scored { candidate, offers, distance, tie: rng.next_u64() };
             match scored.candidate.info.role {
                 NodeRole::Seeder => seeders.push(scored),
-                NodeRole::Proxy if distance <= NEAR => near.push(scored),
+                NodeRole::Proxy if distance <= Topology::NEAR => near.push(scored),
                 NodeRole::Proxy => far.push(scored),
             }
         }
@@ -108,7 +106,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Topology;
 
     fn peer(number: usize, role: NodeRole, zone: &str, pieces: Ownership) -> Candidate {
         let topology = Topology { region: None, zone: Some(zone.to_owned()), rack: None };

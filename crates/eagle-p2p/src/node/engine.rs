@@ -15,8 +15,8 @@ use std::{
 };
 
 use eagle_core::{
-    Bitfield, Digest, Geometry, NodeRole, PieceIndex, Timestamp,
-    swarm::{Action, PeerKey, RequestId, Swarm, SwarmConfig, SwarmStart, Verdict},
+    Bitfield, Digest, Geometry, NodeRole, PieceIndex, Timestamp, Topology,
+    swarm::{Action, FarZone, PeerKey, RequestId, Swarm, SwarmConfig, SwarmStart, Verdict},
     wire::control::{BlobMessage, ControlMessage, Encryption},
 };
 use eagle_store::cache::Cache;
@@ -55,6 +55,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Parts {
     pub(super) role: NodeRole,
+    pub(super) topology: Topology,
     pub(super) swarm: SwarmConfig,
     pub(super) cache: Arc<Cache>,
     pub(super) network: Network,
@@ -96,6 +97,8 @@ pub(super) struct Engine {
     keys: HashMap<PeerKey, PeerId>,
     /// Roles as trackers and seeders tell them; a peer that dialled us counts as a proxy.
     roles: lru::LruCache<PeerId, NodeRole>,
+    /// Zones of peers in other zones than ours, as trackers and seeders tell them; others count as near.
+    far_zones: lru::LruCache<PeerId, FarZone>,
     /// Requests on data channels, by their node-wide number.
     requests: HashMap<u32, (Digest, RequestId)>,
     numbers: HashMap<(Digest, RequestId), u32>,
@@ -119,6 +122,7 @@ impl Engine {
             peers: HashMap::new(),
             keys: HashMap::new(),
             roles: lru::LruCache::new(roles),
+            far_zones: lru::LruCache::new(roles),
             requests: HashMap::new(),
             numbers: HashMap::new(),
             greetings: HashMap::new(),
@@ -342,10 +346,15 @@ impl Engine {
                         continue;
                     }
                     self.roles.put(id, peer.role);
+                    let zone = peer.topology.zone_seen_from(&self.parts.topology).map(FarZone);
+                    match zone {
+                        Some(zone) => self.far_zones.put(id, zone),
+                        None => self.far_zones.pop(&id),
+                    };
                     if let Some(state) = self.peers.get_mut(&id) {
                         state.role = peer.role;
                         let key = state.key;
-                        self.with(digest, |blob, _| blob.swarm.handle_peer(key));
+                        self.with(digest, |blob, _| blob.swarm.handle_peer(key, zone));
                     } else if self.blobs.get_mut(&digest).is_some_and(|blob| blob.add_candidate(id)) {
                         self.parts.network.connect(id, peer.address);
                     }

@@ -89,11 +89,11 @@ fn happen(swarm: &mut Swarm, now: &mut Timestamp, happening: Happening) -> Resul
     let at = *now;
     match happening {
         Happening::Join(peer, bitfield) => {
-            swarm.handle_greeting(PeerKey(peer));
+            swarm.handle_greeting(PeerKey(peer), None);
             let handshake = BlobMessage::Handshake { geometry: geometry(PIECES), bitfield, load: Load::default() };
             swarm.handle_message(at, PeerKey(peer), handshake);
         }
-        Happening::Greeted(peer) => swarm.handle_peer(PeerKey(peer)),
+        Happening::Greeted(peer) => swarm.handle_peer(PeerKey(peer), None),
         Happening::Leave(peer) => swarm.handle_peer_left(at, PeerKey(peer)),
         Happening::Message(peer, message) => swarm.handle_message(at, PeerKey(peer), message),
         Happening::Started(id, piece) => {

@@ -81,7 +81,7 @@ impl Scene {
         };
         for (key, conduct) in (0..).map(PeerKey).zip(std::iter::once(&Conduct::Honest).chain(conducts)) {
             scene.peers.insert(key, *conduct);
-            scene.swarm.handle_peer(key);
+            scene.swarm.handle_peer(key, None);
             let bitfield = Bitfield::full(PIECES).to_bytes();
             let geometry = scene.swarm.geometry();
             scene.says(key, BlobMessage::Handshake { geometry, bitfield, load: Load::default() });
@@ -390,7 +390,7 @@ fn a_flood_of_messages_makes_no_flood_of_answers() {
     let mut scene = Scene::new(&[]);
     scene.settle();
     let flood = PeerKey(9);
-    scene.swarm.handle_greeting(flood);
+    scene.swarm.handle_greeting(flood, None);
     let geometry = scene.swarm.geometry();
     let messages = [
         BlobMessage::Handshake { geometry, bitfield: Bitfield::full(PIECES).to_bytes(), load: Load::default() },

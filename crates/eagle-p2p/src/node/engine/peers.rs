@@ -74,8 +74,9 @@ impl Engine {
                     .iter_mut()
                     .filter_map(|(digest, blob)| blob.candidates.remove(&peer).then_some(*digest))
                     .collect();
+                let zone = self.far_zones.get(&peer).copied();
                 for digest in waiting {
-                    self.with(digest, |blob, _| blob.swarm.handle_peer(key));
+                    self.with(digest, |blob, _| blob.swarm.handle_peer(key, zone));
                 }
             }
             NetworkEvent::Message { peer, message: ControlMessage::Blob(digest, message) } => {
@@ -128,7 +129,8 @@ impl Engine {
             return;
         }
         if greeted.is_some() {
-            self.with(digest, |blob, _| blob.swarm.handle_greeting(key));
+            let zone = self.far_zones.get(&peer).copied();
+            self.with(digest, |blob, _| blob.swarm.handle_greeting(key, zone));
             if self.blobs.get(&digest).is_some_and(|blob| !blob.swarm.has_peer(key)) {
                 self.parts.network.send(peer, &ControlMessage::Blob(digest, BlobMessage::Leave));
                 return;
