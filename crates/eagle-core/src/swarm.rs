@@ -13,6 +13,7 @@
 //! own origin fetch), or *needed*. Only needed pieces whose hash is known are requested. Ownership
 //! is never taken back: what was verified stays verified.
 
+mod action;
 mod choker;
 mod config;
 mod download;
@@ -31,16 +32,17 @@ use std::{cell::Cell, collections::VecDeque};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+pub use self::{
+    action::{Action, BanReason, FarZone, PeerKey, RequestId, SwarmTotals, Verdict},
+    config::SwarmConfig,
+    picker::{PieceChoice, PiecePicker, RarestFirst},
+};
 use self::{
     choker::Choker,
     peers::{PeerState, Peers},
     requests::Requests,
     spread::Spread,
     zones::Zones,
-};
-pub use self::{
-    config::SwarmConfig,
-    picker::{PieceChoice, PiecePicker, RarestFirst},
 };
 use crate::{
     bitfield::Bitfield,
@@ -55,88 +57,6 @@ use crate::{
 /// Requests in flight that a swarm may have whatever the others do. With 3 instead of 1 of 12, the first
 /// of four layers took 13 s instead of 11, and the last as long as before (simulated).
 const LEAST_BUDGET: usize = 1;
-
-/// A peer, as the driver numbers them; unique within one driver, never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerKey(pub u64);
-
-/// Another zone than our own, as the driver numbers them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FarZone(pub u64);
-
-/// A request for a piece, unique within one swarm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(pub u32);
-
-/// What the driver shall do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Send a control message about this blob.
-    Send {
-        /// To whom.
-        peer: PeerKey,
-        /// What.
-        message: BlobMessage,
-    },
-    /// Ask for a piece over the data channel; `None` asks for any.
-    Request {
-        /// Whom.
-        peer: PeerKey,
-        /// Number of the request.
-        id: RequestId,
-        /// Which piece.
-        piece: Option<PieceIndex>,
-    },
-    /// Cancel a request; its answer, if one comes still, is to be reported all the same.
-    Cancel {
-        /// Who was asked.
-        peer: PeerKey,
-        /// Number of the request.
-        id: RequestId,
-    },
-    /// Disconnect the peer and keep it away for a while: it sent what no honest peer sends.
-    Ban {
-        /// Whom.
-        peer: PeerKey,
-        /// Why, for the log.
-        reason: BanReason,
-    },
-}
-
-/// Why a peer is banned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BanReason {
-    /// A piece did not match its hash.
-    #[error("sent piece {0} with wrong bytes")]
-    CorruptPiece(PieceIndex),
-    /// A message contradicts the protocol.
-    #[error("broke the protocol: {0}")]
-    Protocol(&'static str),
-}
-
-/// How the verification of a received piece ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// The hash matches and the bytes are stored.
-    Stored,
-    /// The bytes are wrong.
-    Corrupt,
-    /// The bytes are right and could not be stored.
-    NotStored,
-}
-
-/// Totals of one swarm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SwarmTotals {
-    /// Pieces received that were owned already.
-    pub duplicate_pieces: u64,
-    /// Pieces received with wrong bytes.
-    pub corrupt_pieces: u64,
-    /// Requests that ran out of time.
-    pub stalled_requests: u64,
-    /// Requests made, duplicates of the endgame included.
-    pub requests: u64,
-}
 
 /// One blob's swarm; see the module's documentation for the calling contract.
 #[derive(Debug)]

@@ -179,12 +179,13 @@ impl Limiter {
     /// Others wait until the turn ends, so it is for what can be moved at once: a system call that does
     /// not block, and no `await`. A turn that is dropped moved nothing.
     pub async fn turn(&self) -> Turn<'_> {
-        let Some(rate) = self.rate().bytes_per_second() else {
-            return Turn { limiter: self, account: None, bytes: usize::try_from(MAX_TURN).unwrap_or(usize::MAX) };
-        };
+        if self.is_unlimited() {
+            return Turn { limiter: self, account: None, bytes: self.chunk() };
+        }
         let mut account = self.0.account.lock().await;
         self.pay(&mut account, 0).await;
-        Turn { limiter: self, account: Some(account), bytes: Self::turn_length(rate) }
+        // Of the rate by now, which may have changed during the wait.
+        Turn { limiter: self, account: Some(account), bytes: self.chunk() }
     }
 
     /// A good number of bytes for one [`Limiter::acquire`] at the present rate: that of a turn.

@@ -2,7 +2,7 @@
 //!
 //! A `state::Download` moves through the phases of `state::Phase`. Its task (`task`) is the only one
 //! that changes the phase; readers (`reader`) follow it and give the runtime bytes in order. Beside
-//! the task run the feed of piece hashes from a seeder (`feed`), the hash of the whole blob
+//! the task run the feed of piece hashes from a seeder (`feed`), the proof of the blob's digest
 //! (`verify`) and, when the peer network does not deliver, the filler (`filler`), which takes bytes
 //! from a seeder over HTTP or from the origin (`sources`). A blob that cannot be kept on this node
 //! is relayed (`passthrough`).
