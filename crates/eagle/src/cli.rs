@@ -4,6 +4,7 @@ use std::{net::IpAddr, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use eagle_core::units::{Rate, Size};
+use eagle_registry::RegistryName;
 use url::Url;
 
 use crate::telemetry::LogFormat;
@@ -27,7 +28,8 @@ Examples:
   eagle standalone                         all roles in one process; a mirror on 127.0.0.1:43002
   eagle proxy --seeder http://seeder:55008 --tracker http://tracker:6969
   eagle config example proxy > eagle.yaml  start a configuration file
-  eagle config show --config eagle.yaml    what is in effect, and where each value comes from";
+  eagle config show --config eagle.yaml    what is in effect, and where each value comes from
+  eagle configure containerd               let containerd on this machine use the proxy";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -46,6 +48,8 @@ pub(crate) enum Command {
     /// Check, show or start a configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Point a container runtime of this machine at its proxy, or undo that.
+    Configure(ConfigureArgs),
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -329,6 +333,48 @@ pub(crate) struct ConfigExampleArgs {
     /// The role that the file is for
     #[arg(value_name = "ROLE", default_value = "all")]
     pub(crate) role: RoleArg,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  eagle configure docker
+  eagle configure containerd               every registry
+  eagle configure podman --registry docker.io --registry quay.io
+  eagle configure crio --check             exit code 1 and what is missing, unless it is configured
+  eagle configure docker --undo            every file as it was, byte for byte
+  eagle configure containerd --root /host  the system that is mounted there
+
+Other settings in the files stay as they are; the files as they were before are kept below
+/var/lib/eagle/configure. When Eagle does not answer, every runtime goes on to the registry itself.")]
+pub(crate) struct ConfigureArgs {
+    /// The runtime
+    #[arg(value_name = "RUNTIME")]
+    pub(crate) runtime: RuntimeArg,
+    /// Change nothing; say what is missing, and fail if anything is
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Put the files back as they were; those that somebody has changed since are kept
+    #[arg(long, conflicts_with_all = ["check", "registries", "address"])]
+    pub(crate) undo: bool,
+    /// Root of the system to configure
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) root: PathBuf,
+    /// A registry to use the proxy for; repeatable. Without any: every one for containerd, Docker Hub for the others
+    #[arg(long = "registry", value_name = "NAME")]
+    pub(crate) registries: Vec<RegistryName>,
+    /// Where the proxy listens [proxy.listen]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:43002")]
+    pub(crate) address: RegistryName,
+}
+
+/// A container runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RuntimeArg {
+    Docker,
+    Containerd,
+    Podman,
+    Crio,
 }
 
 /// A role, or the whole.

@@ -51,6 +51,11 @@ impl Exit {
         Self { failure: Failure::Usage, message: message.to_string() }
     }
 
+    /// It was understood and did not work, for these reasons.
+    pub(crate) fn failed(message: impl fmt::Display) -> Self {
+        Self { failure: Failure::Failed, message: message.to_string() }
+    }
+
     /// Ended by a signal; nothing is wrong, so nothing is said.
     pub(crate) fn interrupted() -> Self {
         Self { failure: Failure::Interrupted, message: String::new() }

@@ -7,6 +7,7 @@ mod admin;
 mod cli;
 mod commands;
 mod config;
+mod configure;
 mod demo;
 mod exit;
 mod limits;
@@ -52,6 +53,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Demo(args) => block_on(demo::run(args, &log)),
         Command::Status(args) => block_on(status::run(&args)),
         Command::Config(command) => commands::config(command, &log),
+        Command::Configure(args) => configure::run(&args),
     }
 }
 

@@ -1,0 +1,190 @@
+//! Files below a root directory: `/`, or the mounted root of another system.
+
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Read, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Component, Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Largest file that is edited, bytes: real ones have a few KiB.
+const MAX_FILE: u64 = 1 << 20;
+/// Mode of files that were not there before; the runtimes' own have the same.
+pub(super) const NEW_FILE_MODE: u32 = 0o644;
+
+/// A file as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) content: Vec<u8>,
+    /// Permission bits.
+    pub(super) mode: u32,
+    /// User and group.
+    pub(super) owner: (u32, u32),
+}
+
+/// Where the paths of a runtime's files begin.
+#[derive(Debug, Clone)]
+pub(super) struct Root(PathBuf);
+
+impl Root {
+    pub(super) fn new(path: &Path) -> Result<Self> {
+        let path = path.canonicalize().with_context(|| format!("--root {}", path.display()))?;
+        ensure!(path.is_dir(), "--root {} is not a directory", path.display());
+        Ok(Self(path))
+    }
+
+    /// Where a file of the root is on this system.
+    pub(super) fn shown(&self, path: &Path) -> PathBuf {
+        self.0.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// The same, with the certainty that no symbolic link leads elsewhere: one below another system's root means a
+    /// place in that system and not in this one, and what replaces a link would not be what the link's owner expects.
+    fn resolve(&self, path: &Path) -> Result<PathBuf> {
+        let mut resolved = self.0.clone();
+        let is_other_system = self.0 != Path::new("/");
+        let mut components = path.components().filter(|component| *component != Component::RootDir).peekable();
+        while let Some(component) = components.next() {
+            let Component::Normal(name) = component else { bail!("{} is not a plain path", path.display()) };
+            resolved.push(name);
+            let is_last = components.peek().is_none();
+            let is_link = fs::symlink_metadata(&resolved).is_ok_and(|metadata| metadata.is_symlink());
+            ensure!(
+                !is_link || !(is_last || is_other_system),
+                "{} is a symbolic link, which `eagle configure` does not follow; change the file that it leads to",
+                resolved.display()
+            );
+        }
+        Ok(resolved)
+    }
+
+    /// The file, or `None` when there is none.
+    pub(super) fn read(&self, path: &Path) -> Result<Option<Found>> {
+        let resolved = self.resolve(path)?;
+        let context = || format!("cannot read {}", resolved.display());
+        let file = match File::open(&resolved) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(context),
+        };
+        let metadata = file.metadata().with_context(context)?;
+        ensure!(metadata.is_file(), "{} is not a file", resolved.display());
+        let mut content = Vec::new();
+        file.take(MAX_FILE + 1).read_to_end(&mut content).with_context(context)?;
+        ensure!(content.len() as u64 <= MAX_FILE, "{} is larger than any configuration file", resolved.display());
+        Ok(Some(Found { content, mode: mode(&metadata), owner: (metadata.uid(), metadata.gid()) }))
+    }
+
+    /// The text of a file; nothing when there is none.
+    pub(super) fn text(&self, path: &Path) -> Result<Option<String>> {
+        let found = self.read(path)?;
+        found.map(|found| as_text(self, path, found.content)).transpose()
+    }
+
+    /// Names in a directory, sorted; none when there is no such directory.
+    pub(super) fn names(&self, directory: &Path) -> Result<Vec<String>> {
+        let resolved = self.resolve(directory)?;
+        let entries = match fs::read_dir(&resolved) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", resolved.display())),
+        };
+        let mut names: Vec<String> =
+            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Puts a file in place of whatever was there, at once and for good. Returns the directories that had to be made,
+    /// the outermost first.
+    pub(super) fn write(&self, path: &Path, file: &Found) -> Result<Vec<PathBuf>> {
+        let made = self.make_directories(path.parent().unwrap_or_else(|| Path::new("/")))?;
+        let resolved = self.resolve(path)?;
+        let write = || -> io::Result<()> {
+            let directory = resolved.parent().unwrap_or_else(|| Path::new("/"));
+            let mut new = tempfile::Builder::new().prefix(".eagle-").tempfile_in(directory)?;
+            new.write_all(&file.content)?;
+            let metadata = new.as_file().metadata()?;
+            if (metadata.uid(), metadata.gid()) != file.owner {
+                std::os::unix::fs::fchown(new.as_file(), Some(file.owner.0), Some(file.owner.1))?;
+            }
+            new.as_file().set_permissions(fs::Permissions::from_mode(file.mode))?;
+            new.as_file().sync_all()?;
+            new.persist(&resolved)?;
+            File::open(directory)?.sync_all()
+        };
+        write().with_context(|| format!("cannot write {}", resolved.display()))?;
+        Ok(made)
+    }
+
+    /// Removes a file; that it is not there is as good.
+    pub(super) fn remove(&self, path: &Path) -> Result<()> {
+        let resolved = self.resolve(path)?;
+        match fs::remove_file(&resolved) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", resolved.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes directories that are empty, the innermost first; those that are not stay.
+    pub(super) fn remove_empty(&self, directories: &[PathBuf]) {
+        for directory in directories.iter().rev() {
+            if let Ok(resolved) = self.resolve(directory) {
+                // Somebody else uses it by now, which is all that can be wrong.
+                let _ = fs::remove_dir(resolved);
+            }
+        }
+    }
+
+    /// Directories on the way to `directory` that are not there, the outermost first.
+    pub(super) fn missing_directories(&self, directory: &Path) -> Result<Vec<PathBuf>> {
+        let mut missing = Vec::new();
+        for ancestor in directory.ancestors() {
+            if self.resolve(ancestor)?.exists() {
+                break;
+            }
+            missing.push(ancestor.to_owned());
+        }
+        missing.reverse();
+        Ok(missing)
+    }
+
+    fn make_directories(&self, directory: &Path) -> Result<Vec<PathBuf>> {
+        let missing = self.missing_directories(directory)?;
+        for directory in &missing {
+            let resolved = self.resolve(directory)?;
+            fs::create_dir(&resolved).with_context(|| format!("cannot make the directory {}", resolved.display()))?;
+        }
+        Ok(missing)
+    }
+
+    /// Makes a directory that only its owner may look into.
+    pub(super) fn make_private(&self, directory: &Path) -> Result<()> {
+        if self.make_directories(directory)?.is_empty() {
+            return Ok(());
+        }
+        let resolved = self.resolve(directory)?;
+        let private = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&resolved, private).with_context(|| format!("cannot protect {}", resolved.display()))
+    }
+}
+
+/// The text of a file that a runtime reads as UTF-8.
+pub(super) fn as_text(root: &Root, path: &Path, content: Vec<u8>) -> Result<String> {
+    String::from_utf8(content).ok().with_context(|| format!("{} is not UTF-8 text", root.shown(path).display()))
+}
+
+fn mode(metadata: &Metadata) -> u32 {
+    metadata.permissions().mode() & 0o7777
+}
+
+/// User and group that new files get.
+pub(super) fn own_owner() -> Result<(u32, u32)> {
+    // A file of one's own says it without asking the system in an unsafe way.
+    let metadata = tempfile::tempfile().and_then(|file| file.metadata()).context("cannot make a temporary file")?;
+    Ok((metadata.uid(), metadata.gid()))
+}
