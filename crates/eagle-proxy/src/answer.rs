@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use crate::{
     download::{BlobError, Refusal},
     path::PathError,
-    upstream::UpstreamError,
+    upstream::{Upstream, UpstreamError},
 };
 
 /// The body of an answer; an error in it cuts the connection.
@@ -51,6 +51,13 @@ pub(crate) fn read_only() -> Response<ResponseBody> {
     let mut response = error(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message);
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
     response
+}
+
+/// The answer for a repository that the configuration excludes.
+pub(crate) fn refused_by_rule(upstream: &Upstream) -> Response<ResponseBody> {
+    let Upstream { registry, repository, .. } = upstream;
+    let message = format!("a rule of this proxy (proxy.rules) refuses {registry}/{repository}");
+    error(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
 }
 
 pub(crate) fn path_error(problem: &PathError) -> Response<ResponseBody> {

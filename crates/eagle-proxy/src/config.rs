@@ -12,6 +12,8 @@ use eagle_seeder::client::check_seeder_url;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::rules::{Action, Rule};
+
 /// Shortest stall timeout that makes sense: below this, a busy machine looks like a stalled peer.
 const SHORTEST_STALL: Duration = Duration::from_millis(100);
 /// Longest stall timeout: containerd gives up a pull that stands still for five minutes, and several
@@ -52,6 +54,11 @@ pub struct ProxyConfig {
     /// asked again.
     #[serde(with = "duration")]
     pub grant_ttl: Duration,
+    /// Which way pulls take, by registry and repository; the first rule that fits decides.
+    pub rules: Vec<Rule>,
+    /// Whether the origin is asked when seeders and peers do not give something. Without it, this
+    /// proxy never connects to a registry; seeders still do, where they can.
+    pub origin_fallback: bool,
 }
 
 impl Default for ProxyConfig {
@@ -71,6 +78,8 @@ impl Default for ProxyConfig {
             default_registry: docker_hub(),
             stall_timeout: Duration::from_secs(5),
             grant_ttl: Duration::from_secs(300),
+            rules: Vec::new(),
+            origin_fallback: true,
         }
     }
 }
@@ -113,6 +122,18 @@ impl ProxyConfig {
                 return error("seeders", format!("{}://{host}: {problem}", seeder.scheme()));
             }
         }
+        if !self.origin_fallback {
+            if self.seeders.is_empty() {
+                return error(
+                    "origin_fallback",
+                    "without it there must be seeders: they are all that is left".to_owned(),
+                );
+            }
+            if let Some(rule) = self.rules.iter().find(|rule| rule.action == Action::Origin) {
+                let problem = format!("the rule for {} needs it: its action is origin", rule.registry.as_str());
+                return error("origin_fallback", problem);
+            }
+        }
         for tracker in &self.trackers {
             if let Err(problem) = eagle_tracker::check_tracker_url(tracker) {
                 return error("trackers", problem.to_string());
@@ -152,6 +173,11 @@ mod tests {
             (r#"{"seeders": ["ftp://x"]}"#, "seeders"),
             (r#"{"seeders": ["http://user:secret@x"]}"#, "seeders"),
             (r#"{"trackers": ["ftp://x"]}"#, "trackers"),
+            (r#"{"origin_fallback": false}"#, "origin_fallback"),
+            (
+                r#"{"origin_fallback": false, "seeders": ["http://s:1"], "rules": [{"action": "origin"}]}"#,
+                "origin_fallback",
+            ),
         ] {
             let config: ProxyConfig = serde_json::from_str(text).unwrap();
             let error = config.validate().unwrap_err();

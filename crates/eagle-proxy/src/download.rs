@@ -98,6 +98,8 @@ pub enum BlobError {
 pub struct Settings {
     /// How long no piece may arrive before another source takes over.
     pub stall_timeout: Duration,
+    /// Whether the origin is a source at all.
+    pub origin_fallback: bool,
 }
 
 /// What all downloads of a proxy share.

@@ -29,6 +29,7 @@ use crate::{
     grants::Grants,
     metrics::{Metrics, Traffic},
     remembered::Manifests,
+    rules::Rules,
     server,
     service::Service,
 };
@@ -145,7 +146,7 @@ impl Proxy {
             seeders: seeders.clone(),
             registries: Arc::clone(&deps.registries),
             metrics: metrics.clone(),
-            settings: Settings { stall_timeout: config.stall_timeout },
+            settings: Settings { stall_timeout: config.stall_timeout, origin_fallback: config.origin_fallback },
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
@@ -158,6 +159,8 @@ impl Proxy {
             manifests: Manifests::new(),
             metrics: metrics.clone(),
             default_registry: config.default_registry,
+            rules: Rules::new(config.rules),
+            origin_fallback: config.origin_fallback,
         });
         tasks.spawn(dispatch(found, downloads.clone(), stop.clone()));
         tasks.spawn(announce_stored(Arc::clone(&cache), announcer.clone(), stop.clone()));

@@ -1,6 +1,7 @@
 //! What runtimes ask for, and the answers.
 
 mod blobs;
+mod direct;
 mod manifests;
 
 use std::{sync::Arc, time::Duration};
@@ -18,6 +19,7 @@ use crate::{
     metrics::Metrics,
     path::{self, ApiPath, Resource},
     remembered::Manifests,
+    rules::{Action, Rules},
     upstream,
 };
 
@@ -37,6 +39,8 @@ pub(crate) struct Service {
     pub(crate) manifests: Manifests,
     pub(crate) metrics: Metrics,
     pub(crate) default_registry: RegistryName,
+    pub(crate) rules: Rules,
+    pub(crate) origin_fallback: bool,
 }
 
 impl Service {
@@ -76,13 +80,28 @@ impl Service {
             Err(problem) => return (kind, answer::upstream_error(&problem)),
         };
         let caller = Caller::of(&parts.headers);
-        let response = match resource {
-            Resource::Blob(digest) => {
+        let action = self.rules.action(&upstream.registry, &upstream.repository);
+        let response = match (resource, action) {
+            (_, Action::Refuse) => answer::refused_by_rule(&upstream),
+            (Resource::Blob(digest), _) => {
                 let blob = blobs::Wanted { digest, upstream, caller, method: parts.method, headers: &parts.headers };
-                self.blob(blob, started).await
+                match action {
+                    Action::Origin => self.blob_from_origin(blob).await,
+                    _ => self.blob(blob, started).await,
+                }
             }
-            resource => self.forward(parts, upstream, &resource, &caller).await,
+            (resource, _) => self.forward(parts, upstream, &resource, &caller, self.sources(action)).await,
         };
         (kind, response)
+    }
+
+    /// Who is asked for what is no blob, in this order.
+    const fn sources(&self, action: Action) -> &'static [manifests::Source] {
+        use manifests::Source::{Registry, Seeders};
+        match (action, self.has_seeders, self.origin_fallback) {
+            (Action::Origin, ..) | (_, false, _) => &[Registry],
+            (_, true, true) => &[Seeders, Registry],
+            (_, true, false) => &[Seeders],
+        }
     }
 }

@@ -159,7 +159,8 @@ pub(crate) fn seeders(context: &Context, request: &BlobRequest) -> Vec<Url> {
 /// The servers of content, the cheapest for the cluster first.
 pub(crate) fn servers(context: &Context, request: &BlobRequest, origin_only: bool) -> Vec<Server> {
     let seeders = if origin_only { Vec::new() } else { seeders(context, request) };
-    seeders.into_iter().map(Server::Seeder).chain([Server::Origin]).collect()
+    let origin = context.settings.origin_fallback.then_some(Server::Origin);
+    seeders.into_iter().map(Server::Seeder).chain(origin).collect()
 }
 
 /// Asks a seeder for piece hashes; returns when it knows the size of the blob.

@@ -85,6 +85,10 @@ impl Service {
                 Failure::Failed(reason) => tried.push(reason),
             }
         }
+        if !self.origin_fallback {
+            tried.push("the registry is not asked: proxy.origin_fallback is false".to_owned());
+            return Err(cannot_tell(&tried));
+        }
         let origin = self.registries.get(registry);
         let failure = match timeout(SOURCE_DEADLINE, origin.blob_head(repository, *digest, caller)).await {
             Ok(Ok(size)) => return Ok(self.granted(request, size)),
@@ -95,8 +99,7 @@ impl Service {
             Failure::Refused(refusal) => Err(answer::refusal(&refusal)),
             Failure::Failed(reason) => {
                 tried.push(reason);
-                let message = format!("nobody could say whether you may read the blob: {}", tried.join("; "));
-                Err(answer::error(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, message))
+                Err(cannot_tell(&tried))
             }
         }
     }
@@ -106,6 +109,11 @@ impl Service {
         self.grants.give(&caller.key(), registry, repository, [*digest]);
         size
     }
+}
+
+fn cannot_tell(tried: &[String]) -> Response<ResponseBody> {
+    let message = format!("nobody could say whether you may read the blob: {}", tried.join("; "));
+    answer::error(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, message)
 }
 
 /// Seeders that are asked for leave: with two of them failing, the origin itself is the quicker answer.

@@ -22,6 +22,15 @@ use crate::{
 /// any runtime reads.
 const MAX_MANIFEST: usize = 16 << 20;
 
+/// Who can be asked for a manifest or a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The seeders, which ask the registry once for all.
+    Seeders,
+    /// The registry itself.
+    Registry,
+}
+
 impl Service {
     /// Passes a request on and answers what comes back.
     pub(super) async fn forward(
@@ -30,6 +39,7 @@ impl Service {
         upstream: Upstream,
         resource: &Resource,
         caller: &Caller,
+        sources: &[Source],
     ) -> Response<ResponseBody> {
         let Upstream { registry, repository, query } = &upstream;
         let query = query.as_ref().map_or_else(String::new, |query| format!("?{query}"));
@@ -49,17 +59,14 @@ impl Service {
         };
         let mut tried = Vec::new();
         let mut last = None;
-        for direct in [false, true] {
-            if !direct && !self.has_seeders {
-                continue;
-            }
-            let attempt = timeout(SOURCE_DEADLINE, self.attempt(&request, &upstream, caller, wanted.as_ref(), direct));
+        for &source in sources {
+            let attempt = timeout(SOURCE_DEADLINE, self.attempt(&request, &upstream, caller, wanted.as_ref(), source));
             match attempt.await {
                 // A server's own trouble; the next one may have none.
                 Ok(Ok(response)) if response.status().is_server_error() => last = Some(response),
                 Ok(Ok(response)) => return response,
                 Ok(Err(reason)) => tried.push(reason),
-                Err(_) => tried.push(format!("{}: no answer within {SOURCE_DEADLINE:?}", name(direct))),
+                Err(_) => tried.push(format!("{}: no answer within {SOURCE_DEADLINE:?}", source.name())),
             }
         }
         if let Some(response) = wanted.and_then(|wanted| self.last_known(&wanted, head)) {
@@ -79,20 +86,23 @@ impl Service {
         upstream: &Upstream,
         caller: &Caller,
         wanted: Option<&Wanted<'_>>,
-        direct: bool,
+        source: Source,
     ) -> Result<Response<ResponseBody>, String> {
-        let response = if direct {
-            let registry = self.registries.get(&upstream.registry);
-            registry.forward(request.clone(), caller).await.map_err(|error| error.to_string())?
-        } else {
-            let forwarded = self.seeders.forward(&upstream.registry, request.clone(), caller).await;
-            forwarded.map_err(|error| error.to_string())?
+        let response = match source {
+            Source::Registry => {
+                let registry = self.registries.get(&upstream.registry);
+                registry.forward(request.clone(), caller).await.map_err(|error| error.to_string())?
+            }
+            Source::Seeders => {
+                let forwarded = self.seeders.forward(&upstream.registry, request.clone(), caller).await;
+                forwarded.map_err(|error| error.to_string())?
+            }
         };
         let response = match wanted {
             Some(wanted) if response.status() == StatusCode::OK => self
                 .manifest(response, upstream, wanted, request.method() == Method::HEAD)
                 .await
-                .map_err(|reason| format!("{}: {reason}", name(direct)))?,
+                .map_err(|reason| format!("{}: {reason}", source.name()))?,
             _ => response.map(|body| body.map_err(Into::into).boxed_unsync()),
         };
         let mut response = response;
@@ -162,8 +172,13 @@ impl Service {
     }
 }
 
-fn name(direct: bool) -> &'static str {
-    if direct { "registry" } else { "seeders" }
+impl Source {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Seeders => "seeders",
+            Self::Registry => "registry",
+        }
+    }
 }
 
 fn digest_of(like: &Digest, bytes: &[u8]) -> Digest {

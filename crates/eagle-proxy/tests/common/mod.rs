@@ -185,13 +185,23 @@ impl ProxyOptions {
     }
 
     pub(crate) async fn start_in(&self, data: TempDir) -> TestProxy {
+        self.launch(data, |_| ()).await
+    }
+
+    /// Starts with settings that few tests change.
+    pub(crate) async fn start_with(&self, change: impl FnOnce(&mut ProxyConfig)) -> TestProxy {
+        self.launch(tempfile::tempdir().unwrap(), change).await
+    }
+
+    async fn launch(&self, data: TempDir, change: impl FnOnce(&mut ProxyConfig)) -> TestProxy {
         let shutdown = CancellationToken::new();
         let deps = ProxyDeps {
             registries: Arc::clone(&self.registries),
             topology: Topology::default(),
             encryption: Encryption::None,
         };
-        let config = self.config(data.path());
+        let mut config = self.config(data.path());
+        change(&mut config);
         let proxy = Proxy::start(config, deps, &mut Registry::default(), shutdown.clone()).await.unwrap();
         TestProxy { address: proxy.local_addr(), proxy, shutdown, data }
     }
