@@ -106,9 +106,10 @@ pub(crate) fn refusal(refusal: &Refusal) -> Response<ResponseBody> {
 pub(crate) fn blob_error(problem: &BlobError) -> Response<ResponseBody> {
     match problem {
         BlobError::Refused(said) => refusal(said),
-        BlobError::Unavailable { .. } | BlobError::Corrupt { .. } | BlobError::Storage(_) => {
-            error(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, problem.to_string())
-        }
+        BlobError::Unavailable { .. }
+        | BlobError::Corrupt { .. }
+        | BlobError::Contradiction { .. }
+        | BlobError::Storage(_) => error(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, problem.to_string()),
         BlobError::Stopped => error(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, problem.to_string()),
     }
 }

@@ -26,7 +26,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use eagle_core::{Digest, PeerInfo};
+use eagle_core::{Digest, PeerInfo, PieceIndex};
 use eagle_p2p::node::Node;
 use eagle_registry::Registries;
 use eagle_seeder::client::SeederClient;
@@ -84,6 +84,12 @@ pub enum BlobError {
     Corrupt {
         /// Digest of what arrived.
         actual: Digest,
+    },
+    /// The registry gives another piece than the one whose hash a seeder gave: one of the two is wrong.
+    #[error("piece {piece} of the registry does not have the hash that a seeder gave; what arrived was thrown away")]
+    Contradiction {
+        /// The first such piece.
+        piece: PieceIndex,
     },
     /// The disk failed under a blob that is being read.
     #[error("{0}")]
@@ -260,7 +266,7 @@ impl Downloads {
         self.0.context.tasks.spawn(async move {
             let end = task::run(&context, &download, || this.abandon(&download)).await;
             if let Phase::Failed(error) = &end
-                && matches!(**error, BlobError::Corrupt { .. })
+                && matches!(**error, BlobError::Corrupt { .. } | BlobError::Contradiction { .. })
             {
                 this.distrust(digest);
             }

@@ -47,6 +47,8 @@ pub(crate) enum FillEnd {
         /// What the origin said, when it did.
         refusal: Option<Box<Refusal>>,
     },
+    /// The origin gives another piece than the one whose hash a seeder gave.
+    Contradiction(PieceIndex),
     /// The disk cannot take the blob.
     Storage(StorageError),
 }
@@ -67,11 +69,13 @@ struct Trouble {
     reason: String,
     /// It lives, but does not keep up.
     slow: bool,
+    /// The piece that did not match its hash.
+    mismatch: Option<PieceIndex>,
 }
 
 impl<T: Into<String>> From<T> for Trouble {
     fn from(reason: T) -> Self {
-        Self { reason: reason.into(), slow: false }
+        Self { reason: reason.into(), slow: false, mismatch: None }
     }
 }
 
@@ -139,12 +143,16 @@ pub(crate) async fn fill(run: &Run, opened: Option<Content>) -> FillEnd {
                 state.force = !state.wait_for_peers().await;
             }
             Session::End => state.force = false,
-            Session::Bad(Trouble { reason, slow }) => {
+            Session::Bad(Trouble { reason, slow, mismatch }) => {
                 slow_seeder |= slow && server != Server::Origin;
                 failures = if state.filled > before { 1 } else { failures + 1 };
                 tracing::warn!(digest = %run.download.digest, %server, reason, "a source failed");
                 tried.push(format!("{server}: {reason}"));
                 if failures >= MAX_FAILURES {
+                    // The seeder may be the one that is wrong, and only the digest of the blob can tell.
+                    if let (Server::Origin, Some(piece)) = (&server, mismatch) {
+                        return FillEnd::Contradiction(piece);
+                    }
                     (failures, ranges) = (0, true);
                     sources.retain(|(_, known)| *known != server);
                 }
@@ -233,7 +241,8 @@ impl Filler<'_> {
                 let matches = tokio::task::spawn_blocking(move || check.matches(&hashed)).await;
                 if !matches.unwrap_or(false) {
                     self.run.context.metrics.verification_failure();
-                    return Err(Session::Bad(format!("piece {piece} does not match its hash").into()));
+                    let reason = format!("piece {piece} does not match its hash");
+                    return Err(Session::Bad(Trouble { reason, slow: false, mismatch: Some(piece) }));
                 }
             }
             None => self.run.note_unchecked(piece),
@@ -309,8 +318,11 @@ impl<'a> Input<'a> {
     async fn next(&mut self, most: usize) -> Result<Bytes, Trouble> {
         while self.rest.is_empty() {
             let frame = timeout(self.stall, self.body.frame()).await;
-            let frame =
-                frame.map_err(|_| Trouble { reason: format!("it sent nothing for {:?}", self.stall), slow: true })?;
+            let frame = frame.map_err(|_| Trouble {
+                reason: format!("it sent nothing for {:?}", self.stall),
+                slow: true,
+                mismatch: None,
+            })?;
             let frame = frame.ok_or("it ended early")?.map_err(|error| error.to_string())?;
             if let Ok(data) = frame.into_data() {
                 self.run.context.node.download_limiter().acquire(data.len() as u64).await;

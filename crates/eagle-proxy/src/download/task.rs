@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eagle_core::{Bitfield, Digest, Metainfo, PieceHash, PieceSet, metainfo::is_inline};
+use eagle_core::{Bitfield, Digest, Metainfo, PieceHash, PieceIndex, PieceSet, metainfo::is_inline};
 use eagle_store::{CreateError, PartialEntry};
 use eagle_tracker::BlobStatus;
 use tokio::{
@@ -117,6 +117,10 @@ async fn drive(
             task.run.entry.discard().await;
             Err(BlobError::Corrupt { actual })
         }
+        End::Contradiction(piece) => {
+            task.run.entry.discard().await;
+            Err(BlobError::Contradiction { piece })
+        }
     }
 }
 
@@ -181,6 +185,7 @@ enum End {
     Abandoned,
     NoRoom(String),
     Corrupt(Digest),
+    Contradiction(PieceIndex),
 }
 
 enum Helper {
@@ -300,6 +305,7 @@ impl Task {
                         self.fill_after = Instant::now() + FILL_AGAIN;
                         Ok(None)
                     }
+                    FillEnd::Contradiction(piece) => Ok(Some(End::Contradiction(piece))),
                     FillEnd::Storage(error) => Ok(Some(End::NoRoom(error.to_string()))),
                     FillEnd::Failed { refusal: Some(refusal), .. } if self.run.is_hopeless() => {
                         Err(BlobError::Refused(refusal))
