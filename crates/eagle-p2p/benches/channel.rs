@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use eagle_core::{
-    Digest, Geometry, PieceIndex,
+    Digest, Geometry, PieceIndex, Topology,
     units::Rate,
     wire::control::{Encryption, Load},
 };
@@ -95,7 +95,14 @@ async fn network(
     stop: &CancellationToken,
 ) -> (Network, tokio::sync::mpsc::Receiver<NetworkEvent>) {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let config = NetworkConfig { keypair: keypair.clone(), listen, data_port, encryption, max_peers: 2 };
+    let config = NetworkConfig {
+        keypair: keypair.clone(),
+        listen,
+        data_port,
+        encryption,
+        topology: Topology::default(),
+        max_peers: 2,
+    };
     Network::start(config, stop.clone()).await.expect("a network on the loopback interface")
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use eagle_core::{NodeRole, wire::control::Encryption};
+use eagle_core::{NodeRole, Topology, wire::control::Encryption};
 use eagle_p2p::{
     identity,
     network::{Network, NetworkConfig, NetworkEvent},
@@ -91,6 +91,7 @@ async fn be_peers(arguments: &[String]) {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             data_port: 1,
             encryption: Encryption::Tls,
+            topology: Topology::default(),
             max_peers: 4,
         };
         let (network, mut events) = Network::start(config, CancellationToken::new()).await.expect("a network");

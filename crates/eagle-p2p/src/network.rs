@@ -35,7 +35,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eagle_core::wire::control::{self, ControlMessage, Encryption, Ticket};
+use eagle_core::{
+    Topology,
+    wire::control::{self, ControlMessage, Encryption, Ticket},
+};
 use libp2p::{PeerId, identity::Keypair};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -63,6 +66,8 @@ pub struct NetworkConfig {
     pub data_port: u16,
     /// How that listener is protected, told to every peer.
     pub encryption: Encryption,
+    /// Where this node is, told to every peer.
+    pub topology: Topology,
     /// Most peers at once. Further ones are turned away.
     pub max_peers: usize,
 }
@@ -74,6 +79,7 @@ impl fmt::Debug for NetworkConfig {
             .field("listen", &self.listen)
             .field("data_port", &self.data_port)
             .field("encryption", &self.encryption)
+            .field("topology", &self.topology)
             .field("max_peers", &self.max_peers)
             .finish()
     }
@@ -114,6 +120,8 @@ pub enum NetworkEvent {
         data_address: SocketAddr,
         /// How that listener is protected.
         encryption: Encryption,
+        /// Where it says that it is.
+        topology: Topology,
     },
     /// A connected peer sent a message. Only [`ControlMessage::Blob`] comes here; the other kinds
     /// are answered within the network.

@@ -143,6 +143,7 @@ impl Node {
             listen: config.listen,
             data_port: data_address.port(),
             encryption: config.encryption,
+            topology: config.topology.clone(),
             max_peers: MAX_PEERS,
         };
         let (network, network_events) = Network::start(network_config, shutdown.clone()).await?;

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use eagle_core::{
-    Digest, Geometry, PieceIndex,
+    Digest, Geometry, PieceIndex, Topology,
     units::Rate,
     wire::control::{Encryption, Load},
 };
@@ -289,7 +289,14 @@ async fn network(
     stop: &CancellationToken,
 ) -> Result<(Network, mpsc::Receiver<NetworkEvent>)> {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let config = NetworkConfig { keypair: keypair.clone(), listen, data_port, encryption, max_peers: PARTNERS + 1 };
+    let config = NetworkConfig {
+        keypair: keypair.clone(),
+        listen,
+        data_port,
+        encryption,
+        topology: Topology::default(),
+        max_peers: PARTNERS + 1,
+    };
     Ok(Network::start(config, stop.clone()).await?)
 }
 

@@ -1,4 +1,4 @@
-//! The control protocol, `/eagle/control/1`: BitTorrent's peer messages over a libp2p stream.
+//! The control protocol, `/eagle/control/2`: BitTorrent's peer messages over a libp2p stream.
 //!
 //! Each side opens one stream to the other and sends on the stream it opened, so that messages of
 //! one sender arrive in order and no side waits for the other. The first message is
@@ -8,10 +8,10 @@
 use bytes::{Buf, BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, geometry::Geometry};
+use crate::{digest::Digest, geometry::Geometry, peer::Topology};
 
 /// Name of the protocol in libp2p's negotiation.
-pub const PROTOCOL: &str = "/eagle/control/1";
+pub const PROTOCOL: &str = "/eagle/control/2";
 /// Largest message, bytes: the bitfield of a blob with the most pieces (32 KiB), with room.
 pub const MAX_MESSAGE: usize = 48 << 10;
 /// Most pieces in one `Have`: longer lists are split.
@@ -55,6 +55,8 @@ pub enum ControlMessage {
         data_port: u16,
         /// How that listener is protected.
         encryption: Encryption,
+        /// Where the sender is: trackers and seeders need not have named it to the receiver.
+        topology: Topology,
     },
     /// Asks for a ticket to open a plain data channel to the receiver.
     TicketRequest,
@@ -201,7 +203,10 @@ mod tests {
             Just(BlobMessage::Leave),
         ];
         prop_oneof![
-            any::<u16>().prop_map(|data_port| ControlMessage::Hello { data_port, encryption: Encryption::Tls }),
+            (any::<u16>(), proptest::option::of("[a-z]{1,9}")).prop_map(|(data_port, zone)| {
+                let topology = Topology { zone, ..Topology::default() };
+                ControlMessage::Hello { data_port, encryption: Encryption::Tls, topology }
+            }),
             Just(ControlMessage::TicketRequest),
             any::<[u8; 32]>().prop_map(|secret| ControlMessage::Ticket(Ticket(secret))),
             blob.prop_map(|message| ControlMessage::Blob(Digest::of(b"x"), message)),

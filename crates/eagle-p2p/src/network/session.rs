@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::BytesMut;
-use eagle_core::wire::control::{ControlMessage, Encryption, decode};
+use eagle_core::{
+    Topology,
+    wire::control::{ControlMessage, Encryption, decode},
+};
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::{PeerId, Stream};
 use tokio::{
@@ -81,6 +84,7 @@ struct Greeted {
     buffer: BytesMut,
     data_address: SocketAddr,
     encryption: Encryption,
+    topology: Topology,
 }
 
 impl Session {
@@ -96,7 +100,11 @@ impl Session {
     }
 
     async fn set_up(&mut self) -> Result<Greeted, End> {
-        let hello = ControlMessage::Hello { data_port: self.shared.data_port, encryption: self.shared.encryption };
+        let hello = ControlMessage::Hello {
+            data_port: self.shared.data_port,
+            encryption: self.shared.encryption,
+            topology: self.shared.topology.clone(),
+        };
         let greet = async {
             let mut stream = (&mut self.outbound).await.map_err(|_| lost("the connection closed"))?;
             let frame = super::encode(&hello).map_err(|error| End::Violation(error.to_string()))?;
@@ -108,8 +116,8 @@ impl Session {
             let (mut stream, address) = (&mut self.inbound).await.map_err(|_| lost("the connection closed"))?;
             let mut buffer = BytesMut::new();
             match next(&mut stream, &mut buffer).await? {
-                ControlMessage::Hello { data_port, encryption } if data_port != 0 => {
-                    Ok((stream, buffer, SocketAddr::new(address, data_port), encryption))
+                ControlMessage::Hello { data_port, encryption, topology } if data_port != 0 => {
+                    Ok((stream, buffer, SocketAddr::new(address, data_port), encryption, topology))
                 }
                 _ => Err(End::Violation("its first message is no Hello".to_owned())),
             }
@@ -122,12 +130,12 @@ impl Session {
         let Ok(greeted) = greeted else {
             return Err(End::Violation(format!("it did not say Hello within {} s", SETUP_TIMEOUT.as_secs())));
         };
-        let (outbound, (inbound, buffer, data_address, encryption)) = greeted?;
-        Ok(Greeted { outbound, inbound, buffer, data_address, encryption })
+        let (outbound, (inbound, buffer, data_address, encryption, topology)) = greeted?;
+        Ok(Greeted { outbound, inbound, buffer, data_address, encryption, topology })
     }
 
     async fn connected(&mut self, greeted: Greeted) -> End {
-        let Greeted { mut outbound, mut inbound, mut buffer, data_address, encryption } = greeted;
+        let Greeted { mut outbound, mut inbound, mut buffer, data_address, encryption, topology } = greeted;
         self.wait_for_previous().await;
         if self.token.is_cancelled() {
             return lost("disconnected");
@@ -135,7 +143,7 @@ impl Session {
         self.connected.store(true, Ordering::Relaxed);
         let mut outbox = self.shared.begin(self.peer, self.id, self.token.clone());
         tracing::debug!(peer = %self.peer, %data_address, "connected");
-        self.emit(NetworkEvent::Connected { peer: self.peer, data_address, encryption }).await;
+        self.emit(NetworkEvent::Connected { peer: self.peer, data_address, encryption, topology }).await;
         let end = tokio::select! {
             () = self.token.cancelled() => lost("disconnected"),
             end = self.receive(&mut inbound, &mut buffer) => end,

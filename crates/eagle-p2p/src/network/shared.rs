@@ -11,7 +11,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use eagle_core::wire::control::{ControlMessage, Encryption, Ticket};
+use eagle_core::{
+    Topology,
+    wire::control::{ControlMessage, Encryption, Ticket},
+};
 use libp2p::PeerId;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +35,7 @@ const MAX_TICKET_WAITERS: usize = 4;
 pub(super) struct Shared {
     pub(super) local: PeerId,
     pub(super) data_port: u16,
+    pub(super) topology: Topology,
     pub(super) encryption: Encryption,
     pub(super) events: mpsc::Sender<NetworkEvent>,
     pub(super) tickets: TicketBook,
@@ -103,6 +107,7 @@ impl Shared {
             local: config.keypair.public().to_peer_id(),
             data_port: config.data_port,
             encryption: config.encryption,
+            topology: config.topology.clone(),
             events,
             tickets: TicketBook::default(),
             sessions: Mutex::default(),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use eagle_core::{
-    Digest,
+    Digest, Topology,
     wire::control::{BlobMessage, Load},
 };
 use tokio::{
@@ -25,6 +25,11 @@ pub(crate) struct Node {
     pub(crate) shutdown: CancellationToken,
 }
 
+/// The place of the node with this data port, so that an event shows whether its own was told.
+fn topology(data_port: u16) -> Topology {
+    Topology { zone: Some(format!("zone-{data_port}")), ..Topology::default() }
+}
+
 impl Node {
     pub(crate) async fn start(data_port: u16, encryption: Encryption) -> Self {
         Self::with(identity::ephemeral(), data_port, encryption, 8).await
@@ -33,7 +38,14 @@ impl Node {
     async fn with(keypair: Keypair, data_port: u16, encryption: Encryption, max_peers: usize) -> Self {
         let shutdown = CancellationToken::new();
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = NetworkConfig { keypair: keypair.clone(), listen, data_port, encryption, max_peers };
+        let config = NetworkConfig {
+            keypair: keypair.clone(),
+            listen,
+            data_port,
+            encryption,
+            topology: topology(data_port),
+            max_peers,
+        };
         let (network, events) = Network::start(config, shutdown.clone()).await.unwrap();
         Self { network, events, keypair, shutdown }
     }
@@ -116,6 +128,7 @@ async fn both_dial_at_once_and_become_one() {
             peer,
             data_address: SocketAddr::from(([127, 0, 0, 1], port)),
             encryption,
+            topology: topology(port),
         };
         assert_eq!(a.event_about_sessions().await, expected(peer_b, 1002, Encryption::None));
         assert_eq!(b.event_about_sessions().await, expected(peer_a, 1001, Encryption::Tls));
@@ -273,6 +286,7 @@ async fn a_port_in_use_is_named() {
         listen: a.network.listen_address(),
         data_port: 1,
         encryption: Encryption::Tls,
+        topology: Topology::default(),
         max_peers: 1,
     };
     let error = Network::start(config, CancellationToken::new()).await.unwrap_err();

@@ -97,7 +97,7 @@ pub(super) struct Engine {
     keys: HashMap<PeerKey, PeerId>,
     /// Roles as trackers and seeders tell them; a peer that dialled us counts as a proxy.
     roles: lru::LruCache<PeerId, NodeRole>,
-    /// Zones of peers in other zones than ours, as trackers and seeders tell them; others count as near.
+    /// Zones of peers in other zones than ours, as trackers and seeders tell them, or else they themselves.
     far_zones: lru::LruCache<PeerId, FarZone>,
     /// Requests on data channels, by their node-wide number.
     requests: HashMap<u32, (Digest, RequestId)>,
@@ -346,11 +346,7 @@ impl Engine {
                         continue;
                     }
                     self.roles.put(id, peer.role);
-                    let zone = peer.topology.zone_seen_from(&self.parts.topology).map(FarZone);
-                    match zone {
-                        Some(zone) => self.far_zones.put(id, zone),
-                        None => self.far_zones.pop(&id),
-                    };
+                    let zone = self.note_zone(id, &peer.topology);
                     if let Some(state) = self.peers.get_mut(&id) {
                         state.role = peer.role;
                         let key = state.key;

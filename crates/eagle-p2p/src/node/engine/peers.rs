@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Instant};
 
 use eagle_core::{
-    Bitfield, Digest, Metainfo, NodeRole,
-    swarm::PeerKey,
+    Bitfield, Digest, Metainfo, NodeRole, Topology,
+    swarm::{FarZone, PeerKey},
     wire::control::{BlobMessage, ControlMessage},
 };
 use eagle_store::cache::CachedBlob;
@@ -63,7 +63,7 @@ impl Engine {
 
     pub(super) fn network_event(&mut self, event: NetworkEvent) {
         match event {
-            NetworkEvent::Connected { peer, data_address, encryption } => {
+            NetworkEvent::Connected { peer, data_address, encryption, topology } => {
                 let key = PeerKey(self.next_key);
                 self.next_key += 1;
                 let role = self.roles.get(&peer).copied().unwrap_or(NodeRole::Proxy);
@@ -74,7 +74,11 @@ impl Engine {
                     .iter_mut()
                     .filter_map(|(digest, blob)| blob.candidates.remove(&peer).then_some(*digest))
                     .collect();
-                let zone = self.far_zones.get(&peer).copied();
+                // Whom a tracker has named is where the tracker says.
+                let zone = match self.roles.contains(&peer) {
+                    true => self.far_zones.get(&peer).copied(),
+                    false => self.note_zone(peer, &topology),
+                };
                 for digest in waiting {
                     self.with(digest, |blob, _| blob.swarm.handle_peer(key, zone));
                 }
@@ -91,6 +95,16 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Keeps where a peer is; its zone when that is not ours.
+    pub(super) fn note_zone(&mut self, peer: PeerId, topology: &Topology) -> Option<FarZone> {
+        let zone = topology.zone_seen_from(&self.parts.topology).map(FarZone);
+        match zone {
+            Some(zone) => self.far_zones.put(peer, zone),
+            None => self.far_zones.pop(&peer),
+        };
+        zone
     }
 
     pub(super) fn forget(&mut self, peer: PeerId) {
