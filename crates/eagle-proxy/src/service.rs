@@ -2,6 +2,7 @@
 
 mod blobs;
 mod direct;
+mod links;
 mod manifests;
 
 use std::{sync::Arc, time::Duration};
@@ -90,7 +91,15 @@ impl Service {
                     _ => self.blob(blob, started).await,
                 }
             }
-            (resource, _) => self.forward(parts, upstream, &resource, &caller, self.sources(action)).await,
+            (resource, _) => {
+                let list = links::List::of(&name, &resource, parts.uri.query());
+                let repository = upstream.repository.clone();
+                let mut response = self.forward(parts, upstream, &resource, &caller, self.sources(action)).await;
+                if let Some(list) = list {
+                    list.lead_back(response.headers_mut(), &repository);
+                }
+                response
+            }
         };
         (kind, response)
     }

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+pub(crate) mod stub;
+
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
@@ -138,6 +140,7 @@ pub(crate) struct TestProxy {
     pub(crate) address: SocketAddr,
     pub(crate) shutdown: CancellationToken,
     pub(crate) data: TempDir,
+    metrics: Registry,
 }
 
 pub(crate) struct ProxyOptions {
@@ -155,6 +158,19 @@ impl ProxyOptions {
         Self {
             registries: registries(vec![client_config(origin)]),
             origin: origin.local_addr(),
+            seeders: Vec::new(),
+            trackers: Vec::new(),
+            cache_limit: 1 << 30,
+            rate: Rate::Unlimited,
+            stall_timeout: Duration::from_secs(1),
+        }
+    }
+
+    /// With an origin that a test plays.
+    pub(crate) fn of_stub(origin: &stub::StubOrigin) -> Self {
+        Self {
+            registries: registries(vec![origin.config()]),
+            origin: origin.address,
             seeders: Vec::new(),
             trackers: Vec::new(),
             cache_limit: 1 << 30,
@@ -202,8 +218,9 @@ impl ProxyOptions {
         };
         let mut config = self.config(data.path());
         change(&mut config);
-        let proxy = Proxy::start(config, deps, &mut Registry::default(), shutdown.clone()).await.unwrap();
-        TestProxy { address: proxy.local_addr(), proxy, shutdown, data }
+        let mut metrics = Registry::default();
+        let proxy = Proxy::start(config, deps, &mut metrics, shutdown.clone()).await.unwrap();
+        TestProxy { address: proxy.local_addr(), proxy, shutdown, data, metrics }
     }
 }
 
@@ -213,6 +230,14 @@ impl TestProxy {
         self.shutdown.cancel();
         timeout(DEADLINE, self.proxy.wait()).await.expect("the proxy stops");
         self.data
+    }
+
+    /// The sum of a metric's samples whose labels contain `labels`.
+    pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.metrics).unwrap();
+        let samples = text.lines().filter(|line| line.starts_with(name) && line.contains(labels));
+        samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
