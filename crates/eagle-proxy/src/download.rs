@@ -9,6 +9,7 @@
 
 mod feed;
 mod filler;
+mod keep;
 mod passthrough;
 mod reader;
 mod run;

@@ -18,6 +18,7 @@ pub mod rules;
 mod server;
 mod service;
 pub mod upstream;
+mod warm;
 
 pub use config::{ConfigError, ProxyConfig};
 pub use metrics::Traffic;

@@ -32,6 +32,7 @@ use crate::{
     rules::Rules,
     server,
     service::Service,
+    warm::Warmer,
 };
 
 /// How long answers under way may go on after the signal to stop; Kubernetes gives a pod 30 seconds.
@@ -150,6 +151,8 @@ impl Proxy {
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
+        let warmer = Warmer { node: node.info().id, seeders: seeders.clone(), downloads: downloads.clone() };
+        tasks.spawn(warmer.run(config.seeders.clone(), stop.clone()));
         let service = Arc::new(Service {
             downloads: downloads.clone(),
             grants: Grants::new(config.grant_ttl),

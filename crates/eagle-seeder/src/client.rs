@@ -5,6 +5,7 @@
 //! last for a few seconds. What went wrong decides who answers the runtime: [`SeederError::Origin`] is
 //! the origin's own refusal, to be passed on; after anything else another source may do better.
 
+mod nodes;
 mod stream;
 
 use std::{
@@ -23,7 +24,7 @@ use eagle_registry::{
     headers::number,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{
@@ -121,7 +122,7 @@ pub struct SeederClient(Arc<Inner>);
 
 struct Inner {
     seeders: Vec<Url>,
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<HttpConnector, Full<Bytes>>,
     /// When each failed last. Only configured seeders are entered, so their number bounds it.
     down: Mutex<HashMap<Url, Instant>>,
 }
@@ -324,7 +325,7 @@ impl SeederClient {
         caller: &Caller,
     ) -> Result<Response<Incoming>, SeederError> {
         let uri = format!("{}/{path}", seeder.as_str().trim_end_matches('/'));
-        let request = Request::builder().method(method).uri(uri).body(Empty::new());
+        let request = Request::builder().method(method).uri(uri).body(Full::default());
         let mut request = request.map_err(|error| self.protocol(seeder, format!("not a URL: {error}")))?;
         *request.headers_mut() = headers;
         if let Some(authorization) = &caller.authorization {

@@ -17,6 +17,8 @@ use eagle_registry::config::duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use url::Url;
 
+use crate::preheat::PreheatConfig;
+
 /// Settings of a seeder. What all roles of a machine share (registries, topology, encryption) is
 /// given apart, as [`crate::SeederDeps`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +49,9 @@ pub struct SeederConfig {
     pub upload_rate: Rate,
     /// Trackers that are told what this seeder has.
     pub trackers: Vec<Url>,
+    /// Preheating, which has a section of its own.
+    #[serde(skip)]
+    pub preheat: PreheatConfig,
 }
 
 impl Default for SeederConfig {
@@ -65,6 +70,7 @@ impl Default for SeederConfig {
             download_rate: Rate::Limited(50 << 20),
             upload_rate: Rate::Limited(50 << 20),
             trackers: Vec::new(),
+            preheat: PreheatConfig::default(),
         }
     }
 }

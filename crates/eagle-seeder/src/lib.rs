@@ -6,6 +6,7 @@
 //! so that a thousand nodes that ask for the same tag are one question to the origin.
 //!
 //! - [`Seeder`] is the role; [`SeederConfig`] its settings.
+//! - [`preheat`] is what fetches images before anybody pulls them.
 //! - [`client`] is what proxies use to talk to seeders.
 //!
 //! ```text
@@ -29,9 +30,12 @@ mod error;
 mod fetch;
 mod manifests;
 mod metrics;
+pub mod preheat;
+mod request_body;
 mod route;
 mod seeder;
 mod server;
+mod shared_secret;
 
 pub use client::{MetainfoStream, SeederClient, SeederError};
 pub use config::{PieceLength, SeederConfig, StorageLocation};

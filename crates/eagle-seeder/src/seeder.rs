@@ -22,10 +22,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     access::Access,
     blobs::Blobs,
+    client::SeederClient,
     config::{ConfigError, SeederConfig, StorageLocation},
     fetch::{Fetches, Parts},
     manifests::Manifests,
     metrics::{Counters, Metrics, Uploads},
+    preheat::{Nodes, Preheat, PreheatMetrics, Sources},
     server::{self, Api, DRAIN},
 };
 
@@ -146,12 +148,23 @@ impl Seeder {
             draining: shutdown.clone(),
         };
         let manifests = Manifests::new(deps.registries, access, metrics.clone(), config.manifest_ttl);
-        let api = Arc::new(Api { blobs, manifests });
+        let preheat_metrics = PreheatMetrics::default();
+        preheat_metrics.register(registry);
+        let sources = match config.preheat.seeders.is_empty() {
+            true => Sources::Own { manifests: manifests.clone(), fetches: fetches.clone() },
+            false => Sources::Cluster(SeederClient::new(config.preheat.seeders.clone())),
+        };
+        // Where blobs do not survive a restart, what was done of them need not either.
+        let kept = (config.storage != StorageLocation::Memory).then_some(config.data_dir.as_path());
+        let preheat = Preheat::open(sources, Nodes::new(), preheat_metrics, kept).await;
+        let preheat_token = config.preheat.token.clone();
+        let api = Arc::new(Api { blobs, manifests, preheat: preheat.clone(), preheat_token });
 
         let background = TaskTracker::new();
         let keeper =
             Keeper { cache: Arc::clone(&cache), storage, announcer: announcer.clone(), fetches: fetches.clone() };
         background.spawn(halt.clone().run_until_cancelled_owned(keeper.run(evictions)));
+        background.spawn(preheat.run(halt.clone()));
         background.close();
         let supervisor = Supervisor {
             server: server::listen(listener, api, shutdown),

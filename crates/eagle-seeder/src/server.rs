@@ -1,9 +1,15 @@
 //! The HTTP API of the seeder.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use eagle_core::Digest;
-use eagle_registry::{Caller, ForwardRequest, errors::ErrorCode};
+use eagle_registry::{Caller, ForwardRequest, Secret, errors::ErrorCode};
 use eagle_store::Cache;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -20,6 +26,7 @@ use crate::{
     answer::{self, ResponseBody},
     blobs::Blobs,
     manifests::{self, Manifests},
+    preheat::{NODES_PATH, Preheat, is_preheat},
     route::Route,
 };
 
@@ -45,6 +52,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Api {
     pub(crate) blobs: Blobs,
     pub(crate) manifests: Manifests,
+    pub(crate) preheat: Preheat,
+    /// What a request for preheating has to bring.
+    pub(crate) preheat_token: Option<Secret>,
 }
 
 /// Accepts connections until `draining`, then lets those there are finish for [`DRAIN`].
@@ -93,7 +103,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, api: Arc<Api>, draining: Can
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     let service = service_fn(move |request| {
         let api = Arc::clone(&api);
-        async move { Ok::<_, Infallible>(api.answer(request).await) }
+        async move { Ok::<_, Infallible>(api.answer(request, peer.ip()).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -117,8 +127,15 @@ async fn serve(stream: TcpStream, peer: SocketAddr, api: Arc<Api>, draining: Can
 }
 
 impl Api {
-    async fn answer(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
         let (parts, body) = request.into_parts();
+        let path = parts.uri.path();
+        if is_preheat(path) {
+            return self.preheat.answer(&parts.method, path, &parts.headers, body, self.preheat_token.as_ref()).await;
+        }
+        if path == NODES_PATH {
+            return self.preheat.answer_node(&parts.method, &parts.headers, body, peer).await;
+        }
         let is_head = parts.method == Method::HEAD;
         if parts.method != Method::GET && !is_head {
             let mut response = answer::error(
@@ -129,7 +146,7 @@ impl Api {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        // No request of this API has a body.
+        // No other request of this API has a body.
         drop(body);
         let route = match Route::parse(&parts.uri) {
             Ok(route) => route,
