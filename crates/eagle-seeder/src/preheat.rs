@@ -9,6 +9,7 @@
 mod api;
 mod config;
 mod journal;
+mod list;
 mod metrics;
 mod nodes;
 mod platform;
@@ -20,6 +21,7 @@ mod sources;
 pub use self::{
     api::{JobList, PreheatRequest},
     config::{PreheatConfig, PreheatConfigError},
+    list::image_list,
     nodes::{NodeNews, NodeOrders, NodeReport, WarmBlob, WarmOrder, WarmResult},
     platform::{ParsePlatformsError, PlatformName, Platforms},
     report::{

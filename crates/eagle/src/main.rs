@@ -4,6 +4,7 @@
 //! 0 done, 1 failed, 64 bad usage, 78 bad configuration, 130 interrupted.
 
 mod admin;
+mod api_client;
 mod cli;
 mod commands;
 mod config;
@@ -12,6 +13,7 @@ mod demo;
 mod exit;
 mod limits;
 mod p2p;
+mod preheat;
 mod roles;
 mod shutdown;
 mod status;
@@ -51,6 +53,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Proxy(args) => start(Role::Proxy, commands::proxy(args, &log)?),
         Command::Standalone(args) => start(Role::Standalone, commands::standalone(args, &log)?),
         Command::Demo(args) => block_on(demo::run(args, &log)),
+        Command::Preheat(args) => block_on(preheat::run(&args)),
         Command::Status(args) => block_on(status::run(&args)),
         Command::Config(command) => commands::config(command, &log),
         Command::Configure(args) => configure::run(&args),

@@ -42,6 +42,10 @@ pub(crate) fn check(loaded: &Loaded, role: RoleArg) -> Result<(), ConfigErrors> 
     if seeder && let Err(error) = settings.seeder.role.validate() {
         errors.push(loaded.error(&["seeder", error.key], error.problem));
     }
+    if seeder && let Err(error) = settings.preheat.validate() {
+        let path: Vec<&str> = std::iter::once("preheat").chain(error.path.iter().map(String::as_str)).collect();
+        errors.push(loaded.error(&path, error.problem));
+    }
     if proxy && let Err(error) = settings.proxy.role.validate() {
         errors.push(loaded.error(&["proxy", error.key], error.problem));
     }

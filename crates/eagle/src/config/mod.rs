@@ -13,7 +13,7 @@ use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf};
 
 use eagle_proxy::ProxyConfig;
 use eagle_registry::RegistryConfig;
-use eagle_seeder::SeederConfig;
+use eagle_seeder::{SeederConfig, preheat::PreheatConfig};
 use eagle_tracker::TrackerConfig;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -26,7 +26,7 @@ use self::{
 use crate::{p2p::P2pConfig, telemetry::LogConfig};
 
 /// Names of the sections, in the order in which they are shown.
-pub(crate) const SECTIONS: [&str; 6] = ["tracker", "seeder", "proxy", "p2p", "registries", "log"];
+pub(crate) const SECTIONS: [&str; 7] = ["tracker", "seeder", "proxy", "p2p", "registries", "preheat", "log"];
 /// Largest configuration file, bytes. A real one has a few thousand; more is a wrong path.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -45,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) proxy: Section<ProxyConfig>,
     pub(crate) p2p: P2pConfig,
     pub(crate) registries: Vec<RegistryConfig>,
+    pub(crate) preheat: PreheatConfig,
     pub(crate) log: LogConfig,
 }
 
@@ -60,6 +61,7 @@ impl Default for Settings {
             proxy: Section { role: ProxyConfig::default(), admin: loopback(43003) },
             p2p: P2pConfig::default(),
             registries: Vec::new(),
+            preheat: PreheatConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -196,6 +198,7 @@ impl Settings {
         read!(settings.proxy, role_section(&mut tree, "proxy", defaults.proxy.admin));
         read!(settings.p2p, section(&mut tree, "p2p"));
         read!(settings.registries, section(&mut tree, "registries"));
+        read!(settings.preheat, section(&mut tree, "preheat"));
         read!(settings.log, section(&mut tree, "log"));
         if let Value::Map(entries) = &tree.value {
             errors.extend(entries.iter().map(|(key, _)| ConfigError::unknown_key(key, &[], &SECTIONS)));
@@ -213,6 +216,7 @@ impl Settings {
                 "proxy" => with_admin(&self.proxy),
                 "p2p" => as_tree(&self.p2p),
                 "registries" => as_tree(&self.registries),
+                "preheat" => as_tree(&self.preheat),
                 "log" => as_tree(&self.log),
                 _ => continue,
             };

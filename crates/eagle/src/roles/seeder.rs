@@ -24,6 +24,7 @@ pub(super) async fn start_with(
     registries: Arc<Registries>,
     shutdown: CancellationToken,
 ) -> Result<Running> {
+    let config = SeederConfig { preheat: loaded.settings.preheat.clone(), ..config };
     let admin = admin(loaded, "seeder", loaded.settings.seeder.admin, &shutdown).await?;
     if config.storage != StorageLocation::Memory {
         prepare_data_dir(loaded, "seeder", &config.data_dir)?;

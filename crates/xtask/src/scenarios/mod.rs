@@ -3,6 +3,7 @@
 mod bad_input;
 mod limits;
 mod outages;
+mod preheat;
 mod pulls;
 
 use std::path::Path;
@@ -77,6 +78,11 @@ const ALL: &[Scenario] = &[
         name: "cache-smaller-than-blob",
         proves: "a cache that cannot hold the largest layer: the pull succeeds and the disk limit is never passed",
         run: limits::smaller_than_blob,
+    },
+    Scenario {
+        name: "preheat",
+        proves: "eagle preheat has the seeder and the nodes fetch an image once; a pull after that asks nobody for a blob; the report survives a restart",
+        run: preheat::preheat,
     },
     Scenario {
         name: "bad-requests",
