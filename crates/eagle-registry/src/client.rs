@@ -2,211 +2,90 @@
 
 mod auth;
 mod challenge;
+mod egress;
+mod exchange;
+mod forward;
+mod hosts;
+mod limits;
+mod registries;
+mod retry;
+mod tls;
+mod token;
 mod transport;
 
-use std::{
-    collections::BTreeMap,
-    error::Error,
-    fmt,
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use eagle_core::{Digest, geometry::MAX_BLOB_SIZE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use lru::LruCache;
-use rustls::RootCertStore;
-use url::Url;
 
-use self::{
-    auth::Authenticator,
-    transport::{Answer, Transport},
+use self::{exchange::Question, hosts::Hosts, limits::Limits, transport::Transport};
+pub use self::{
+    forward::{ForwardRequest, ForwardRequestError},
+    registries::Registries,
+    retry::{backoff, retry_after},
 };
 use crate::{
     body::{BlobBody, Body, guard},
     caller::Caller,
-    config::{CONNECT_TIMEOUT, ConfigError, RESPONSE_TIMEOUT, RegistryConfig},
+    config::RegistryConfig,
+    credentials::DockerConfigs,
     headers::{number, remove_hop_by_hop},
     name::{RegistryName, RepositoryName},
     origin::OriginError,
-    path::{Endpoint, is_plain},
+    path::Endpoint,
 };
 
-/// Registries kept that are not configured. Runtimes name them, so their number must have a bound.
-const MAX_UNCONFIGURED: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// Most of an error body that is read, bytes: enough for any list of OCI errors.
 const MAX_ERROR_BODY: usize = 64 << 10;
-/// Longest path of a request, bytes: a name of 255, a reference of 135, and a query.
-const MAX_PATH: usize = 4096;
-
-/// All registries: those of the configuration, and any other with the defaults.
-pub struct Registries {
-    configured: BTreeMap<RegistryName, Arc<Registry>>,
-    others: Mutex<LruCache<RegistryName, Arc<Registry>>>,
-    transport: Transport,
-}
-
-impl Registries {
-    /// Sets up the client. Reads the certificate authorities of the system and of the `ca_file`s, so it
-    /// belongs to the start of a process.
-    ///
-    /// # Errors
-    /// When an entry is not valid, or its `ca_file` cannot be read.
-    pub fn new(configs: Vec<RegistryConfig>) -> Result<Self, ConfigError> {
-        let roots = transport::system_roots();
-        let build = |roots: RootCertStore, connect: Duration, response: Duration| {
-            Transport::new(roots, connect, response).map_err(|error| ConfigError::Tls(error.to_string()))
-        };
-        let default = build(roots.clone(), CONNECT_TIMEOUT, RESPONSE_TIMEOUT)?;
-        let mut configured = BTreeMap::new();
-        for config in configs {
-            config.check()?;
-            let mut roots = roots.clone();
-            if let Some(file) = &config.ca_file {
-                transport::add_authorities(&mut roots, file).map_err(|reason| ConfigError::CaFile {
-                    name: config.name.clone(),
-                    file: file.clone(),
-                    reason,
-                })?;
-            }
-            let transport = build(roots, config.connect_timeout, config.response_timeout)?;
-            let registry = Registry::new(&config, transport);
-            if configured.insert(config.name.clone(), Arc::new(registry)).is_some() {
-                return Err(ConfigError::Duplicate(config.name));
-            }
-        }
-        Ok(Self { configured, others: Mutex::new(LruCache::new(MAX_UNCONFIGURED)), transport: default })
-    }
-
-    /// The registry of this name, with the defaults when it is not configured.
-    pub fn get(&self, name: &RegistryName) -> Arc<Registry> {
-        if let Some(registry) = self.configured.get(name) {
-            return Arc::clone(registry);
-        }
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        let registry = others.get_or_insert(name.clone(), || {
-            Arc::new(Registry::new(&RegistryConfig::new(name.clone()), self.transport.clone()))
-        });
-        Arc::clone(registry)
-    }
-
-    /// The registry of this name, when it is configured.
-    pub fn get_configured(&self, name: &RegistryName) -> Option<Arc<Registry>> {
-        self.configured.get(name).cloned()
-    }
-
-    /// Names of the configured registries.
-    pub fn configured(&self) -> Vec<RegistryName> {
-        self.configured.keys().cloned().collect()
-    }
-}
-
-impl fmt::Debug for Registries {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Registries").field(&self.configured.keys()).finish()
-    }
-}
-
-/// A request that is passed on to the origin: any reading endpoint of the API.
-#[derive(Debug, Clone)]
-pub struct ForwardRequest {
-    method: Method,
-    path: String,
-    headers: HeaderMap,
-}
-
-/// Why a request is not passed on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ForwardRequestError {
-    /// Only reading is passed on.
-    #[error("Eagle passes on GET and HEAD only, not {0}")]
-    Method(Method),
-    /// The path could lead out of the API.
-    #[error("the path is not a plain path below /v2/ of at most {MAX_PATH} bytes")]
-    Path,
-}
-
-impl ForwardRequest {
-    /// A request for `path`, which is below `/v2/` and may have a query: `library/debian/manifests/12`.
-    ///
-    /// Of `headers` every value is kept (docker sends six `Accept` headers) but those of the connection,
-    /// `Host`, `Content-Length`, `Authorization` (the [`Caller`] has it), cookies, and `Accept-Encoding`:
-    /// content is always asked for as it is stored, for its digest to be checked.
-    ///
-    /// # Errors
-    /// When the method is not GET or HEAD, or the path is not plain ([`is_plain`]).
-    pub fn new(method: Method, path: impl Into<String>, mut headers: HeaderMap) -> Result<Self, ForwardRequestError> {
-        let path = path.into();
-        if method != Method::GET && method != Method::HEAD {
-            return Err(ForwardRequestError::Method(method));
-        }
-        if path.len() > MAX_PATH || !is_plain(&path) {
-            return Err(ForwardRequestError::Path);
-        }
-        remove_hop_by_hop(&mut headers);
-        for name in [
-            header::HOST,
-            header::AUTHORIZATION,
-            header::CONTENT_LENGTH,
-            header::COOKIE,
-            header::EXPECT,
-            header::ACCEPT_ENCODING,
-        ] {
-            headers.remove(name);
-        }
-        Ok(Self { method, path, headers })
-    }
-
-    /// GET or HEAD.
-    pub const fn method(&self) -> &Method {
-        &self.method
-    }
-
-    /// Below `/v2/`, with the query.
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
-    /// The headers that are passed on.
-    pub const fn headers(&self) -> &HeaderMap {
-        &self.headers
-    }
-
-    /// What the path means, when it is one of the specification's.
-    pub fn endpoint(&self) -> Option<Endpoint> {
-        Endpoint::parse(self.path.split('?').next().unwrap_or_default()).ok()
-    }
-}
 
 /// One origin registry. All clones of its `Arc` share connections and tokens.
 pub struct Registry {
     name: RegistryName,
-    base: String,
     stall_timeout: Duration,
+    retries: u32,
+    /// How long a caller may read what it was given, when everybody may read all of it.
+    public: Option<Duration>,
     transport: Transport,
-    auth: Authenticator,
+    hosts: Hosts,
+    limits: Limits,
 }
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("name", &self.name).field("base", &self.base).finish_non_exhaustive()
+        f.debug_struct("Registry").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
 impl Registry {
-    fn new(config: &RegistryConfig, transport: Transport) -> Self {
-        let base = config.base();
-        let credentials = config.username.as_deref().zip(config.password.as_ref());
-        let auth = Authenticator::new(config.name.to_string(), base.starts_with("http://"), credentials);
-        Self { name: config.name.clone(), base, stall_timeout: config.stall_timeout, transport, auth }
+    fn new(config: &RegistryConfig, transport: Transport, files: &Arc<DockerConfigs>) -> Self {
+        Self {
+            name: config.name.clone(),
+            stall_timeout: config.stall_timeout,
+            retries: config.retries,
+            public: config.public.then_some(config.public_grant_ttl),
+            transport,
+            hosts: Hosts::new(config, files),
+            limits: Limits::new(config.max_connections, config.download_rate),
+        }
     }
 
     /// Its name.
     pub const fn name(&self) -> &RegistryName {
         &self.name
+    }
+
+    /// How long a caller may read what it was given without the registry being asked again: `private`,
+    /// unless the configuration says that everybody may read all of it.
+    pub fn grant_ttl(&self, private: Duration) -> Duration {
+        self.public.map_or(private, |public| public.max(private))
+    }
+
+    /// Notes that what came last for a blob was something else: where there is a mirror, the blob is
+    /// asked for elsewhere from now on.
+    pub fn distrust(&self, blob: Digest) {
+        self.hosts.distrust(&blob);
     }
 
     /// Passes a request on. Any status is an answer; headers of the connection are removed, all others
@@ -223,14 +102,20 @@ impl Registry {
             headers.entry(name).or_insert_with(|| value.clone());
         }
         let repository = endpoint.as_ref().and_then(Endpoint::repository);
-        let answer = self.send(&method, &path, headers, repository, caller).await?;
+        let blob = match &endpoint {
+            Some(Endpoint::Blob(_, digest)) => Some(*digest),
+            _ => None,
+        };
+        let question = Question { method: &method, path: &path, headers, repository, caller, blob };
+        let (answer, permit) = self.ask(&question).await?;
         let (mut parts, body) = answer.response.into_parts();
         remove_hop_by_hop(&mut parts.headers);
         if !answer.from_registry {
             // Credentials for this registry must not be offered to the challenge of another host.
             parts.headers.remove(header::WWW_AUTHENTICATE);
         }
-        Ok(Response::from_parts(parts, guard(body, None, self.stall_timeout, self.name.as_str())))
+        let body = guard(body, None, self.stall_timeout, self.name.as_str());
+        Ok(Response::from_parts(parts, self.limits.apply(body, permit)))
     }
 
     /// The content of a blob from byte `start` to its end.
@@ -250,13 +135,21 @@ impl Registry {
             headers.insert(header::RANGE, crate::headers::value(&format!("bytes={start}-")));
         }
         let path = format!("{repository}/blobs/{digest}");
-        let Answer { response, from_registry } =
-            self.send(&Method::GET, &path, headers, Some(repository), caller).await?;
-        match response.status() {
+        let question = Question {
+            method: &Method::GET,
+            path: &path,
+            headers,
+            repository: Some(repository),
+            caller,
+            blob: Some(digest),
+        };
+        let (answer, permit) = self.ask(&question).await?;
+        match answer.response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
-                BlobBody::from_response(response, start, self.stall_timeout, self.name.as_str())
+                let blob = BlobBody::from_response(answer.response, start, self.stall_timeout, self.name.as_str())?;
+                Ok(BlobBody { body: self.limits.apply(blob.body, permit), ..blob })
             }
-            _ => Err(self.refused(response, from_registry).await),
+            _ => Err(self.refused(answer.response, answer.from_registry).await),
         }
     }
 
@@ -271,7 +164,16 @@ impl Registry {
         caller: &Caller,
     ) -> Result<u64, OriginError> {
         let path = format!("{repository}/blobs/{digest}");
-        let answer = self.send(&Method::HEAD, &path, own_headers(), Some(repository), caller).await?;
+        let question = Question {
+            method: &Method::HEAD,
+            path: &path,
+            headers: own_headers(),
+            repository: Some(repository),
+            caller,
+            blob: Some(digest),
+        };
+        let (answer, permit) = self.ask(&question).await?;
+        drop(permit);
         match answer.response.status() {
             StatusCode::OK => {
                 let size = number(answer.response.headers(), &header::CONTENT_LENGTH);
@@ -286,39 +188,6 @@ impl Registry {
                 self.blob(repository, digest, 0, caller).await.map(|blob| blob.size)
             }
             _ => Err(self.refused(answer.response, answer.from_registry).await),
-        }
-    }
-
-    /// Sends a request, with one more try after a 401 whose challenge can be answered.
-    async fn send(
-        &self,
-        method: &Method,
-        path: &str,
-        headers: HeaderMap,
-        repository: Option<&RepositoryName>,
-        caller: &Caller,
-    ) -> Result<Answer, OriginError> {
-        let url = format!("{}/v2/{path}", self.base);
-        let url: Url = url.parse().map_err(|error| self.protocol(&format!("{url}: {error}")))?;
-        let send = |authorization: Option<&HeaderValue>| {
-            let mut headers = headers.clone();
-            if let Some(value) = authorization {
-                headers.insert(header::AUTHORIZATION, value.clone());
-            }
-            self.transport.send(self.name.as_str(), method, url.clone(), headers)
-        };
-        if caller.authorization.is_some() {
-            return send(caller.authorization.as_ref()).await;
-        }
-        let used = self.auth.remembered(repository);
-        let answer = send(used.as_ref()).await?;
-        if answer.response.status() != StatusCode::UNAUTHORIZED || !answer.from_registry {
-            return Ok(answer);
-        }
-        let challenges = answer.response.headers();
-        match self.auth.answer(&self.transport, challenges, repository, used.as_ref()).await? {
-            Some(authorization) => send(Some(&authorization)).await,
-            None => Ok(answer),
         }
     }
 

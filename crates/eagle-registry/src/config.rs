@@ -1,10 +1,19 @@
 //! Configuration of registries.
 
-use std::{fmt, path::PathBuf, time::Duration};
+pub mod duration;
+mod egress_proxy;
+mod secret;
 
-use serde::{Deserialize, Serialize, Serializer};
+use std::{path::PathBuf, time::Duration};
+
+use eagle_core::units::Rate;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use self::{
+    egress_proxy::{EgressProxy, ParseEgressProxyError},
+    secret::Secret,
+};
 use crate::name::RegistryName;
 
 /// Default deadline of a TCP connection: a host that is there answers in well under a second; docker
@@ -15,34 +24,27 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default time without a byte after which a body is given up; runtimes give up later than this.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Default number of further tries: with the delays of a retry, an origin that restarts within a second
+/// costs nothing but time.
+pub const RETRIES: u32 = 3;
+/// Most further tries that can be configured: more fit into no deadline of a runtime.
+pub const MAX_RETRIES: u32 = 10;
+/// Least number of connections that can be configured: one for a blob, which takes long, and one for
+/// manifests besides.
+pub const MIN_CONNECTIONS: usize = 2;
+/// Default time for which a caller may read what a public registry has given it: a day of pulls costs
+/// one question.
+pub const PUBLIC_GRANT_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Most mirrors of a registry: each that is down may cost a deadline.
+pub const MAX_MIRRORS: usize = 8;
 
-/// A password or token: never shown, wiped from every configuration that is printed.
-#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// A secret with this text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself. Only for the wire.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
-    }
+/// Where credentials come from that are not written with their registry.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CredentialsConfig {
+    /// Files in the form of docker's `config.json` (the `.dockerconfigjson` of a Kubernetes pull secret):
+    /// the first that names a registry's host counts for it. They are read again when they change.
+    pub docker_configs: Vec<PathBuf>,
 }
 
 /// How one registry is reached. All but the name has a default.
@@ -55,16 +57,45 @@ pub struct RegistryConfig {
     /// Docker Hub). `http` is possible and then nothing is encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<Url>,
+    /// Other places with the same content, asked in this order before `url`, for callers that bring no
+    /// credentials of their own. No credentials of the registry are sent there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<Url>,
     /// PEM file with certificate authorities to trust for it, besides those of the system (which its
     /// redirects to an object store may need).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// PEM file with the certificate, and its chain, that is shown to the registry and its mirrors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cert_file: Option<PathBuf>,
+    /// PEM file with the private key of that certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_key_file: Option<PathBuf>,
+    /// The way out of the network; as `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` of the process say when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_proxy: Option<EgressProxy>,
     /// User for callers that bring no credentials of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
     /// Password of that user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
+    /// Whether everybody may read all of it, so that a caller is asked for less often.
+    #[serde(default)]
+    pub public: bool,
+    /// How long a caller may read what a manifest names, without a further question, when it is public.
+    #[serde(default = "public_grant_ttl", with = "duration")]
+    pub public_grant_ttl: Duration,
+    /// Most bytes of bodies a second, from the registry and its mirrors together.
+    #[serde(default = "unlimited")]
+    pub download_rate: Rate,
+    /// Most connections in use at a time; one of them is kept for what is no blob. No limit when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<usize>,
+    /// Further tries after a failure that may pass.
+    #[serde(default = "retries")]
+    pub retries: u32,
     /// Deadline of a connection.
     #[serde(default = "connect_timeout", with = "duration")]
     pub connect_timeout: Duration,
@@ -86,6 +117,18 @@ const fn response_timeout() -> Duration {
 
 const fn stall_timeout() -> Duration {
     STALL_TIMEOUT
+}
+
+const fn public_grant_ttl() -> Duration {
+    PUBLIC_GRANT_TTL
+}
+
+const fn unlimited() -> Rate {
+    Rate::Unlimited
+}
+
+const fn retries() -> u32 {
+    RETRIES
 }
 
 /// Why a configuration of registries cannot be used.
@@ -114,6 +157,35 @@ pub enum ConfigError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The client certificate or its key cannot be used.
+    #[error("registry {name}: client_cert_file {file}: {reason}", file = .file.display())]
+    ClientCertificate {
+        /// The registry.
+        name: RegistryName,
+        /// The file of the certificate.
+        file: PathBuf,
+        /// What is wrong with it or its key.
+        reason: String,
+    },
+    /// Half of a certificate and its key.
+    #[error("registry {0}: client_cert_file and client_key_file must be given together")]
+    HalfIdentity(RegistryName),
+    /// A setting out of its bounds.
+    #[error("registry {name}: {problem}")]
+    Bounds {
+        /// The registry.
+        name: RegistryName,
+        /// Which, and what would be right.
+        problem: String,
+    },
+    /// A docker configuration cannot be read.
+    #[error("credentials.docker_configs {file}: {reason}", file = .file.display())]
+    DockerConfig {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it, without anything of its content.
+        reason: String,
+    },
     /// Half of a pair of credentials.
     #[error("registry {0}: username and password must be given together")]
     Credentials(RegistryName),
@@ -131,9 +203,18 @@ impl RegistryConfig {
         Self {
             name,
             url: None,
+            mirrors: Vec::new(),
             ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            egress_proxy: None,
             username: None,
             password: None,
+            public: false,
+            public_grant_ttl: PUBLIC_GRANT_TTL,
+            download_rate: Rate::Unlimited,
+            max_connections: None,
+            retries: RETRIES,
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
             stall_timeout: STALL_TIMEOUT,
@@ -143,34 +224,37 @@ impl RegistryConfig {
     /// Checks what the types cannot.
     ///
     /// # Errors
-    /// When the URL is not `http` or `https` with a host, or has a query or credentials; when only one
-    /// of username and password is given; when a timeout is zero. Files are not looked at.
+    /// When a URL is not `http` or `https` with a host, or has a query or credentials; when only half of
+    /// a pair is given; when a number is out of its bounds. Files are not looked at.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if let Some(url) = &self.url {
-            let problem = if !matches!(url.scheme(), "http" | "https") {
-                Some("it must begin with http:// or https://")
-            } else if url.host_str().is_none_or(str::is_empty) {
-                Some("it has no host")
-            } else if !url.username().is_empty() || url.password().is_some() {
-                Some("credentials belong into username and password")
-            } else if url.query().is_some() || url.fragment().is_some() {
-                Some("it must not have a query or a fragment")
-            } else {
-                None
-            };
-            if let Some(problem) = problem {
+        let name = || self.name.clone();
+        for url in self.url.iter().chain(&self.mirrors) {
+            check_url(url).map_err(|problem| {
                 let mut url = url.clone();
                 // Never print credentials, not even misplaced ones.
                 let _ = url.set_username("");
                 let _ = url.set_password(None);
-                return Err(ConfigError::Url { name: self.name.clone(), url: url.into(), problem });
-            }
+                ConfigError::Url { name: name(), url: url.into(), problem }
+            })?;
         }
         if self.username.is_some() != self.password.is_some() {
-            return Err(ConfigError::Credentials(self.name.clone()));
+            return Err(ConfigError::Credentials(name()));
+        }
+        if self.client_cert_file.is_some() != self.client_key_file.is_some() {
+            return Err(ConfigError::HalfIdentity(name()));
         }
         if self.connect_timeout.is_zero() || self.response_timeout.is_zero() || self.stall_timeout.is_zero() {
-            return Err(ConfigError::Timeout(self.name.clone()));
+            return Err(ConfigError::Timeout(name()));
+        }
+        let bounds = |problem: String| Err(ConfigError::Bounds { name: name(), problem });
+        if self.mirrors.len() > MAX_MIRRORS {
+            return bounds(format!("mirrors: at most {MAX_MIRRORS} are asked"));
+        }
+        if self.max_connections.is_some_and(|most| most < MIN_CONNECTIONS) {
+            return bounds(format!("max_connections: give at least {MIN_CONNECTIONS}, or null for no limit"));
+        }
+        if self.retries > MAX_RETRIES {
+            return bounds(format!("retries: give at most {MAX_RETRIES}"));
         }
         Ok(())
     }
@@ -185,65 +269,20 @@ impl RegistryConfig {
     }
 }
 
-/// Durations in configuration files: `20s`, `500ms`, `5m`, or a number of seconds.
-pub mod duration {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Seconds(f64),
-        Text(String),
+fn check_url(url: &Url) -> Result<(), &'static str> {
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("it must begin with http:// or https://");
     }
-
-    /// Reads a duration as people write it; `None` when it is not one.
-    pub fn parse(text: &str) -> Option<Duration> {
-        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let (number, unit) = text.split_at(split);
-        let factor = match unit.trim() {
-            "ms" => 0.001,
-            "" | "s" => 1.0,
-            "m" | "min" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        Duration::try_from_secs_f64(number.parse::<f64>().ok()? * factor).ok()
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err("it has no host");
     }
-
-    /// Shows a duration so that [`parse`] reads it.
-    pub fn format(duration: Duration) -> String {
-        match duration.as_millis() {
-            millis if millis % 1000 == 0 => format!("{}s", millis / 1000),
-            millis => format!("{millis}ms"),
-        }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("credentials belong into username and password");
     }
-
-    /// For `#[serde(with)]`.
-    ///
-    /// # Errors
-    /// Those of the serializer.
-    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&format(*duration))
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("it must not have a query or a fragment");
     }
-
-    /// For `#[serde(with)]`.
-    ///
-    /// # Errors
-    /// When it is not a duration.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let (text, duration) = match Written::deserialize(deserializer)? {
-            Written::Seconds(seconds) => (seconds.to_string(), Duration::try_from_secs_f64(seconds).ok()),
-            Written::Text(text) => {
-                let duration = parse(&text);
-                (text, duration)
-            }
-        };
-        duration.ok_or_else(|| {
-            de::Error::custom(format_args!("{text:?} is not a duration; write for instance 20s, 500ms or 5m"))
-        })
-    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -274,27 +313,21 @@ mod tests {
             r#"{"name":"a.b","url":"https://a/?x"}"#,
             r#"{"name":"a.b","username":"u"}"#,
             r#"{"name":"a.b","connect_timeout":0}"#,
+            r#"{"name":"a.b","mirrors":["https://u:secret@a"]}"#,
+            r#"{"name":"a.b","mirrors":["https://a/", "https://a/?x"]}"#,
+            r#"{"name":"a.b","client_cert_file":"/c.pem"}"#,
+            r#"{"name":"a.b","max_connections":1}"#,
+            r#"{"name":"a.b","retries":11}"#,
         ] {
             let error = read(bad).unwrap().check().unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
         }
-        let config = read(r#"{"name":"a.b","username":"u","password":"secret"}"#).unwrap();
+        let many = format!(r#"{{"name":"a.b","mirrors":[{}]}}"#, ["\"http://m\""; 9].join(","));
+        assert!(read(&many).unwrap().check().is_err());
+        let config = r#"{"name":"a.b","username":"u","password":"secret","egress_proxy":"http://u:secret@p:1"}"#;
+        let config = read(config).unwrap();
         assert!(config.check().is_ok());
         assert!(!format!("{config:?}").contains("secret"));
         assert!(!serde_json::to_string(&config).unwrap().contains("secret"));
-    }
-
-    #[test]
-    fn durations_read_what_they_show() {
-        for (text, millis) in
-            [("20s", 20_000), ("500ms", 500), ("5m", 300_000), ("1.5s", 1500), ("3", 3000), ("1h", 3_600_000)]
-        {
-            let duration = duration::parse(text).unwrap();
-            assert_eq!(duration.as_millis(), millis);
-            assert_eq!(duration::parse(&duration::format(duration)), Some(duration));
-        }
-        for bad in ["", "s", "-1s", "1 parsec", "1..2s", "99999999999999999999999h"] {
-            assert_eq!(duration::parse(bad), None, "{bad}");
-        }
     }
 }

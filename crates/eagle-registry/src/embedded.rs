@@ -9,7 +9,6 @@ mod access;
 mod content;
 mod fault;
 mod image;
-mod pace;
 mod serve;
 mod server;
 mod stats;

@@ -3,35 +3,13 @@
 
 mod common;
 
-use std::{path::PathBuf, sync::Arc};
-
-use common::{Canned, client, image, loopback, read_blob};
+use common::{Canned, client, read_blob, secure, secure_for};
 use eagle_registry::{
-    Caller, EmbeddedRegistry, OriginError, Registries, RegistryConfig, Secret,
-    embedded::{Access, EmbeddedConfig, Fault, FaultRule, FaultTarget, User},
+    Caller, OriginError, Registries, RegistryConfig, Secret,
+    embedded::{Access, Fault, FaultRule, FaultTarget, User},
 };
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 const ANYONE: Caller = Caller::anonymous();
-
-/// A registry with a certificate that signs itself, and the file that makes a client trust it.
-async fn secure(access: Access) -> (EmbeddedRegistry, PathBuf, tempfile::TempDir) {
-    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("ca.pem");
-    std::fs::write(&file, made.cert.pem()).unwrap();
-    let config =
-        EmbeddedConfig { tls: Some(Arc::new(tls)), access, ..EmbeddedConfig::new(loopback(), vec![image(&[50_000])]) };
-    (EmbeddedRegistry::start(config).await.unwrap(), file, directory)
-}
 
 #[tokio::test]
 async fn an_unknown_authority_is_refused_and_a_configured_one_is_not() {
@@ -75,4 +53,41 @@ async fn authorities_that_cannot_be_read_are_errors_at_the_start() {
     }
     let twice = RegistryConfig::new("a.test".parse().unwrap());
     assert!(Registries::new(vec![twice.clone(), twice]).is_err());
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_to_the_registry_alone() {
+    let made = rcgen::generate_simple_self_signed(vec!["eagle.test".to_owned()]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = (directory.path().join("client.pem"), directory.path().join("client-key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let authority = made.cert.der().clone();
+    let (origin, ca_file, _origin) = secure_for(Access::Open, Some(authority.clone())).await;
+    let image = &origin.images()[0];
+    let digest = image.layers[0].digest;
+    let without = RegistryConfig { ca_file: Some(ca_file.clone()), ..origin.client_config() };
+    let error = client(without.clone()).blob(&image.repository, digest, 0, &ANYONE).await.unwrap_err();
+    assert!(matches!(error, OriginError::Unreachable { .. }), "{error}");
+    let with = RegistryConfig { client_cert_file: Some(certificate.clone()), client_key_file: Some(key), ..without };
+    let registry = client(with.clone());
+    read_blob(registry.blob(&image.repository, digest, 0, &ANYONE).await.unwrap(), digest).await;
+    // Another host that wants one gets none, though its authority is trusted.
+    let (other, other_ca, _other) = secure_for(Access::Open, Some(authority)).await;
+    let both = directory.path().join("both.pem");
+    let text = std::fs::read_to_string(ca_file).unwrap() + &std::fs::read_to_string(other_ca).unwrap();
+    std::fs::write(&both, text).unwrap();
+    let away = Fault::Redirect(format!("{}v2/demo/app/blobs/{digest}", other.url()));
+    origin.set_faults(vec![FaultRule::always(FaultTarget::Blobs, away)]);
+    let registry = client(RegistryConfig { ca_file: Some(both), ..with.clone() });
+    let error = registry.blob(&image.repository, digest, 0, &ANYONE).await.unwrap_err();
+    assert!(matches!(error, OriginError::Unreachable { .. }), "{error}");
+    assert_eq!(other.stats().requests, 0);
+    // A key that belongs to another certificate is an error at the start.
+    let foreign = rcgen::generate_simple_self_signed(vec!["x".to_owned()]).unwrap();
+    let wrong = directory.path().join("wrong.pem");
+    std::fs::write(&wrong, foreign.signing_key.serialize_pem()).unwrap();
+    let config = RegistryConfig { client_key_file: Some(wrong), ..with };
+    let error = Registries::new(vec![config]).unwrap_err().to_string();
+    assert!(error.contains("client_cert_file") && !error.contains("PRIVATE"), "{error}");
 }

@@ -168,8 +168,9 @@ async fn refusals_of_the_origin_are_passed_on() {
     assert!(headers["www-authenticate"].to_str().unwrap().starts_with("Basic"));
     assert!(String::from_utf8_lossy(&body).contains("UNAUTHORIZED"));
     // The failure of one caller is not that of another who asks right after.
-    let limited = FaultRule::once(FaultTarget::Blobs, Fault::Status(StatusCode::TOO_MANY_REQUESTS));
-    origin.registry().set_faults(vec![limited]);
+    let limited = FaultRule::always(FaultTarget::Blobs, Fault::Status(StatusCode::TOO_MANY_REQUESTS));
+    let tries = eagle_registry::config::RETRIES + 1;
+    origin.registry().set_faults(vec![FaultRule { times: Some(tries), ..limited }]);
     assert_eq!(refused(running.metainfo(&origin, 0, &alice).await.unwrap_err()).0, 429);
     let unknown = eagle_core::Digest::of(b"no such blob");
     let client = running.client();

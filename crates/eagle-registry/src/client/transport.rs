@@ -1,10 +1,10 @@
-//! The HTTP client below the registry: TLS, deadlines, redirects.
+//! The HTTP client below the registry: connections, deadlines, redirects.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -12,9 +12,12 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
-use url::Url;
+use url::{Origin, Url};
 
+use super::{
+    egress::{Egress, EgressConnector},
+    tls::{self, ClientIdentity},
+};
 use crate::origin::OriginError;
 
 /// Most redirects that are followed; registries use one or two (to an object store or a CDN).
@@ -24,14 +27,30 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// Idle connections per host: about as many as one pull opens.
 const MAX_IDLE: usize = 16;
 
+type HttpsClient = Client<HttpsConnector<EgressConnector>, Full<Bytes>>;
+
 /// A client with one set of trusted authorities and deadlines. Clones share its connections.
 ///
 /// HTTP/1.1 only: a blob has a connection, and so a congestion window and a flow control, of its own.
 /// Nothing is ever decompressed: digests are of the bytes as they are stored.
 #[derive(Debug, Clone)]
 pub(crate) struct Transport {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: HttpsClient,
+    /// Shows the client certificate, to these hosts alone: a redirect may lead to a stranger.
+    known: Option<(HttpsClient, Arc<[Origin]>)>,
+    egress: Egress,
     response_timeout: Duration,
+}
+
+/// What a [`Transport`] is made from.
+#[derive(Debug)]
+pub(crate) struct TransportConfig<'a> {
+    pub(crate) roots: RootCertStore,
+    /// A client certificate, and the hosts to which it is shown.
+    pub(crate) identity: Option<(&'a ClientIdentity, Arc<[Origin]>)>,
+    pub(crate) egress: Egress,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) response_timeout: Duration,
 }
 
 /// An answer, and whether it is the registry's own.
@@ -42,52 +61,32 @@ pub(crate) struct Answer {
     pub(crate) from_registry: bool,
 }
 
-/// The certificate authorities that the system trusts.
-pub(crate) fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let problem = found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
-        tracing::warn!(problem, "no certificate authorities on this system: registries over https will fail");
-    }
-    roots
-}
-
-/// Adds the authorities in a PEM file.
-pub(crate) fn add_authorities(roots: &mut RootCertStore, file: &Path) -> Result<(), String> {
-    let before = roots.len();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())? {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    if roots.len() == before { Err("it holds no certificate".to_owned()) } else { Ok(()) }
-}
-
 impl Transport {
-    pub(crate) fn new(
-        roots: RootCertStore,
-        connect_timeout: Duration,
-        response_timeout: Duration,
-    ) -> Result<Self, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(connect_timeout));
-        http.set_keepalive(Some(IDLE_TIMEOUT));
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .build(connector);
-        Ok(Self { client, response_timeout })
+    pub(crate) fn new(config: TransportConfig<'_>) -> Result<Self, rustls::Error> {
+        let TransportConfig { roots, identity, egress, connect_timeout, response_timeout } = config;
+        let build = |tls: ClientConfig| {
+            let mut direct = HttpConnector::new();
+            direct.enforce_http(false);
+            direct.set_nodelay(true);
+            direct.set_connect_timeout(Some(connect_timeout));
+            direct.set_keepalive(Some(IDLE_TIMEOUT));
+            let connector = HttpsConnectorBuilder::new()
+                .with_tls_config(tls)
+                .https_or_http()
+                .enable_http1()
+                .wrap_connector(EgressConnector { direct, egress: egress.clone() });
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE_TIMEOUT)
+                .pool_max_idle_per_host(MAX_IDLE)
+                .build(connector)
+        };
+        let known = match identity {
+            Some((identity, hosts)) => Some((build(tls::client_config(roots.clone(), Some(identity))?), hosts)),
+            None => None,
+        };
+        let client = build(tls::client_config(roots, None)?);
+        Ok(Self { client, known, egress, response_timeout })
     }
 
     /// Time from a request to the headers of its answer.
@@ -97,23 +96,31 @@ impl Transport {
 
     /// One request, one answer, of any status.
     ///
-    /// The method must be one that may be repeated: a server may close an idle connection at the moment
+    /// The request must be one that may be repeated: a server may close an idle connection at the moment
     /// in which it is used again, so a connection that breaks before the answer is not yet a failure.
     pub(crate) async fn send_once(
         &self,
         registry: &str,
         method: &Method,
         url: &Url,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
+        body: Bytes,
     ) -> Result<Response<Incoming>, OriginError> {
         let uri: Uri = url.as_str().parse().map_err(|_| OriginError::protocol(registry, "a URL that is not one"))?;
-        let mut request = Request::new(Empty::new());
+        if let Some(authorization) = self.egress.authorization(&uri) {
+            headers.insert(header::PROXY_AUTHORIZATION, authorization);
+        }
+        let mut request = Request::new(Full::new(body));
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
+        let client = match &self.known {
+            Some((client, hosts)) if hosts.contains(&url.origin()) => client,
+            _ => &self.client,
+        };
         let tries = async {
-            match self.client.request(request.clone()).await {
-                Err(error) if !error.is_connect() => self.client.request(request).await,
+            match client.request(request.clone()).await {
+                Err(error) if !error.is_connect() => client.request(request).await,
                 result => result,
             }
         };
@@ -145,7 +152,7 @@ impl Transport {
         let mut url = url;
         let mut from_registry = true;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send_once(registry, method, &url, headers.clone()).await?;
+            let response = self.send_once(registry, method, &url, headers.clone(), Bytes::new()).await?;
             if !is_redirect(response.status()) {
                 return Ok(Answer { response, from_registry });
             }

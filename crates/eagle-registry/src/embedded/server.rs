@@ -26,7 +26,6 @@ use super::{
     content::Content,
     fault::{self, Fault, FaultRule},
     image::{self, GeneratedImage, PublishedImage},
-    pace::Pace,
     serve::{Broken, Sending, ServerBody},
     stats::RegistryStats,
 };
@@ -34,6 +33,7 @@ use crate::{
     errors::{ErrorCode, response_json},
     headers::{DOCKER_API_VERSION, DOCKER_CONTENT_DIGEST, value},
     name::{Reference, RepositoryName},
+    pace::Pace,
     path::Endpoint,
     range::{self, ContentRange},
 };

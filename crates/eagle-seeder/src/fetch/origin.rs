@@ -4,17 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes};
 use eagle_core::Digest;
-use eagle_registry::{Body, OriginError, Registry};
-use http::header;
+use eagle_registry::{Body, OriginError, Registry, backoff, retry_after};
 use http_body_util::BodyExt;
 
 use crate::{access::Source, error::FetchError, metrics::Metrics};
 
-/// Tries without a byte of progress before a fetch is given up: with the delays below, an origin that
-/// restarts within 4 s costs nothing but time.
+/// Tries without a byte of progress before a fetch is given up: with the delays between them, and the
+/// further tries of each request, an origin that restarts within 4 s costs nothing but time.
 const TRIES: u32 = 5;
-/// Delay before the second try; each later one is three times as long.
-const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// Longest delay that an origin may ask for with `Retry-After`. Proxies have other sources to turn to.
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
 
@@ -131,7 +128,11 @@ impl OriginStream {
         if !error.is_transient() || self.failures >= TRIES {
             return Err(FetchError::origin(self.digest, error));
         }
-        let delay = retry_after(&error).unwrap_or_else(|| FIRST_DELAY * 3u32.pow(self.failures - 1));
+        let asked = match &error {
+            OriginError::Status { headers, .. } => retry_after(headers),
+            _ => None,
+        };
+        let delay = (asked.unwrap_or_default() + backoff(self.failures)).min(LONGEST_DELAY);
         tracing::warn!(
             blob = %self.digest,
             offset = self.offset,
@@ -139,14 +140,7 @@ impl OriginStream {
             %error,
             "the origin broke off; the fetch goes on from where it is"
         );
-        tokio::time::sleep(delay.min(LONGEST_DELAY)).await;
+        tokio::time::sleep(delay).await;
         Ok(())
     }
-}
-
-/// The delay that the origin asks for, when it gives one in seconds.
-fn retry_after(error: &OriginError) -> Option<Duration> {
-    let OriginError::Status { headers, .. } = error else { return None };
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }

@@ -89,15 +89,29 @@ fn registries(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
         if let Err(problem) = registry.check() {
             errors.push(loaded.error(&["registries", &index], problem));
         }
-        if let Some(file) = &registry.ca_file
-            && let Err(problem) = readable(file)
-        {
+        let files = [
+            ("ca_file", &registry.ca_file),
+            ("client_cert_file", &registry.client_cert_file),
+            ("client_key_file", &registry.client_key_file),
+        ];
+        for (key, file) in files {
+            if let Some(file) = file
+                && let Err(problem) = readable(file)
+            {
+                let problem = format_args!("{}: {problem}", file.display());
+                errors.push(loaded.error(&["registries", &index, key], problem));
+            }
+        }
+    }
+    let credentials = &loaded.settings.credentials;
+    for (index, file) in credentials.docker_configs.iter().enumerate() {
+        if let Err(problem) = readable(file) {
             let problem = format_args!("{}: {problem}", file.display());
-            errors.push(loaded.error(&["registries", &index, "ca_file"], problem));
+            errors.push(loaded.error(&["credentials", "docker_configs", &index.to_string()], problem));
         }
     }
     if errors.is_empty()
-        && let Err(problem) = eagle_registry::Registries::new(registries.clone())
+        && let Err(problem) = eagle_registry::Registries::with_credentials(registries.clone(), credentials)
     {
         errors.push(loaded.error(&["registries"], problem));
     }

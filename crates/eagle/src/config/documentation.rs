@@ -8,12 +8,13 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuratio
 const BEGIN: &str = "<!-- keys: written by the test of crates/eagle/src/config/documentation.rs -->\n";
 const END: &str = "<!-- end of keys -->\n";
 
-const PARTS: [(&str, &str); 7] = [
+const PARTS: [(&str, &str); 8] = [
     ("tracker", include_str!("example/tracker.yaml")),
     ("seeder", include_str!("example/seeder.yaml")),
     ("proxy", include_str!("example/proxy.yaml")),
     ("p2p", include_str!("example/p2p.yaml")),
     ("registries", include_str!("example/registries.yaml")),
+    ("credentials", include_str!("example/credentials.yaml")),
     ("preheat", include_str!("example/preheat.yaml")),
     ("log", include_str!("example/log.yaml")),
 ];

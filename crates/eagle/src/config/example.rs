@@ -20,15 +20,16 @@ const PROXY: Part = ("proxy", include_str!("example/proxy.yaml"));
 const P2P: Part = ("p2p", include_str!("example/p2p.yaml"));
 const REGISTRIES: Part = ("registries", include_str!("example/registries.yaml"));
 const PREHEAT: Part = ("preheat", include_str!("example/preheat.yaml"));
+const CREDENTIALS: Part = ("credentials", include_str!("example/credentials.yaml"));
 const LOG: Part = ("log", include_str!("example/log.yaml"));
 
 /// The sections that a role reads, in order.
 const fn parts(role: RoleArg) -> &'static [Part] {
     match role {
         RoleArg::Tracker => &[TRACKER, LOG],
-        RoleArg::Seeder => &[SEEDER, P2P, REGISTRIES, PREHEAT, LOG],
-        RoleArg::Proxy => &[PROXY, P2P, REGISTRIES, LOG],
-        RoleArg::Standalone | RoleArg::All => &[TRACKER, SEEDER, PROXY, P2P, REGISTRIES, PREHEAT, LOG],
+        RoleArg::Seeder => &[SEEDER, P2P, REGISTRIES, CREDENTIALS, PREHEAT, LOG],
+        RoleArg::Proxy => &[PROXY, P2P, REGISTRIES, CREDENTIALS, LOG],
+        RoleArg::Standalone | RoleArg::All => &[TRACKER, SEEDER, PROXY, P2P, REGISTRIES, CREDENTIALS, PREHEAT, LOG],
     }
 }
 

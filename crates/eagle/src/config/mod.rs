@@ -12,7 +12,7 @@ mod yaml;
 use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf};
 
 use eagle_proxy::ProxyConfig;
-use eagle_registry::RegistryConfig;
+use eagle_registry::{CredentialsConfig, RegistryConfig};
 use eagle_seeder::{SeederConfig, preheat::PreheatConfig};
 use eagle_tracker::TrackerConfig;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -26,7 +26,8 @@ use self::{
 use crate::{p2p::P2pConfig, telemetry::LogConfig};
 
 /// Names of the sections, in the order in which they are shown.
-pub(crate) const SECTIONS: [&str; 7] = ["tracker", "seeder", "proxy", "p2p", "registries", "preheat", "log"];
+pub(crate) const SECTIONS: [&str; 8] =
+    ["tracker", "seeder", "proxy", "p2p", "registries", "credentials", "preheat", "log"];
 /// Largest configuration file, bytes. A real one has a few thousand; more is a wrong path.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -46,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) p2p: P2pConfig,
     pub(crate) registries: Vec<RegistryConfig>,
     pub(crate) preheat: PreheatConfig,
+    pub(crate) credentials: CredentialsConfig,
     pub(crate) log: LogConfig,
 }
 
@@ -62,6 +64,7 @@ impl Default for Settings {
             p2p: P2pConfig::default(),
             registries: Vec::new(),
             preheat: PreheatConfig::default(),
+            credentials: CredentialsConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -199,6 +202,7 @@ impl Settings {
         read!(settings.p2p, section(&mut tree, "p2p"));
         read!(settings.registries, section(&mut tree, "registries"));
         read!(settings.preheat, section(&mut tree, "preheat"));
+        read!(settings.credentials, section(&mut tree, "credentials"));
         read!(settings.log, section(&mut tree, "log"));
         if let Value::Map(entries) = &tree.value {
             errors.extend(entries.iter().map(|(key, _)| ConfigError::unknown_key(key, &[], &SECTIONS)));
@@ -217,6 +221,7 @@ impl Settings {
                 "p2p" => as_tree(&self.p2p),
                 "registries" => as_tree(&self.registries),
                 "preheat" => as_tree(&self.preheat),
+                "credentials" => as_tree(&self.credentials),
                 "log" => as_tree(&self.log),
                 _ => continue,
             };

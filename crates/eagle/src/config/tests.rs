@@ -147,6 +147,15 @@ fn errors_name_the_key_and_the_place() {
             "registries.0.ca_file: /nowhere: No such file",
         ),
         ("registries:\n- {name: a.example, username: u}\n", vec![], "username and password must be given together"),
+        (
+            "registries:\n- {name: a.example, client_cert_file: /nowhere, client_key_file: /etc/hostname}\n",
+            vec![],
+            "registries.0.client_cert_file: /nowhere: No such file",
+        ),
+        ("registries:\n- {name: a.example, max_connections: 1}\n", vec![], "max_connections: give at least 2"),
+        ("registries:\n- {name: a.example, egress_proxy: 'socks5://p'}\n", vec![], "egress_proxy: not an egress proxy"),
+        ("credentials: {docker_configs: [/nowhere]}\n", vec![], "credentials.docker_configs.0: /nowhere: No such file"),
+        ("credentials: {docker_configs: [/etc/hostname]}\n", vec![], "is not a docker configuration"),
         ("tracker: {peer_ttl: 1s}\n", vec![], ":1:21: tracker.peer_ttl: "),
         ("seeder: {cache_limit: 0}\n", vec![], ":1:23: seeder.cache_limit: "),
     ] {
@@ -209,8 +218,9 @@ fn the_example_of_a_registry_loads_and_names_every_key() {
     let sample = &loaded.settings.registries[0];
     let defaults = RegistryConfig::new(sample.name.clone());
     assert_eq!(
-        (sample.connect_timeout, sample.response_timeout, sample.stall_timeout),
-        (defaults.connect_timeout, defaults.response_timeout, defaults.stall_timeout)
+        RegistryConfig { url: None, ..sample.clone() },
+        defaults,
+        "the example gives other values than the defaults"
     );
     let written = all_keys(&yaml::parse_file(&text, std::path::Path::new("example")).unwrap());
     // The reader itself says which keys it knows.

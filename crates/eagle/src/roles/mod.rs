@@ -225,9 +225,10 @@ fn prepare_data_dir(loaded: &Loaded, role: &'static str, path: &Path) -> Result<
     })
 }
 
-/// The client of the registries. Reads certificates, which was tried when the configuration was checked.
+/// The client of the registries. Reads certificates and credentials, which was tried when the configuration was checked.
 fn registries(loaded: &Loaded) -> Result<Arc<Registries>> {
-    let registries = Registries::new(loaded.settings.registries.clone());
+    let settings = &loaded.settings;
+    let registries = Registries::with_credentials(settings.registries.clone(), &settings.credentials);
     Ok(Arc::new(registries.map_err(|error| Exit::config(loaded.error(&["registries"], error)))?))
 }
 

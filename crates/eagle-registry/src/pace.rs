@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// Hands out the line in the order of asking: every send gets the slot behind the one before.
 #[derive(Debug)]
-pub(super) struct Pace(Mutex<State>);
+pub(crate) struct Pace(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
@@ -20,36 +20,40 @@ struct State {
 }
 
 impl Pace {
-    pub(super) const fn new(rate: Rate) -> Self {
+    pub(crate) const fn new(rate: Rate) -> Self {
         Self(Mutex::new(State { rate, free: None }))
     }
 
-    pub(super) fn set(&self, rate: Rate) {
+    pub(crate) fn set(&self, rate: Rate) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *state = State { rate, free: None };
     }
 
     /// Bytes to send at a time: a twentieth of a second's worth, so that the flow is even.
-    pub(super) fn chunk(&self, most: usize) -> usize {
+    pub(crate) fn chunk(&self, most: usize) -> usize {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).rate {
             Rate::Unlimited => most,
             Rate::Limited(rate) => usize::try_from(rate / 20).unwrap_or(most).clamp(1, most),
         }
     }
 
+    /// Takes the slot for `bytes` more; the moment at which they may have been moved, none without a limit.
+    pub(crate) fn slot(&self, bytes: usize) -> Option<Instant> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Rate::Limited(rate) = state.rate else { return None };
+        let now = Instant::now();
+        let nanos = bytes as u128 * 1_000_000_000 / u128::from(rate.max(1));
+        let length = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let end = state.free.map_or(now, |free| free.max(now)) + length;
+        state.free = Some(end);
+        Some(end)
+    }
+
     /// Returns when `bytes` more may be sent.
-    pub(super) async fn wait(&self, bytes: usize) {
-        let slot_end = {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let Rate::Limited(rate) = state.rate else { return };
-            let now = Instant::now();
-            let nanos = bytes as u128 * 1_000_000_000 / u128::from(rate.max(1));
-            let length = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-            let end = state.free.map_or(now, |free| free.max(now)) + length;
-            state.free = Some(end);
-            end
-        };
-        tokio::time::sleep_until(slot_end).await;
+    pub(crate) async fn wait(&self, bytes: usize) {
+        if let Some(end) = self.slot(bytes) {
+            tokio::time::sleep_until(end).await;
+        }
     }
 }
 
