@@ -30,6 +30,7 @@ mod error;
 mod fetch;
 mod manifests;
 mod metrics;
+mod notifications;
 pub mod preheat;
 mod request_body;
 mod route;

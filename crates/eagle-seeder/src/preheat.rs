@@ -15,6 +15,7 @@ mod nodes;
 mod platform;
 mod queue;
 mod report;
+mod rule;
 mod run;
 mod sources;
 
@@ -28,11 +29,14 @@ pub use self::{
         BlobKind, BlobReport, BlobState, ImageReport, Job, JobId, JobState, JobSummary, NodeTarget, ParseJobIdError,
         ParseNodeTargetError, Totals, Trigger,
     },
+    rule::{ImagePattern, ParsePatternError, Rule},
 };
 pub(crate) use self::{
-    api::{NODES_PATH, is_preheat},
+    api::{MAX_IMAGES, NODES_PATH, is_preheat, json, queue_full, unauthorized, wrong_method},
     metrics::PreheatMetrics,
     nodes::Nodes,
-    queue::Preheat,
+    queue::{Order, Preheat},
+    report::one_line,
+    rule::Push,
     sources::Sources,
 };

@@ -27,6 +27,7 @@ use crate::{
     fetch::{Fetches, Parts},
     manifests::Manifests,
     metrics::{Counters, Metrics, Uploads},
+    notifications::Notifications,
     preheat::{Nodes, Preheat, PreheatMetrics, Sources},
     server::{self, Api, DRAIN},
 };
@@ -158,7 +159,12 @@ impl Seeder {
         let kept = (config.storage != StorageLocation::Memory).then_some(config.data_dir.as_path());
         let preheat = Preheat::open(sources, Nodes::new(), preheat_metrics, kept).await;
         let preheat_token = config.preheat.token.clone();
-        let api = Arc::new(Api { blobs, manifests, preheat: preheat.clone(), preheat_token });
+        let notifications = Notifications {
+            secret: config.preheat.notification_secret.clone(),
+            rules: config.preheat.rules.clone(),
+            preheat: preheat.clone(),
+        };
+        let api = Arc::new(Api { blobs, manifests, notifications, preheat: preheat.clone(), preheat_token });
 
         let background = TaskTracker::new();
         let keeper =

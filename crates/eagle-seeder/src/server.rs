@@ -26,6 +26,7 @@ use crate::{
     answer::{self, ResponseBody},
     blobs::Blobs,
     manifests::{self, Manifests},
+    notifications::{NOTIFICATIONS_PATH, Notifications},
     preheat::{NODES_PATH, Preheat, is_preheat},
     route::Route,
 };
@@ -52,6 +53,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Api {
     pub(crate) blobs: Blobs,
     pub(crate) manifests: Manifests,
+    pub(crate) notifications: Notifications,
     pub(crate) preheat: Preheat,
     /// What a request for preheating has to bring.
     pub(crate) preheat_token: Option<Secret>,
@@ -132,6 +134,9 @@ impl Api {
         let path = parts.uri.path();
         if is_preheat(path) {
             return self.preheat.answer(&parts.method, path, &parts.headers, body, self.preheat_token.as_ref()).await;
+        }
+        if path == NOTIFICATIONS_PATH {
+            return self.notifications.answer(&parts.method, parts.uri.query(), &parts.headers, body).await;
         }
         if path == NODES_PATH {
             return self.preheat.answer_node(&parts.method, &parts.headers, body, peer).await;

@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{LAYER, Origin, Running, config, memory, until, within};
+use common::{LAYER, Origin, Running, config, memory, send, until};
 use eagle_core::Digest;
 use eagle_registry::{
     Secret,
@@ -16,36 +16,8 @@ use eagle_seeder::{
     SeederConfig,
     preheat::{BlobKind, BlobState, Job, JobId, JobList, JobState, NodeNews, NodeOrders, PreheatConfig, WarmResult},
 };
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode};
 use serde_json::json;
-use tokio::net::TcpStream;
-
-/// One request with a body.
-async fn send(
-    running: &Running,
-    method: Method,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: impl Into<Bytes>,
-) -> (Response<()>, Bytes) {
-    within(async {
-        let stream = TcpStream::connect(running.seeder.address()).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        let connection = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header("host", "seeder");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response = sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        connection.abort();
-        (Response::from_parts(parts, ()), body)
-    })
-    .await
-}
 
 async fn post(running: &Running, path: &str, body: &serde_json::Value) -> (StatusCode, Bytes) {
     let headers = [("content-type", "application/json")];

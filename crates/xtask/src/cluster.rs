@@ -184,6 +184,16 @@ impl Cluster {
         Ok(number)
     }
 
+    /// Starts the seeder again with these lines at the end of its configuration. Its address may change, so nodes are
+    /// added after this.
+    pub(crate) fn configure_seeder(&mut self, lines: &str) -> Result<()> {
+        let file = self.seeder.directory.join("eagle.yaml");
+        let config = fs::read_to_string(&file)?;
+        fs::write(&file, format!("{config}{lines}"))?;
+        self.seeder.stop()?;
+        self.seeder.start_again()
+    }
+
     /// Where the runtime of a node connects.
     pub(crate) fn proxy(&self, node: usize) -> SocketAddr {
         self.nodes[node].ready.listen

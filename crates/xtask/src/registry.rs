@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     image::{Blob, Image, REPOSITORY, TAG},
@@ -37,21 +37,25 @@ pub(crate) struct Registry {
 impl Registry {
     /// Starts a registry over `storage`, which several may share as long as one writes at a time.
     pub(crate) fn start(directory: &Path, storage: &Path) -> Result<Self> {
-        Self::start_at(directory, storage, free_address()?)
+        Self::start_at(directory, storage, free_address()?, json!({}))
     }
 
-    fn start_at(directory: &Path, storage: &Path, address: SocketAddr) -> Result<Self> {
+    /// Starts a registry with further sections in its configuration.
+    pub(crate) fn start_at(directory: &Path, storage: &Path, address: SocketAddr, sections: Value) -> Result<Self> {
         fs::create_dir_all(directory)?;
         let log = directory.join("registry.log");
         let config = directory.join("registry.yml");
         // YAML is a superset of JSON. `accesslog` prints one line in Apache's combined format for each request, on
         // standard output; everything else goes to standard error. No auth section: anybody may pull and push.
-        let document = json!({
+        let mut document = json!({
             "version": "0.1",
             "log": { "level": "warn", "accesslog": { "disabled": false } },
             "storage": { "filesystem": { "rootdirectory": storage } },
             "http": { "addr": address.to_string(), "secret": "only for the scenarios" },
         });
+        if let (Value::Object(document), Value::Object(sections)) = (&mut document, sections) {
+            document.extend(sections);
+        }
         fs::write(&config, document.to_string())?;
         let program = setup::find("docker-registry").context("docker-registry is not installed")?;
         let mut process = Process::start("docker-registry", Command::new(program).arg("serve").arg(&config), &log)?;

@@ -4,6 +4,7 @@ use eagle_registry::Secret;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::rule::Rule;
 use crate::client::check_seeder_url;
 
 /// Settings of preheating, read by seeders.
@@ -15,6 +16,10 @@ pub struct PreheatConfig {
     pub seeders: Vec<Url>,
     /// What a request to `/v1/preheat` has to bring as `Authorization: Bearer`; nothing when absent.
     pub token: Option<Secret>,
+    /// What a registry has to bring to `/v1/notifications`; none are taken when absent.
+    pub notification_secret: Option<Secret>,
+    /// Images that are warmed when a registry tells that they were pushed; the first rule that matches counts.
+    pub rules: Vec<Rule>,
 }
 
 /// A setting that cannot work.
@@ -45,6 +50,12 @@ impl PreheatConfig {
         if self.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
             return Err(error(&["token"], "is empty; give a secret, or null for none"));
         }
+        if self.notification_secret.as_ref().is_some_and(|secret| secret.expose().is_empty()) {
+            return Err(error(&["notification_secret"], "is empty; give a secret, or null to take no notifications"));
+        }
+        if self.notification_secret.is_none() && !self.rules.is_empty() {
+            return Err(error(&["rules"], "no registry could tell of a push: notification_secret is not set"));
+        }
         Ok(())
     }
 }
@@ -59,6 +70,8 @@ mod tests {
             (r#"{"seeders": ["http://a:1", "http://user:sesame@b"]}"#, "seeders.1"),
             (r#"{"seeders": ["ftp://a"]}"#, "seeders.0"),
             (r#"{"token": ""}"#, "token"),
+            (r#"{"notification_secret": ""}"#, "notification_secret"),
+            (r#"{"rules": [{"images": "docker.io/**"}]}"#, "rules"),
         ] {
             let config: PreheatConfig = serde_json::from_str(text).unwrap();
             let error = config.validate().unwrap_err();
@@ -68,6 +81,8 @@ mod tests {
         let config: PreheatConfig = serde_json::from_str(r#"{"token": "sesame"}"#).unwrap();
         config.validate().unwrap();
         assert!(!format!("{config:?}{}", serde_json::to_string(&config).unwrap()).contains("sesame"));
-        assert!(serde_json::from_str::<PreheatConfig>(r#"{"rule": []}"#).is_err());
+        for bad in [r#"{"rule": []}"#, r#"{"rules": [{}]}"#, r#"{"rules": [{"images": "debian"}]}"#] {
+            assert!(serde_json::from_str::<PreheatConfig>(bad).is_err(), "{bad}");
+        }
     }
 }

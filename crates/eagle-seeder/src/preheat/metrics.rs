@@ -1,5 +1,6 @@
 //! Metrics of preheating.
 
+use http::StatusCode;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
@@ -18,6 +19,7 @@ struct Outcome {
 pub(crate) struct PreheatMetrics {
     jobs: Family<Outcome, Counter>,
     blobs: Family<Outcome, Counter>,
+    notifications: Family<Outcome, Counter>,
 }
 
 impl PreheatMetrics {
@@ -25,7 +27,20 @@ impl PreheatMetrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("eagle_seeder_preheat");
         registry.register("jobs", "Jobs of preheating that are over", self.jobs.clone());
+        let notifications = self.notifications.clone();
+        registry.register("notifications", "Notifications of registries by how they were answered", notifications);
         registry.register("blobs", "Blobs and manifests that jobs of preheating asked for", self.blobs.clone());
+    }
+
+    /// Counts a notification that was answered with this status.
+    pub(crate) fn notification(&self, status: StatusCode) {
+        let outcome = match status.as_u16() {
+            202 => "accepted",
+            401 | 403 => "denied",
+            429 => "throttled",
+            _ => "malformed",
+        };
+        self.notifications.get_or_create(&Outcome { outcome }).inc();
     }
 
     pub(super) fn job(&self, state: JobState) {

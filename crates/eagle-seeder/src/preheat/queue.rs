@@ -241,6 +241,11 @@ impl Preheat {
         Some(Cancelled::Yes(job))
     }
 
+    /// Its counters.
+    pub(crate) fn metrics(&self) -> &PreheatMetrics {
+        &self.0.metrics
+    }
+
     /// What proxies tell and are told.
     pub(crate) fn nodes(&self) -> &Nodes {
         &self.0.nodes

@@ -409,7 +409,7 @@ impl<'de> Deserialize<'de> for NodeTarget {
 }
 
 /// An error on one line, as long as a report keeps it.
-pub(super) fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ERROR).collect()
 }
 

@@ -15,7 +15,7 @@ use eagle_registry::{
 };
 use eagle_seeder::{MetainfoStream, PieceLength, Seeder, SeederClient, SeederConfig, SeederDeps, SeederError};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::TokioIo;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpStream;
@@ -197,6 +197,31 @@ impl Running {
         })
         .await
     }
+}
+
+/// One request with a body.
+pub(crate) async fn send(
+    running: &Running,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> (Response<()>, Bytes) {
+    within(async {
+        let stream = TcpStream::connect(running.seeder.address()).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header("host", "seeder");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        connection.abort();
+        (Response::from_parts(parts, ()), body)
+    })
+    .await
 }
 
 /// Everything that a metainfo stream said.

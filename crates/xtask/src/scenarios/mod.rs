@@ -85,6 +85,11 @@ const ALL: &[Scenario] = &[
         run: preheat::preheat,
     },
     Scenario {
+        name: "push-notification",
+        proves: "docker-registry tells the seeder of a push; the pull that follows asks the registry for no blob; a registry with the wrong secret changes nothing",
+        run: preheat::push_notification,
+    },
+    Scenario {
         name: "bad-requests",
         proves: "bad names, digests, tags, ranges and methods get their own status and OCI errors, and a good pull follows",
         run: bad_input::requests,

@@ -3,14 +3,15 @@
 use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Scene, pulls::pull};
 use crate::{
     cluster::{Cluster, Role, Settings},
     http,
     image::{REPOSITORY, TAG},
-    process::finish,
+    process::{finish, wait_until},
+    registry::{Registry, free_address},
     runtimes::{Mirror, Runtime, Skopeo},
 };
 
@@ -52,6 +53,51 @@ pub(super) fn preheat(scene: &Scene<'_>) -> Result<()> {
     let failed = finish(&mut command(scene, &cluster.seeder, &["no/such:image"]), DEADLINE)?;
     ensure!(failed.status.code() == Some(1), "an image that cannot be had ends with {}", failed.status);
     Ok(())
+}
+
+pub(super) fn push_notification(scene: &Scene<'_>) -> Result<()> {
+    // Each has to know the other's address before it starts.
+    let address = free_address()?;
+    let mut cluster = Cluster::start(scene, address, Settings { nodes: 0, ..Settings::default() })?;
+    let rules = "preheat:\n  notification_secret: open sesame\n  rules:\n  - images: docker.io/library/*\n";
+    cluster.configure_seeder(rules)?;
+    cluster.add_node()?;
+    let endpoint = |name: &str, secret: &str| {
+        json!({
+            "name": name,
+            "url": format!("http://{}/v1/notifications?registry=docker.io", cluster.seeder.ready.listen),
+            "headers": { "Authorization": [format!("Bearer {secret}")] },
+            "timeout": "5s", "threshold": 3, "backoff": "1s",
+        })
+    };
+    let endpoints = json!([endpoint("foreign", "open says me"), endpoint("eagle", "open sesame")]);
+    let storage = scene.directory.join("storage");
+    let sections = json!({ "notifications": { "endpoints": endpoints } });
+    let registry = Registry::start_at(&scene.directory.join("registry"), &storage, address, sections)?;
+    ensure!(jobs(&cluster.seeder)?.is_empty(), "nothing was pushed yet");
+    registry.push(scene.image)?;
+    let job = wait_until("the pushed image to be warm", DEADLINE, || {
+        let job = jobs(&cluster.seeder)?.into_iter().find(|job| job["trigger"] == "notification");
+        Ok(job.filter(|job| job["state"] != "queued" && job["state"] != "running"))
+    })?;
+    ensure!(job["state"] == "succeeded" && job["images"][0] == format!("docker.io/{REPOSITORY}:{TAG}"), "{job:#}");
+    // A push asks whether blobs are there, by HEAD; what was fetched was fetched by the seeder.
+    registry.expect_each_once(scene.image.blobs())?;
+    let skopeo = Skopeo::new(&scene.directory.join("skopeo"), Mirror::Eagle(cluster.proxy(0)))?;
+    skopeo.pull()?;
+    skopeo.verify(scene.image)?;
+    registry.expect_each_once(scene.image.blobs())?;
+    ensure!(jobs(&cluster.seeder)?.len() == 1, "one push is one job: {:#?}", jobs(&cluster.seeder)?);
+    wait_until("the wrong secret to be refused", DEADLINE, || {
+        let refused = cluster.seeder.metric("eagle_seeder_preheat_notifications_total", "outcome=\"denied\"")?;
+        Ok((refused > 0.0).then_some(()))
+    })
+}
+
+/// The jobs that a seeder lists.
+fn jobs(seeder: &Role) -> Result<Vec<Value>> {
+    let list = get(seeder, "/v1/preheat")?;
+    Ok(list["jobs"].as_array().context("no list of jobs")?.clone())
 }
 
 /// Runs `eagle preheat --wait --json`, which has to succeed; the job.

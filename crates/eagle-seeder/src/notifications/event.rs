@@ -1,0 +1,301 @@
+//! What registries say: events of Docker Distribution, webhooks of Harbor.
+//!
+//! Both are read into pushes of tagged images. Everything in them comes from outside: names are checked as names,
+//! and whatever else is said is not looked at.
+
+use eagle_registry::{ImageReference, Reference, RegistryName, RepositoryName, Tag, manifest::MEDIA_TYPES};
+use serde::{Deserialize, de::IgnoredAny};
+
+use crate::preheat::{Push, one_line};
+
+/// Media types of Docker Distribution's envelopes, of all its versions.
+pub(super) const ENVELOPES: [&str; 2] =
+    ["application/vnd.docker.distribution.events.v1+json", "application/vnd.docker.distribution.events.v2+json"];
+/// Events in one envelope, and resources in one webhook. Registries send one at a time, or a few after an outage.
+const MAX_EVENTS: usize = 1000;
+
+/// Why a body is none of a registry's.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum EventError {
+    #[error("the body is no notification of a registry: {0}")]
+    Json(String),
+    #[error("the body has neither `events`, as Docker Distribution sends them, nor `type`, as Harbor does")]
+    Unknown,
+    #[error("the body has more than {MAX_EVENTS} events")]
+    TooMany,
+}
+
+/// What one event comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// An image was pushed under a tag.
+    Push(Push),
+    /// Nothing that concerns anybody here, or nothing that could be understood; why.
+    Other(String),
+}
+
+#[derive(Deserialize)]
+struct Body {
+    events: Option<Vec<DistributionEvent>>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    event_data: Option<HarborData>,
+}
+
+/// An event of Docker Distribution ("Notifications" in its documentation). All of it may be absent.
+#[derive(Deserialize)]
+struct DistributionEvent {
+    action: Option<String>,
+    target: Option<Target>,
+    request: Option<Asked>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Target {
+    media_type: Option<String>,
+    digest: Option<String>,
+    repository: Option<String>,
+    tag: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    host: Option<String>,
+}
+
+/// `event_data` of Harbor's webhooks ("Configure Webhook Notifications" in its documentation).
+#[derive(Deserialize)]
+struct HarborData {
+    #[serde(default)]
+    resources: Vec<Resource>,
+    repository: Option<HarborRepository>,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    digest: Option<String>,
+    tag: Option<String>,
+    resource_url: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct HarborRepository {
+    repo_full_name: Option<String>,
+}
+
+/// Reads a body; `registry` is the name by which the registry is known here, if it was said, and otherwise the
+/// events say it.
+pub(super) fn read(body: &[u8], registry: Option<&RegistryName>) -> Result<Vec<Heard>, EventError> {
+    let body: Body = match serde_json::from_slice(body) {
+        Ok(body) => body,
+        // Which of the two it is: JSON of another kind, or none at all.
+        Err(error) => {
+            serde_json::from_slice::<IgnoredAny>(body).map_err(|error| EventError::Json(error.to_string()))?;
+            return Err(EventError::Json(error.to_string()));
+        }
+    };
+    match body {
+        Body { events: Some(events), .. } if events.len() > MAX_EVENTS => Err(EventError::TooMany),
+        Body { events: Some(events), .. } => {
+            Ok(events.into_iter().map(|event| heard(distribution(event, registry))).collect())
+        }
+        Body { kind: Some(kind), event_data, .. } => match (kind.as_str(), event_data) {
+            ("PUSH_ARTIFACT", Some(data)) if data.resources.len() > MAX_EVENTS => Err(EventError::TooMany),
+            ("PUSH_ARTIFACT", Some(data)) => Ok(harbor(data, registry)),
+            ("PUSH_ARTIFACT", None) => Err(EventError::Json("PUSH_ARTIFACT without event_data".to_owned())),
+            (other, _) => Ok(vec![Heard::Other(one_line(&format!("{other} is no push")))]),
+        },
+        Body { .. } => Err(EventError::Unknown),
+    }
+}
+
+fn heard(push: Result<Push, String>) -> Heard {
+    push.map_or_else(|reason| Heard::Other(one_line(&reason)), Heard::Push)
+}
+
+fn distribution(event: DistributionEvent, registry: Option<&RegistryName>) -> Result<Push, String> {
+    let action = event.action.unwrap_or_default();
+    if action != "push" {
+        return Err(format!("{action:?} is no push"));
+    }
+    let Target { media_type, digest, repository, tag } = event.target.ok_or("the event has no target")?;
+    let media_type = media_type.unwrap_or_default();
+    if !MEDIA_TYPES.contains(&media_type.as_str()) {
+        return Err(format!("{media_type:?} is no image"));
+    }
+    let host = event.request.and_then(|request| request.host);
+    let registry = match registry {
+        Some(registry) => registry.clone(),
+        None => parse(host, "the event names no registry")?,
+    };
+    push(registry, parse(repository, "the event names no repository")?, tag, digest)
+}
+
+fn harbor(data: HarborData, registry: Option<&RegistryName>) -> Vec<Heard> {
+    let HarborData { resources, repository } = data;
+    let repository = repository.and_then(|repository| repository.repo_full_name);
+    let one = |Resource { digest, tag, resource_url }| {
+        let repository: RepositoryName = parse(repository.clone(), "the event names no repository")?;
+        let registry = match registry {
+            Some(registry) => registry.clone(),
+            None => {
+                let image: ImageReference = parse(resource_url, "the event names no registry")?;
+                image.registry
+            }
+        };
+        push(registry, repository, tag, digest)
+    };
+    resources.into_iter().map(|resource| heard(one(resource))).collect()
+}
+
+fn push(
+    registry: RegistryName,
+    repository: RepositoryName,
+    tag: Option<String>,
+    digest: Option<String>,
+) -> Result<Push, String> {
+    let tag = tag.filter(|tag| !tag.is_empty());
+    // The manifests of an index are pushed before it, by digest; the index names them.
+    let tag: Tag = parse(tag, "it has no tag")?;
+    let reference = match digest.filter(|digest| !digest.is_empty()) {
+        Some(digest) => Reference::Digest(digest.parse().map_err(|error| format!("the digest is none: {error}"))?),
+        None => Reference::Tag(tag.clone()),
+    };
+    Ok(Push { registry, repository, tag, reference })
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: Option<String>, absent: &str) -> Result<T, String> {
+    text.ok_or(absent)?.parse().map_err(|error: T::Err| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use eagle_core::Digest;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn event(change: impl FnOnce(&mut Value)) -> Value {
+        let mut event = json!({
+            "id": "320678d8-ca14-430f-8bb6-4ca139cd83f7",
+            "timestamp": "2016-03-09T14:44:26.402973972-08:00",
+            "action": "push",
+            "target": {
+                "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+                "size": 708,
+                "digest": Digest::of(b"m").to_string(),
+                "length": 708,
+                "repository": "hello-world",
+                "url": "http://192.168.100.227:5000/v2/hello-world/manifests/sha256:fea8",
+                "tag": "latest"
+            },
+            "request": { "id": "6df24a34", "addr": "192.168.64.11:42961", "host": "192.168.100.227:5000", "method": "PUT" },
+            "actor": {},
+            "source": { "addr": "xtal.local:5000" }
+        });
+        change(&mut event);
+        json!({ "events": [event] })
+    }
+
+    fn one(body: &Value, registry: Option<&str>) -> Heard {
+        let registry = registry.map(|registry| registry.parse().unwrap());
+        let mut heard = read(body.to_string().as_bytes(), registry.as_ref()).unwrap();
+        assert_eq!(heard.len(), 1);
+        heard.remove(0)
+    }
+
+    fn named(heard: Heard) -> String {
+        let Heard::Push(push) = heard else { panic!("{heard:?}") };
+        let (image, named) = push.image();
+        assert!(image.reference.digest().is_some() || named == Some(image.to_string()));
+        named.unwrap()
+    }
+
+    #[test]
+    fn reads_what_distribution_sends() {
+        let pushed = event(|_| ());
+        assert_eq!(named(one(&pushed, None)), "192.168.100.227:5000/hello-world:latest");
+        assert_eq!(named(one(&pushed, Some("docker.io"))), "docker.io/hello-world:latest");
+        for change in [
+            |event: &mut Value| event["action"] = json!("pull"),
+            |event: &mut Value| event["action"] = json!("delete"),
+            |event: &mut Value| event["action"] = Value::Null,
+            |event: &mut Value| event["target"] = Value::Null,
+            |event: &mut Value| event["target"]["mediaType"] = json!("application/octet-stream"),
+            |event: &mut Value| event["target"]["tag"] = Value::Null,
+            |event: &mut Value| event["target"]["tag"] = json!(""),
+            |event: &mut Value| event["target"]["tag"] = json!("a/../b"),
+            |event: &mut Value| event["target"]["repository"] = json!("../../etc"),
+            |event: &mut Value| event["target"]["repository"] = json!("x".repeat(300)),
+            |event: &mut Value| event["target"]["digest"] = json!("sha256:../.."),
+            |event: &mut Value| event["request"]["host"] = json!("evil/../"),
+            |event: &mut Value| event["request"]["host"] = json!("a\r\nHost: b"),
+            |event: &mut Value| event["request"] = Value::Null,
+        ] {
+            let heard = one(&event(change), None);
+            assert!(matches!(heard, Heard::Other(_)), "{heard:?}");
+        }
+    }
+
+    #[test]
+    fn reads_what_harbor_sends() {
+        let webhook = |kind: &str| {
+            json!({
+                "type": kind,
+                "occur_at": 1_586_922_308,
+                "operator": "admin",
+                "event_data": {
+                    "resources": [{
+                        "digest": Digest::of(b"m").to_string(),
+                        "tag": "latest",
+                        "resource_url": "hub.harbor.com/test-webhook/debian:latest"
+                    }],
+                    "repository": {
+                        "date_created": 1_586_922_308, "name": "debian", "namespace": "test-webhook",
+                        "repo_full_name": "test-webhook/debian", "repo_type": "private"
+                    }
+                }
+            })
+        };
+        assert_eq!(named(one(&webhook("PUSH_ARTIFACT"), None)), "hub.harbor.com/test-webhook/debian:latest");
+        assert_eq!(named(one(&webhook("PUSH_ARTIFACT"), Some("a.example"))), "a.example/test-webhook/debian:latest");
+        assert!(matches!(one(&webhook("DELETE_ARTIFACT"), None), Heard::Other(_)));
+        let mut odd = webhook("PUSH_ARTIFACT");
+        odd["event_data"]["resources"][0]["tag"] = json!(Digest::of(b"m").to_string());
+        assert!(matches!(one(&odd, None), Heard::Other(_)), "pushed by digest");
+    }
+
+    #[test]
+    fn anything_else_is_an_error() {
+        let deep = "[".repeat(100_000);
+        let nested = format!("{{\"events\":{}", "[".repeat(10_000));
+        let many = json!({ "events": vec![json!({}); 1001] }).to_string();
+        for bad in [
+            "",
+            "{",
+            "null",
+            "[]",
+            "1",
+            "{}",
+            "{\"events\":1}",
+            "{\"events\":[1]}",
+            "{\"events\":[{\"action\":7}]}",
+            "{\"type\":\"PUSH_ARTIFACT\"}",
+            &deep,
+            &nested,
+            &many,
+        ] {
+            assert!(read(bad.as_bytes(), None).is_err(), "{}", &bad[..bad.len().min(60)]);
+        }
+        assert_eq!(read(b"{\"events\":[]}", None), Ok(Vec::new()));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(body: Vec<u8>) {
+            let _ = read(&body, None);
+        }
+    }
+}
