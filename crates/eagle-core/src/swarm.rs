@@ -20,6 +20,7 @@ mod download;
 mod hedge;
 mod peers;
 mod picker;
+mod rates;
 mod requests;
 mod reroute;
 mod service;
@@ -40,6 +41,7 @@ pub use self::{
 use self::{
     choker::Choker,
     peers::{PeerState, Peers},
+    rates::Rates,
     requests::Requests,
     spread::Spread,
     zones::Zones,
@@ -48,10 +50,7 @@ use crate::{
     bitfield::Bitfield,
     geometry::{Geometry, PieceIndex},
     time::Timestamp,
-    wire::{
-        control::{BlobMessage, Load, MAX_HAVE},
-        data::RejectReason,
-    },
+    wire::control::{BlobMessage, Load, MAX_HAVE},
 };
 
 /// Requests in flight that a swarm may have whatever the others do. With 3 instead of 1 of 12, the first
@@ -78,6 +77,7 @@ pub struct Swarm {
     requests: Requests,
     spread: Spread,
     zones: Zones,
+    rates: Rates,
     choker: Choker,
     picker: Box<dyn PiecePicker>,
     position: PieceIndex,
@@ -129,6 +129,7 @@ impl Swarm {
             spread: Spread::new(start.spread, pieces),
             picker: Box::new(RarestFirst),
             zones: Zones::new(&start.have),
+            rates: Rates::new(config.requests_in_flight),
             geometry: start.geometry,
             download: start.download,
             have: start.have,
@@ -189,13 +190,10 @@ impl Swarm {
         Load { requests: self.node_load, spreading: self.spread.wants_to_spread() }
     }
 
-    /// A peer that was named to us is connected: it is greeted, as long as we know fewer than
-    /// [`SwarmConfig::greeted_peers`]. A peer without a `zone` is near, in our own.
+    /// A peer that was named to us is connected: it is greeted, as long as those we know do not add up
+    /// to [`SwarmConfig::greeted_peers`] as fast as we are. A peer without a `zone` is near, in our own.
     pub fn handle_peer(&mut self, peer: PeerKey, zone: Option<FarZone>) {
-        let greeted = self.peers.len() < self.config.greeted_peers || self.lacks_peers_of(zone);
-        if greeted && self.peers.len() < self.config.max_peers {
-            self.greet(peer, zone);
-        }
+        self.note_named(peer, zone);
     }
 
     /// A peer greets us: it is greeted in turn, as long as we know fewer than
@@ -211,13 +209,12 @@ impl Swarm {
             return;
         }
         self.peers.insert(peer, PeerState::new(self.geometry.pieces(), zone));
-        let bitfield = self.shown_to(zone).to_bytes();
-        let message = BlobMessage::Handshake { geometry: self.geometry, bitfield, load: self.load() };
-        self.actions.push_back(Action::Send { peer, message });
+        self.send_handshake(peer, zone);
     }
 
     /// A peer is gone.
     pub fn handle_peer_left(&mut self, now: Timestamp, peer: PeerKey) {
+        self.rates.named.retain(|(named, _)| *named != peer);
         if let Some(state) = self.peers.remove(&peer) {
             for piece in state.have.iter() {
                 let count = &mut self.availability[piece.0 as usize];
@@ -228,6 +225,7 @@ impl Swarm {
             }
             self.spread.forget(peer);
             self.choker.forget(peer);
+            self.rates_changed(now);
             self.rechoke(now);
             self.fill(now);
         }
@@ -239,7 +237,7 @@ impl Swarm {
             return;
         }
         match message {
-            BlobMessage::Handshake { geometry, bitfield, load } => {
+            BlobMessage::Handshake { geometry, bitfield, load, rate } => {
                 if geometry != self.geometry {
                     self.ban(peer, BanReason::Protocol("another size or piece length for the same blob"));
                     return;
@@ -253,6 +251,10 @@ impl Swarm {
                     None => return self.ban(peer, BanReason::Protocol("a bitfield of the wrong length")),
                 }
                 self.note_load(peer, load);
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.rate = rate;
+                }
+                self.rates_changed(now);
             }
             BlobMessage::Have { pieces, load } => {
                 for &index in &pieces {
@@ -331,8 +333,14 @@ impl Swarm {
     /// How many requests this node's earlier swarms have in flight. They come first, so that the
     /// layers of an image are complete one after another and not all at its end; but no swarm stops.
     pub fn handle_requested_before(&mut self, now: Timestamp, requests: usize) {
+        self.rates.requested_before = requests;
+        self.share_budget(now);
+    }
+
+    /// What the node's earlier swarms leave of its requests.
+    fn share_budget(&mut self, now: Timestamp) {
         let before = self.budget;
-        self.budget = self.config.requests_in_flight.saturating_sub(requests).max(LEAST_BUDGET);
+        self.budget = self.rates.most_requests.saturating_sub(self.rates.requested_before).max(LEAST_BUDGET);
         if self.budget > before {
             self.fill(now);
         }
@@ -517,24 +525,10 @@ impl Swarm {
     fn ban(&mut self, peer: PeerKey, reason: BanReason) {
         self.actions.push_back(Action::Ban { peer, reason });
     }
-
-    /// Decides whether `peer` gets a piece, and which one when it leaves that open.
-    ///
-    /// # Errors
-    /// Why it gets none.
-    pub fn handle_request(&mut self, peer: PeerKey, piece: Option<PieceIndex>) -> Result<PieceIndex, RejectReason> {
-        upload::choose(&self.config, &self.have, &mut self.peers, &mut self.spread, peer, piece)
-    }
-
-    /// A piece that [`Swarm::handle_request`] granted was sent, or will not be.
-    pub fn handle_uploaded(&mut self, peer: PeerKey, piece: PieceIndex, sent: bool) {
-        self.spread.finished(peer, piece, sent);
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.uploads = state.uploads.saturating_sub(1);
-        }
-    }
 }
 
+#[cfg(test)]
+mod rates_tests;
 #[cfg(test)]
 mod reroute_tests;
 #[cfg(test)]

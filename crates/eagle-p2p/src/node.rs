@@ -180,6 +180,7 @@ impl Node {
             role: config.role,
             topology: config.topology.clone(),
             swarm,
+            limiters: [download.clone(), upload.clone()],
             cache,
             network: network.clone(),
             channels: channels.clone(),

@@ -10,12 +10,13 @@ pub(crate) const REQUEST_AND_ANSWER: u64 = 42 + 16;
 /// Bytes of a control message about a blob with a SHA-256 digest.
 pub(crate) fn of(message: &BlobMessage) -> u64 {
     let body = match message {
-        BlobMessage::Handshake { geometry, bitfield, load: own } => {
+        BlobMessage::Handshake { geometry, bitfield, load: own, rate } => {
             number(geometry.size())
                 + number(geometry.piece_length().into())
                 + number(bitfield.len() as u64)
                 + bitfield.len() as u64
                 + load(own)
+                + number(rate.0)
         }
         BlobMessage::Have { pieces, load: own } => {
             number(pieces.len() as u64) + pieces.iter().map(|piece| number((*piece).into())).sum::<u64>() + load(own)
@@ -46,7 +47,7 @@ mod tests {
         Digest, Geometry, PieceIndex,
         swarm::RequestId,
         wire::{
-            control::{ControlMessage, encode},
+            control::{ControlMessage, HostRate, encode},
             data::{Answer, Ask},
         },
     };
@@ -58,7 +59,7 @@ mod tests {
         let load = Load { requests: 300, spreading: true };
         let geometry = Geometry::auto(1 << 30).unwrap();
         for message in [
-            BlobMessage::Handshake { geometry, bitfield: vec![0; 64], load },
+            BlobMessage::Handshake { geometry, bitfield: vec![0; 64], load, rate: HostRate(125_000_000) },
             BlobMessage::Have { pieces: vec![1, 127, 128, 70_000], load },
             BlobMessage::Load(Load::default()),
             BlobMessage::Interested,

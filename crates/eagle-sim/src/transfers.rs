@@ -24,9 +24,9 @@ impl World<'_> {
     pub(crate) fn request(&mut self, from: u32, to: u32, blob: u16, id: RequestId, piece: Option<PieceIndex>) {
         self.report.control_bytes += message_size::REQUEST_AND_ANSWER;
         let lost = self.plan.faults.lost_requests > 0.0 && self.rng.random_bool(self.plan.faults.lost_requests);
-        let dead = self.is_dead(to);
+        let (dead, now) = (self.is_dead(to), self.now);
         let Some(swarm) = self.nodes[to as usize].swarm(blob).filter(|_| !lost) else { return };
-        match swarm.handle_request(key(from), piece) {
+        match swarm.handle_request(Timestamp(now), key(from), piece) {
             Ok(_) if dead => {}
             Ok(piece) => {
                 let length = swarm.geometry().length(piece);

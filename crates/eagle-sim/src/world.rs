@@ -5,7 +5,7 @@ use std::time::Duration;
 use eagle_core::{
     Bitfield, NodeRole, Timestamp,
     swarm::{Action, Swarm, SwarmConfig, SwarmStart},
-    wire::control::BlobMessage,
+    wire::control::{BlobMessage, HostRate},
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -338,7 +338,7 @@ impl<'a> World<'a> {
     }
 }
 
-fn member(plan: &Plan, blob: usize, number: u32, seeder: bool) -> Member {
+fn member(plan: &Plan, blob: usize, number: u32, seeder: bool, rate: f64) -> Member {
     let geometry = plan.blobs[blob];
     let pieces = geometry.pieces();
     let owns = seeder && plan.seeders.origin_rate.is_none();
@@ -351,7 +351,10 @@ fn member(plan: &Plan, blob: usize, number: u32, seeder: bool) -> Member {
         spread: seeder,
         seed: plan.seed ^ u64::from(number) << 20 ^ (blob as u64) << 52,
     };
-    let swarm = Swarm::new(SwarmConfig { max_peers, ..plan.config.clone() }, start);
+    let mut swarm = Swarm::new(SwarmConfig { max_peers, ..plan.config.clone() }, start);
+    // Rates of plans are positive and far below 2^63.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    swarm.handle_host_rate(Timestamp(0), HostRate(rate as u64));
     // An empty blob is there from the start.
     let finished = (!seeder && pieces == 0).then_some(0);
     Member { swarm, finished, alarm: None, position: 0 }
@@ -359,7 +362,8 @@ fn member(plan: &Plan, blob: usize, number: u32, seeder: bool) -> Member {
 
 fn seeder(plan: &Plan, number: u32, zone: u16) -> Node {
     let responsible = |blob: usize| blob % plan.seeders.count as usize == number as usize;
-    let members = (0..plan.blobs.len()).map(|blob| responsible(blob).then(|| member(plan, blob, number, true)));
+    let members =
+        (0..plan.blobs.len()).map(|blob| responsible(blob).then(|| member(plan, blob, number, true, plan.seeders.up)));
     Node {
         info: node::info(number, NodeRole::Seeder, zone),
         zone,
@@ -379,14 +383,15 @@ fn seeder(plan: &Plan, number: u32, zone: u16) -> Node {
 fn proxy(plan: &Plan, number: u32, place: usize, group: &Group, rng: &mut ChaCha8Rng) -> Node {
     let part: f64 = rng.random_range(0.0..=1.0);
     let within = |(least, most): (f64, f64)| least * (most / least).powf(part);
-    let members = (0..plan.blobs.len()).map(|blob| Some(member(plan, blob, number, false)));
+    let (up, down) = (within(group.up), within(group.down));
+    let members = (0..plan.blobs.len()).map(|blob| Some(member(plan, blob, number, false, up.min(down))));
     Node {
         info: node::info(number, NodeRole::Proxy, group.zone),
         zone: group.zone,
         group: Some(place),
         members: members.collect(),
-        up: Uplink::new(within(group.up), plan.upload_slots),
-        down: Pipe::new(within(group.down)),
+        up: Uplink::new(up, plan.upload_slots),
+        down: Pipe::new(down),
         started: None,
         first: None,
         gone: false,

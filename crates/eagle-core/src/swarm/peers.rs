@@ -1,7 +1,11 @@
 //! What a swarm knows of one peer.
 
 use super::{FarZone, PeerKey, service::Service};
-use crate::{bitfield::Bitfield, time::Timestamp, wire::control::Load};
+use crate::{
+    bitfield::Bitfield,
+    time::Timestamp,
+    wire::control::{HostRate, Load},
+};
 
 #[derive(Debug)]
 pub(super) struct PeerState {
@@ -20,6 +24,8 @@ pub(super) struct PeerState {
     pub(super) we_are_interested: bool,
     /// We serve its requests.
     pub(super) unchoked: bool,
+    /// What it said it can send and take.
+    pub(super) rate: HostRate,
     /// How busy it said it is.
     pub(super) load: Load,
     /// Requests made since it said so.
@@ -53,6 +59,7 @@ impl PeerState {
             interested: false,
             we_are_interested: false,
             unchoked: false,
+            rate: HostRate::UNKNOWN,
             load: Load::default(),
             asked_since_load: 0,
             in_flight: 0,

@@ -1,7 +1,7 @@
 //! Requests that move to a shorter queue, on virtual time.
 
 use super::*;
-use crate::geometry::Geometry;
+use crate::{geometry::Geometry, wire::control::HostRate};
 
 const NOW: Timestamp = Timestamp(0);
 
@@ -14,7 +14,11 @@ fn waiting(queue: u16) -> (Swarm, RequestId) {
     for (peer, bitfield, requests) in [(1, vec![0x80], queue), (2, vec![0], 0)] {
         swarm.handle_peer(PeerKey(peer), None);
         let load = Load { requests, spreading: false };
-        swarm.handle_message(NOW, PeerKey(peer), BlobMessage::Handshake { geometry, bitfield, load });
+        swarm.handle_message(
+            NOW,
+            PeerKey(peer),
+            BlobMessage::Handshake { geometry, bitfield, load, rate: HostRate::UNKNOWN },
+        );
         swarm.handle_message(NOW, PeerKey(peer), BlobMessage::Unchoke);
     }
     let asked = actions(&mut swarm).into_iter().find_map(|action| match action {

@@ -65,10 +65,10 @@ impl Spread {
         self.alone.iter().filter(move |(_, keeper)| keeps(keeper)).map(|(piece, _)| *piece)
     }
 
-    /// Whether a peer passes on so little of what it was given that others are to get what is new.
-    pub(super) fn keeps_to_itself(&self, peer: PeerKey) -> bool {
-        let kept = self.kept.get(&peer).copied().unwrap_or(0);
-        kept > KEPT_BESIDES && kept > self.most_kept()
+    /// Tells which peers pass on so little of what they were given that others are to get what is new.
+    pub(super) fn keepers(&self) -> impl Fn(PeerKey) -> bool + '_ {
+        let most = self.most_kept().max(KEPT_BESIDES);
+        move |peer| self.kept.get(&peer).is_some_and(|kept| *kept > most)
     }
 
     /// Pieces that a peer may keep: measured by the quarter of the peers that keep least, since those

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::geometry::Geometry;
+use crate::{
+    geometry::Geometry,
+    wire::{control::HostRate, data::RejectReason},
+};
 
 mod anything;
 mod hostile;
@@ -43,7 +46,12 @@ fn join(swarm: &mut Swarm, now: Timestamp, peer: u64, owns: &[u32], load: Load) 
         field.insert(PieceIndex(*index));
     }
     swarm.handle_peer(key, None);
-    let handshake = BlobMessage::Handshake { geometry: swarm.geometry(), bitfield: field.to_bytes(), load };
+    let handshake = BlobMessage::Handshake {
+        geometry: swarm.geometry(),
+        bitfield: field.to_bytes(),
+        load,
+        rate: HostRate::UNKNOWN,
+    };
     swarm.handle_message(now, key, handshake);
     swarm.handle_message(now, key, BlobMessage::Unchoke);
     key
@@ -100,16 +108,16 @@ fn a_spreading_seeder_gives_each_piece_once_before_any_twice() {
         let key = join(&mut seeder, now, peer, &[], Load::default());
         seeder.handle_message(now, key, BlobMessage::Interested);
         for _ in 0..2 {
-            given.push(seeder.handle_request(key, None).unwrap().0);
+            given.push(seeder.handle_request(now, key, None).unwrap().0);
         }
     }
     given.sort_unstable();
     assert_eq!(given, [0, 1, 2, 3, 4, 5]);
     assert!(!seeder.load().spreading);
-    assert_eq!(seeder.handle_request(PeerKey(0), None), Err(RejectReason::NothingToSpread));
+    assert_eq!(seeder.handle_request(now, PeerKey(0), None), Err(RejectReason::NothingToSpread));
     // What did not arrive is to be given again.
     seeder.handle_uploaded(PeerKey(1), PieceIndex(2), false);
-    assert_eq!(seeder.handle_request(PeerKey(2), None), Ok(PieceIndex(2)));
+    assert_eq!(seeder.handle_request(now, PeerKey(2), None), Ok(PieceIndex(2)));
 }
 
 #[test]
@@ -172,9 +180,19 @@ fn messages_that_contradict_the_protocol_ban_their_sender() {
     let other = Geometry::new(3 << 20, 1 << 20).unwrap();
     for message in [
         BlobMessage::Have { pieces: vec![4], load: Load::default() },
-        BlobMessage::Handshake { geometry: other, bitfield: vec![0], load: Load::default() },
-        BlobMessage::Handshake { geometry: geometry(4), bitfield: vec![0; 9], load: Load::default() },
-        BlobMessage::Handshake { geometry: geometry(4), bitfield: vec![0xff], load: Load::default() },
+        BlobMessage::Handshake { geometry: other, bitfield: vec![0], load: Load::default(), rate: HostRate::UNKNOWN },
+        BlobMessage::Handshake {
+            geometry: geometry(4),
+            bitfield: vec![0; 9],
+            load: Load::default(),
+            rate: HostRate::UNKNOWN,
+        },
+        BlobMessage::Handshake {
+            geometry: geometry(4),
+            bitfield: vec![0xff],
+            load: Load::default(),
+            rate: HostRate::UNKNOWN,
+        },
     ] {
         let mut swarm = swarm(4, true);
         swarm.handle_peer(PeerKey(1), None);

@@ -1,28 +1,52 @@
 //! Deciding what a peer is given.
 
-use super::{PeerKey, config::SwarmConfig, peers::Peers, spread::Spread};
-use crate::{bitfield::Bitfield, geometry::PieceIndex, wire::data::RejectReason};
+use super::{PeerKey, Swarm, rates};
+use crate::{geometry::PieceIndex, time::Timestamp, wire::data::RejectReason};
 
-pub(super) fn choose(
-    config: &SwarmConfig,
-    have: &Bitfield,
-    peers: &mut Peers,
-    spread: &mut Spread,
-    peer: PeerKey,
-    piece: Option<PieceIndex>,
-) -> Result<PieceIndex, RejectReason> {
-    let state = peers.get_mut(&peer).ok_or(RejectReason::NotHere)?;
-    if !state.unchoked || state.uploads >= config.requests_held_per_peer {
-        return Err(RejectReason::Choked);
+impl Swarm {
+    /// Decides whether `peer` gets a piece, and which one when it leaves that open.
+    ///
+    /// # Errors
+    /// Why it gets none.
+    pub fn handle_request(
+        &mut self,
+        now: Timestamp,
+        peer: PeerKey,
+        piece: Option<PieceIndex>,
+    ) -> Result<PieceIndex, RejectReason> {
+        let state = self.peers.get(&peer).ok_or(RejectReason::NotHere)?;
+        if !state.unchoked || state.uploads >= self.config.requests_held_per_peer {
+            return Err(RejectReason::Choked);
+        }
+        let piece = match piece {
+            Some(piece) if self.have.contains(piece) => piece,
+            Some(_) => return Err(RejectReason::NotHere),
+            None => self.any_for(now, peer).ok_or(RejectReason::NothingToSpread)?,
+        };
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.uploads += 1;
+            state.given = state.given.saturating_add(1);
+        }
+        self.spread.started(peer, piece);
+        Ok(piece)
     }
-    let piece = match piece {
-        Some(piece) if have.contains(piece) => piece,
-        Some(_) => return Err(RejectReason::NotHere),
-        None if spread.keeps_to_itself(peer) => return Err(RejectReason::NothingToSpread),
-        None => spread.next(have, &state.have).ok_or(RejectReason::NothingToSpread)?,
-    };
-    state.uploads += 1;
-    state.given = state.given.saturating_add(1);
-    spread.started(peer, piece);
-    Ok(piece)
+
+    /// A new piece for a peer, unless it would keep it to itself or others would pass it on sooner.
+    fn any_for(&mut self, now: Timestamp, peer: PeerKey) -> Option<PieceIndex> {
+        let state = self.peers.get(&peer)?;
+        let piece = self.spread.next(&self.have, &state.have)?;
+        if self.spread.keepers()(peer) {
+            return None;
+        }
+        let slow = rates::enough_are_faster(&self.peers, &self.spread, peer);
+        (!self.rates.passes_over(now, self.config.shortest_stall, slow)).then_some(piece)
+    }
+
+    /// A piece that [`Swarm::handle_request`] granted was sent, or will not be.
+    pub fn handle_uploaded(&mut self, peer: PeerKey, piece: PieceIndex, sent: bool) {
+        self.spread.finished(peer, piece, sent);
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.uploads = state.uploads.saturating_sub(1);
+        }
+    }
 }

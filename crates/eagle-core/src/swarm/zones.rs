@@ -144,11 +144,10 @@ impl Swarm {
         self.settle_recent(now);
         self.zones.told_at = now;
         let bitfield = self.zones.settled.to_bytes();
-        let load = self.load();
+        let message = self.handshake(bitfield);
         for (&peer, state) in self.peers.iter() {
             if state.zone.is_some() && !state.load.spreading && self.zones.settled.any_without(&[&state.have]) {
-                let message = BlobMessage::Handshake { geometry: self.geometry, bitfield: bitfield.clone(), load };
-                self.actions.push_back(Action::Send { peer, message });
+                self.actions.push_back(Action::Send { peer, message: message.clone() });
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::wire::control::HostRate;
 
 const FAR: Option<FarZone> = Some(FarZone(7));
 
@@ -18,7 +19,12 @@ fn join(swarm: &mut Swarm, peer: u64, zone: Option<FarZone>, owns: &[u32], load:
     let mut field = Bitfield::new(8);
     owns.iter().for_each(|index| assert!(field.insert(PieceIndex(*index))));
     swarm.handle_peer(key, zone);
-    let handshake = BlobMessage::Handshake { geometry: swarm.geometry(), bitfield: field.to_bytes(), load };
+    let handshake = BlobMessage::Handshake {
+        geometry: swarm.geometry(),
+        bitfield: field.to_bytes(),
+        load,
+        rate: HostRate::UNKNOWN,
+    };
     swarm.handle_message(Timestamp(0), key, handshake);
     swarm.handle_message(Timestamp(0), key, BlobMessage::Unchoke);
     key

@@ -26,6 +26,33 @@ pub struct Load {
     pub spreading: bool,
 }
 
+/// What a node can send and take: bytes per second, the lesser of its limits; 0 when it has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HostRate(pub u64);
+
+/// How many times the rate is clearly faster: limits are given in round numbers, links come in steps of
+/// two and more.
+const CLEARLY_FASTER: f64 = 1.5;
+
+impl HostRate {
+    /// Nothing is known, or nothing limits it.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// Its ratio to another; `None` when either is unknown.
+    pub fn over(self, other: Self) -> Option<f64> {
+        (self.0 > 0 && other.0 > 0).then(|| self.0 as f64 / other.0 as f64)
+    }
+
+    /// Whether it is more than half as fast again; what has no limit is faster than all that have one.
+    pub fn is_clearly_faster_than(self, other: Self) -> bool {
+        match self.over(other) {
+            Some(times) => times > CLEARLY_FASTER,
+            None => self == Self::UNKNOWN && other != Self::UNKNOWN,
+        }
+    }
+}
+
 /// How the data channels of a node are protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,6 +104,8 @@ pub enum BlobMessage {
         bitfield: Vec<u8>,
         /// How busy the sender is.
         load: Load,
+        /// What it can send and take.
+        rate: HostRate,
     },
     /// More pieces are owned; at most [`MAX_HAVE`].
     Have {
@@ -158,7 +187,7 @@ mod tests {
     fn the_largest_bitfield_fits() {
         let geometry = Geometry::new(crate::geometry::MAX_BLOB_SIZE, crate::geometry::MAX_PIECE_LENGTH).unwrap();
         let bitfield = crate::Bitfield::full(geometry.pieces()).to_bytes();
-        let handshake = BlobMessage::Handshake { geometry, bitfield, load: Load::default() };
+        let handshake = BlobMessage::Handshake { geometry, bitfield, load: Load::default(), rate: HostRate(u64::MAX) };
         let mut out = BytesMut::new();
         assert!(encode(&ControlMessage::Blob(Digest::Sha512([0; 64]), handshake), &mut out).is_ok());
     }
@@ -178,11 +207,12 @@ mod tests {
     fn lengths_within_a_message_reserve_nothing() {
         // A bitfield that claims 2^60 bytes, in a message of a few.
         let geometry = Geometry::auto(1 << 30).unwrap();
-        let handshake = BlobMessage::Handshake { geometry, bitfield: Vec::new(), load: Load::default() };
+        let handshake =
+            BlobMessage::Handshake { geometry, bitfield: Vec::new(), load: Load::default(), rate: HostRate::UNKNOWN };
         let mut body = postcard::to_stdvec(&ControlMessage::Blob(Digest::of(b"x"), handshake)).unwrap();
-        let load = 2;
-        body.truncate(body.len() - load - 1);
-        body.extend([0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10, 1, 2, 3]);
+        let load_and_rate = 3;
+        body.truncate(body.len() - load_and_rate - 1);
+        body.extend([0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10, 1, 2, 3, 4]);
         let mut buffer = BytesMut::new();
         buffer.put_u32_le(u32::try_from(body.len()).unwrap());
         buffer.put_slice(&body);
@@ -194,8 +224,9 @@ mod tests {
         let blob = prop_oneof![
             (proptest::collection::vec(any::<u32>(), 0..MAX_HAVE), load.clone())
                 .prop_map(|(pieces, load)| BlobMessage::Have { pieces, load }),
-            (any::<Vec<u8>>(), 0u64..1 << 40, load.clone()).prop_map(|(bitfield, size, load)| {
-                BlobMessage::Handshake { geometry: Geometry::auto(size).unwrap(), bitfield, load }
+            (any::<Vec<u8>>(), 0u64..1 << 40, load.clone(), any::<u64>()).prop_map(|(bitfield, size, load, rate)| {
+                let geometry = Geometry::auto(size).unwrap();
+                BlobMessage::Handshake { geometry, bitfield, load, rate: HostRate(rate) }
             }),
             load.prop_map(BlobMessage::Load),
             Just(BlobMessage::Interested),

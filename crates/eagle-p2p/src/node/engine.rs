@@ -17,7 +17,7 @@ use std::{
 use eagle_core::{
     Bitfield, Digest, Geometry, NodeRole, PieceIndex, Timestamp, Topology,
     swarm::{Action, FarZone, PeerKey, RequestId, Swarm, SwarmConfig, SwarmStart, Verdict},
-    wire::control::{BlobMessage, ControlMessage, Encryption},
+    wire::control::{BlobMessage, ControlMessage, Encryption, HostRate},
 };
 use eagle_store::cache::Cache;
 use libp2p::PeerId;
@@ -34,6 +34,7 @@ use super::{
 use crate::{
     channel::{ChannelEvent, DataChannels, PieceRequest, Uploader},
     identity,
+    limits::Limiter,
     network::{Network, NetworkEvent},
 };
 
@@ -57,6 +58,8 @@ pub(super) struct Parts {
     pub(super) role: NodeRole,
     pub(super) topology: Topology,
     pub(super) swarm: SwarmConfig,
+    /// Of both directions.
+    pub(super) limiters: [Limiter; 2],
     pub(super) cache: Arc<Cache>,
     pub(super) network: Network,
     pub(super) channels: DataChannels,
@@ -216,10 +219,12 @@ impl Engine {
     fn with<T>(&mut self, digest: Digest, act: impl FnOnce(&mut Blob, Timestamp) -> T) -> Option<T> {
         let now = self.now();
         let load = self.parts.uploads.requests();
+        let rate = self.host_rate();
         let requested_before = self.requested_before(digest);
         let blob = self.blobs.get_mut(&digest)?;
         let incomplete = !blob.swarm.is_complete();
         blob.swarm.handle_node_load(load);
+        blob.swarm.handle_host_rate(now, rate);
         blob.swarm.handle_requested_before(now, requested_before);
         let result = act(blob, now);
         let completed = incomplete && blob.swarm.is_complete();
@@ -382,6 +387,12 @@ impl Engine {
             }
             SwarmCommand::Leave => self.leave(digest, generation),
         }
+    }
+
+    /// The lesser of the limits, as peers are told it.
+    fn host_rate(&self) -> HostRate {
+        let limits = self.parts.limiters.iter().filter_map(|limiter| limiter.rate().bytes_per_second());
+        limits.min().map_or(HostRate::UNKNOWN, HostRate)
     }
 
     fn new_swarm(&self, geometry: Geometry, have: Bitfield, hashes: usize, download: bool) -> Swarm {

@@ -90,7 +90,12 @@ fn happen(swarm: &mut Swarm, now: &mut Timestamp, happening: Happening) -> Resul
     match happening {
         Happening::Join(peer, bitfield) => {
             swarm.handle_greeting(PeerKey(peer), None);
-            let handshake = BlobMessage::Handshake { geometry: geometry(PIECES), bitfield, load: Load::default() };
+            let handshake = BlobMessage::Handshake {
+                geometry: geometry(PIECES),
+                bitfield,
+                load: Load::default(),
+                rate: HostRate::UNKNOWN,
+            };
             swarm.handle_message(at, PeerKey(peer), handshake);
         }
         Happening::Greeted(peer) => swarm.handle_peer(PeerKey(peer), None),
@@ -109,7 +114,7 @@ fn happen(swarm: &mut Swarm, now: &mut Timestamp, happening: Happening) -> Resul
         Happening::Rejected(id, reason) => swarm.handle_rejected(at, RequestId(id), reason, Load::default()),
         Happening::Failed(id) => swarm.handle_failed(at, RequestId(id)),
         Happening::Asked(peer, piece) => {
-            if let Ok(piece) = swarm.handle_request(PeerKey(peer), piece.map(PieceIndex)) {
+            if let Ok(piece) = swarm.handle_request(at, PeerKey(peer), piece.map(PieceIndex)) {
                 prop_assert!(swarm.have().contains(piece));
             }
         }

@@ -84,7 +84,10 @@ impl Scene {
             scene.swarm.handle_peer(key, None);
             let bitfield = Bitfield::full(PIECES).to_bytes();
             let geometry = scene.swarm.geometry();
-            scene.says(key, BlobMessage::Handshake { geometry, bitfield, load: Load::default() });
+            scene.says(
+                key,
+                BlobMessage::Handshake { geometry, bitfield, load: Load::default(), rate: HostRate::UNKNOWN },
+            );
             scene.says(key, BlobMessage::Unchoke);
             match conduct {
                 Conduct::OutOfRange => {
@@ -393,7 +396,12 @@ fn a_flood_of_messages_makes_no_flood_of_answers() {
     scene.swarm.handle_greeting(flood, None);
     let geometry = scene.swarm.geometry();
     let messages = [
-        BlobMessage::Handshake { geometry, bitfield: Bitfield::full(PIECES).to_bytes(), load: Load::default() },
+        BlobMessage::Handshake {
+            geometry,
+            bitfield: Bitfield::full(PIECES).to_bytes(),
+            load: Load::default(),
+            rate: HostRate::UNKNOWN,
+        },
         BlobMessage::Have { pieces: (0..PIECES).collect(), load: Load { requests: u16::MAX, spreading: true } },
         BlobMessage::Load(Load { requests: 7, spreading: true }),
         BlobMessage::Interested,

@@ -108,9 +108,9 @@ impl Engine {
 
     pub(super) fn grant(&mut self, peer: PeerId, digest: Digest, piece: Option<PieceIndex>) -> Granted {
         let key = self.peers.get(&peer).map(|state| state.key).ok_or(RejectReason::NotHere)?;
-        self.with(digest, |blob, _| {
+        self.with(digest, |blob, now| {
             blob.used = Instant::now();
-            let piece = blob.swarm.handle_request(key, piece)?;
+            let piece = blob.swarm.handle_request(now, key, piece)?;
             let geometry = blob.geometry();
             Ok(Grant {
                 piece,
