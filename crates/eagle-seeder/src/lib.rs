@@ -34,6 +34,7 @@ mod notifications;
 pub mod preheat;
 mod request_body;
 mod route;
+mod schedule;
 mod seeder;
 mod server;
 mod shared_secret;

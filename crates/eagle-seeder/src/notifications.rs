@@ -131,6 +131,8 @@ impl Notifications {
                     images: pushes.iter().map(Push::image).collect(),
                     platforms: rule.platforms.clone(),
                     nodes: rule.nodes,
+                    list: None,
+                    problem: None,
                 };
                 match self.preheat.submit(order) {
                     Ok(job) => {

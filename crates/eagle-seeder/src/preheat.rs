@@ -22,7 +22,7 @@ mod sources;
 pub use self::{
     api::{JobList, PreheatRequest},
     config::{PreheatConfig, PreheatConfigError},
-    list::image_list,
+    list::{ImageListError, image_list},
     nodes::{NodeNews, NodeOrders, NodeReport, WarmBlob, WarmOrder, WarmResult},
     platform::{ParsePlatformsError, PlatformName, Platforms},
     report::{
@@ -33,6 +33,7 @@ pub use self::{
 };
 pub(crate) use self::{
     api::{MAX_IMAGES, NODES_PATH, is_preheat, json, queue_full, unauthorized, wrong_method},
+    list::read_list,
     metrics::PreheatMetrics,
     nodes::Nodes,
     queue::{Order, Preheat},
@@ -40,3 +41,4 @@ pub(crate) use self::{
     rule::Push,
     sources::Sources,
 };
+pub use crate::schedule::{CronExpression, ListLocation, ParseCronError, ParseListError, Schedule};

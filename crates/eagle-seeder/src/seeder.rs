@@ -29,6 +29,7 @@ use crate::{
     metrics::{Counters, Metrics, Uploads},
     notifications::Notifications,
     preheat::{Nodes, Preheat, PreheatMetrics, Sources},
+    schedule,
     server::{self, Api, DRAIN},
 };
 
@@ -170,6 +171,7 @@ impl Seeder {
         let keeper =
             Keeper { cache: Arc::clone(&cache), storage, announcer: announcer.clone(), fetches: fetches.clone() };
         background.spawn(halt.clone().run_until_cancelled_owned(keeper.run(evictions)));
+        background.spawn(schedule::run(config.preheat.schedule.clone(), preheat.clone(), halt.clone()));
         background.spawn(preheat.run(halt.clone()));
         background.close();
         let supervisor = Supervisor {

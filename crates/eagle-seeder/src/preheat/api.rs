@@ -120,8 +120,14 @@ impl Preheat {
             Ok(images) => images,
             Err(problem) => return problem.response(),
         };
-        let order =
-            Order { trigger: Trigger::Request, images, platforms: request.platforms.clone(), nodes: request.nodes };
+        let order = Order {
+            trigger: Trigger::Request,
+            images,
+            platforms: request.platforms.clone(),
+            nodes: request.nodes,
+            list: None,
+            problem: None,
+        };
         match self.submit(order) {
             Ok(job) => {
                 let mut response = json(StatusCode::ACCEPTED, &job);

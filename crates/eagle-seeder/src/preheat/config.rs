@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::rule::Rule;
-use crate::client::check_seeder_url;
+use crate::{client::check_seeder_url, schedule::Schedule};
 
 /// Settings of preheating, read by seeders.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct PreheatConfig {
     pub notification_secret: Option<Secret>,
     /// Images that are warmed when a registry tells that they were pushed; the first rule that matches counts.
     pub rules: Vec<Rule>,
+    /// Lists of images that are warmed at certain times.
+    pub schedule: Vec<Schedule>,
 }
 
 /// A setting that cannot work.
@@ -81,7 +83,13 @@ mod tests {
         let config: PreheatConfig = serde_json::from_str(r#"{"token": "sesame"}"#).unwrap();
         config.validate().unwrap();
         assert!(!format!("{config:?}{}", serde_json::to_string(&config).unwrap()).contains("sesame"));
-        for bad in [r#"{"rule": []}"#, r#"{"rules": [{}]}"#, r#"{"rules": [{"images": "debian"}]}"#] {
+        for bad in [
+            r#"{"rule": []}"#,
+            r#"{"rules": [{}]}"#,
+            r#"{"rules": [{"images": "debian"}]}"#,
+            r#"{"schedule": [{"cron": "soon", "list": "/x"}]}"#,
+            r#"{"schedule": [{"cron": "@daily"}]}"#,
+        ] {
             assert!(serde_json::from_str::<PreheatConfig>(bad).is_err(), "{bad}");
         }
     }

@@ -17,7 +17,7 @@ use super::{
     metrics::PreheatMetrics,
     nodes::Nodes,
     platform::Platforms,
-    report::{BlobState, ImageReport, Job, JobId, JobState, JobSummary, NodeTarget, Trigger},
+    report::{BlobState, ImageReport, Job, JobId, JobState, JobSummary, NodeTarget, Trigger, one_line},
     run,
     sources::Sources,
 };
@@ -41,6 +41,10 @@ pub(crate) struct Order {
     pub(crate) images: Vec<(ImageReference, Option<String>)>,
     pub(crate) platforms: Platforms,
     pub(crate) nodes: NodeTarget,
+    /// The list that the images are from, as it may be shown.
+    pub(crate) list: Option<String>,
+    /// What is wrong already, beside the images.
+    pub(crate) problem: Option<String>,
 }
 
 /// Too many jobs wait already.
@@ -166,7 +170,7 @@ impl Preheat {
     /// # Errors
     /// When too many wait.
     pub(crate) fn submit(&self, order: Order) -> Result<Job, QueueFull> {
-        let Order { trigger, images, platforms, nodes } = order;
+        let Order { trigger, images, platforms, nodes, list, problem } = order;
         let mut jobs = self.0.lock();
         let same = jobs.waiting.iter().find_map(|handle| {
             let job = handle.job();
@@ -196,7 +200,8 @@ impl Preheat {
             nodes,
             images: images.into_iter().map(|(image, named)| ImageReport::new(image, named)).collect(),
             node_reports: Vec::new(),
-            error: None,
+            list,
+            error: problem.as_deref().map(one_line),
         };
         let handle = Handle::new(job.clone());
         jobs.all.push_back(Arc::clone(&handle));
@@ -239,6 +244,15 @@ impl Preheat {
         // Its runner says so in a moment.
         job.state = JobState::Cancelled;
         Some(Cancelled::Yes(job))
+    }
+
+    /// Whether a job of this list waits or runs.
+    pub(crate) fn is_under_way(&self, list: &str) -> bool {
+        let jobs = self.0.lock();
+        jobs.all.iter().any(|handle| {
+            let job = handle.job();
+            !job.state.is_over() && job.list.as_deref() == Some(list)
+        })
     }
 
     /// Its counters.

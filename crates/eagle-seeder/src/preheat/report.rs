@@ -178,6 +178,9 @@ pub struct Job {
     pub platforms: Platforms,
     /// Which nodes are warmed too.
     pub nodes: NodeTarget,
+    /// The list of images that it is from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<String>,
     /// What went wrong beside the images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -219,7 +222,10 @@ impl Job {
         self.state = JobState::Queued;
         self.started = None;
         self.ended = None;
-        self.error = None;
+        if self.list.is_none() {
+            // That of a list is about the list, which is not read again.
+            self.error = None;
+        }
         self.node_reports.clear();
         for image in &mut self.images {
             *image = ImageReport::new(image.image.clone(), image.named.take());
@@ -236,6 +242,8 @@ impl Job {
             started: self.started,
             ended: self.ended,
             nodes: self.nodes,
+            list: self.list.clone(),
+            error: self.error.clone(),
             images: self
                 .images
                 .iter()
@@ -282,6 +290,12 @@ pub struct JobSummary {
     pub ended: Option<Timestamp>,
     /// Which nodes are warmed too.
     pub nodes: NodeTarget,
+    /// The list of images that it is from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<String>,
+    /// What went wrong beside the images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// Names of its images.
     pub images: Vec<String>,
     /// Numbers.

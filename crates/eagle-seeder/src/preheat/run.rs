@@ -289,5 +289,7 @@ async fn nodes(inner: &Inner, handle: &Handle) {
         return;
     }
     let problem = inner.nodes.warm(id, blobs, target, |reports| handle.job().node_reports = reports).await.err();
-    handle.job().error = problem;
+    if let Some(problem) = problem {
+        handle.job().error.get_or_insert(problem);
+    }
 }

@@ -90,6 +90,11 @@ const ALL: &[Scenario] = &[
         run: preheat::push_notification,
     },
     Scenario {
+        name: "preheat-schedule",
+        proves: "a list of images, in a file and at a URL, is warmed when its time comes; a pull after that asks the registry for no blob",
+        run: preheat::schedule,
+    },
+    Scenario {
         name: "bad-requests",
         proves: "bad names, digests, tags, ranges and methods get their own status and OCI errors, and a good pull follows",
         run: bad_input::requests,

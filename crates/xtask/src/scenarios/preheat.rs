@@ -1,6 +1,13 @@
 //! Images that are there before anybody pulls them.
 
-use std::{process::Command, time::Duration};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    process::Command,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -92,6 +99,50 @@ pub(super) fn push_notification(scene: &Scene<'_>) -> Result<()> {
         let refused = cluster.seeder.metric("eagle_seeder_preheat_notifications_total", "outcome=\"denied\"")?;
         Ok((refused > 0.0).then_some(()))
     })
+}
+
+pub(super) fn schedule(scene: &Scene<'_>) -> Result<()> {
+    let registry = scene.registry()?;
+    let mut cluster = Cluster::start(scene, registry.address(), Settings { nodes: 0, ..Settings::default() })?;
+    let file = scene.directory.join("images.txt");
+    fs::write(&file, format!("# what is rolled out next\n{REPOSITORY}:{TAG}\n"))?;
+    let page = serve("no/such:image\n".to_owned())?;
+    let lists = format!(
+        "preheat:\n  schedule:\n  - cron: '*/2 * * * * *'\n    list: {}\n  - cron: '*/2 * * * * *'\n    list: http://{page}/list?key=sesame\n",
+        file.display()
+    );
+    cluster.configure_seeder(&lists)?;
+    cluster.add_node()?;
+    let over = |list: &str, state: &str| {
+        let found =
+            |job: &Value| job["list"].as_str().is_some_and(|found| found.starts_with(list)) && job["state"] == state;
+        wait_until(&format!("{list} to have {state}"), DEADLINE, || Ok(jobs(&cluster.seeder)?.into_iter().find(found)))
+    };
+    let from_file = over(&file.display().to_string(), "succeeded")?;
+    ensure!(from_file["trigger"] == "schedule" && from_file["error"].is_null(), "{from_file:#}");
+    let from_page = over(&format!("http://{page}/list"), "failed")?;
+    ensure!(from_page["images"][0] == "docker.io/no/such:image", "{from_page:#}");
+    ensure!(!from_page.to_string().contains("sesame"), "a key is shown: {from_page:#}");
+    registry.expect_each_once(scene.image.blobs())?;
+    let skopeo = Skopeo::new(&scene.directory.join("skopeo"), Mirror::Eagle(cluster.proxy(0)))?;
+    skopeo.pull()?;
+    skopeo.verify(scene.image)?;
+    registry.expect_each_once(scene.image.blobs())
+}
+
+/// A server that gives everybody this text, for as long as the scenario lasts.
+fn serve(text: String) -> Result<SocketAddr> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // Who goes away early is no concern of this server.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ =
+                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len());
+        }
+    });
+    Ok(address)
 }
 
 /// The jobs that a seeder lists.
