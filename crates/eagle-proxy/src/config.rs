@@ -59,6 +59,45 @@ pub struct ProxyConfig {
     /// Whether the origin is asked when seeders and peers do not give something. Without it, this
     /// proxy never connects to a registry; seeders still do, where they can.
     pub origin_fallback: bool,
+    /// What happens to pushes and deletes through the mirror.
+    pub push: Push,
+    /// The forward proxy, for daemons that are configured by `HTTP_PROXY` and `HTTPS_PROXY`.
+    pub forward: ForwardConfig,
+}
+
+/// What happens to pushes and deletes through the mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Push {
+    /// They are refused, with the specification's error.
+    #[default]
+    Refuse,
+    /// They are passed on to the registry, with the caller's credentials.
+    Passthrough,
+}
+
+/// Settings of the forward proxy, which serves at the same address as the mirror.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ForwardConfig {
+    /// Who is served.
+    pub mode: ForwardMode,
+    /// Directory of the certificate authority under which connections to registries are intercepted;
+    /// without it they are tunnelled.
+    pub ca_dir: Option<PathBuf>,
+}
+
+/// Whom the forward proxy serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForwardMode {
+    /// Nobody.
+    Off,
+    /// This machine: connections to a loopback address.
+    #[default]
+    Loopback,
+    /// Whoever reaches the address.
+    Any,
 }
 
 impl Default for ProxyConfig {
@@ -80,6 +119,8 @@ impl Default for ProxyConfig {
             grant_ttl: Duration::from_secs(300),
             rules: Vec::new(),
             origin_fallback: true,
+            push: Push::default(),
+            forward: ForwardConfig::default(),
         }
     }
 }
@@ -122,11 +163,20 @@ impl ProxyConfig {
                 return error("seeders", format!("{}://{host}: {problem}", seeder.scheme()));
             }
         }
+        if self.forward.ca_dir.as_ref().is_some_and(|directory| directory.as_os_str().is_empty()) {
+            return error("forward", "ca_dir: give the directory that `eagle ca init` has made, or null".to_owned());
+        }
         if !self.origin_fallback {
             if self.seeders.is_empty() {
                 return error(
                     "origin_fallback",
                     "without it there must be seeders: they are all that is left".to_owned(),
+                );
+            }
+            if self.push == Push::Passthrough {
+                return error(
+                    "push",
+                    "passthrough goes to the registry, which origin_fallback: false forbids".to_owned(),
                 );
             }
             if let Some(rule) = self.rules.iter().find(|rule| rule.action == Action::Origin) {
@@ -173,6 +223,7 @@ mod tests {
             (r#"{"seeders": ["ftp://x"]}"#, "seeders"),
             (r#"{"seeders": ["http://user:secret@x"]}"#, "seeders"),
             (r#"{"trackers": ["ftp://x"]}"#, "trackers"),
+            (r#"{"forward": {"ca_dir": ""}}"#, "forward"),
             (r#"{"origin_fallback": false}"#, "origin_fallback"),
             (
                 r#"{"origin_fallback": false, "seeders": ["http://s:1"], "rules": [{"action": "origin"}]}"#,

@@ -9,6 +9,7 @@
 mod answer;
 pub mod config;
 pub mod download;
+pub mod forward;
 pub mod grants;
 pub mod metrics;
 pub mod path;

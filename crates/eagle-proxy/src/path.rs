@@ -51,6 +51,55 @@ impl Resource {
     }
 }
 
+/// What a push asks for (distribution-spec 1.1, "Push" and "Content Management").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushPath {
+    /// `blobs/uploads/`, or `blobs/uploads/<session>`.
+    Upload(Option<String>),
+    /// `manifests/<tag or digest>`.
+    Manifest(Reference),
+    /// `blobs/<digest>`.
+    Blob(Digest),
+}
+
+impl PushPath {
+    /// The resource as it stands in a path, after the repository's name.
+    pub fn suffix(&self) -> String {
+        match self {
+            Self::Upload(session) => format!("blobs/uploads/{}", session.as_deref().unwrap_or_default()),
+            Self::Manifest(reference) => format!("manifests/{reference}"),
+            Self::Blob(digest) => format!("blobs/{digest}"),
+        }
+    }
+}
+
+/// Reads the path of a push, still percent-encoded: the repository's name as written, decoded and not
+/// validated, and what of it.
+///
+/// # Errors
+/// When it is not one of the paths of [`PushPath`].
+pub fn parse_push(path: &str) -> Result<(String, PushPath), PathError> {
+    if path.len() > MAX_PATH {
+        return Err(PathError::TooLong);
+    }
+    let decoded = percent_decode_str(path).decode_utf8().map_err(|_| PathError::Encoding)?;
+    let rest = decoded.strip_prefix("/v2/").ok_or(PathError::Unknown)?;
+    if let Some((name, session)) = rest.rsplit_once("/blobs/uploads/") {
+        let is_session = session.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if !is_session || session.bytes().all(|byte| byte == b'.') && !session.is_empty() {
+            return Err(PathError::Unknown);
+        }
+        return Ok((name.to_owned(), PushPath::Upload(Some(session.to_owned()).filter(|session| !session.is_empty()))));
+    }
+    match parse(path)? {
+        ApiPath::Repository { name, resource: Resource::Manifest(reference) } => {
+            Ok((name, PushPath::Manifest(reference)))
+        }
+        ApiPath::Repository { name, resource: Resource::Blob(digest) } => Ok((name, PushPath::Blob(digest))),
+        _ => Err(PathError::Unknown),
+    }
+}
+
 /// Why a path is not one that a pull uses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -166,6 +215,32 @@ mod tests {
             assert!(parse(path).is_err(), "{path}");
         }
         assert_eq!(parse(&format!("/v2/{}/tags/list", "a".repeat(MAX_PATH))), Err(PathError::TooLong));
+    }
+
+    #[test]
+    fn pushes_have_paths_of_their_own() {
+        let digest = Digest::of(b"x");
+        let push = |path: &str| parse_push(path).map(|(name, path)| (name, path.suffix()));
+        for (path, name, suffix) in [
+            ("/v2/a/b/blobs/uploads/", "a/b", "blobs/uploads/".to_owned()),
+            ("/v2/ghcr.io/a/blobs/uploads/1f-2_3.x", "ghcr.io/a", "blobs/uploads/1f-2_3.x".to_owned()),
+            ("/v2/a/manifests/1", "a", "manifests/1".to_owned()),
+            (&format!("/v2/a/blobs/{digest}"), "a", format!("blobs/{digest}")),
+        ] {
+            assert_eq!(push(path), Ok((name.to_owned(), suffix)), "{path}");
+        }
+        for bad in [
+            "/v2/",
+            "/v2/a/blobs/uploads",
+            "/v2/a/blobs/uploads/..",
+            "/v2/a/blobs/uploads/%2e%2e%2fx",
+            "/v2/a/blobs/uploads/a/b",
+            "/v2/a/blobs/uploads/a?b%3Fc",
+            "/v2/a/tags/list",
+            "/v2/a/manifests/..",
+        ] {
+            assert!(parse_push(bad).is_err(), "{bad}");
+        }
     }
 
     proptest! {

@@ -1,6 +1,11 @@
 //! The proxy role: puts the parts together, starts and stops them.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use eagle_core::{NodeRole, PeerInfo, PieceSet, Topology, wire::control::Encryption};
 use eagle_p2p::{
@@ -26,12 +31,16 @@ use tokio_util::{
 use crate::{
     config::{ConfigError, ProxyConfig},
     download::{Context, Downloads, Settings},
+    forward::{
+        Front, Policy,
+        authority::{AuthorityError, Certificates},
+    },
     grants::Grants,
     metrics::{Metrics, Traffic},
     remembered::Manifests,
     rules::Rules,
     server,
-    service::Service,
+    service::{Service, relay::Uploads},
     warm::Warmer,
 };
 
@@ -76,6 +85,9 @@ pub enum StartError {
     /// The peer network does not start.
     #[error(transparent)]
     Node(#[from] eagle_p2p::node::StartError),
+    /// The certificate authority of the forward proxy cannot be used.
+    #[error("proxy.forward.ca_dir: {0}")]
+    Authority(#[from] AuthorityError),
     /// The address for runtimes is not to be had.
     #[error("cannot listen on proxy.listen {address}: {source}")]
     Listen {
@@ -112,6 +124,10 @@ impl Proxy {
     ) -> Result<Self, StartError> {
         config.validate()?;
         let keypair = prepare(&config.data_dir).await?;
+        let certificates = match config.forward.ca_dir.clone() {
+            Some(directory) => Some(load_authority(directory).await?),
+            None => None,
+        };
         let listener = TcpListener::bind(config.listen).await;
         let listen_error = |source| StartError::Listen { address: config.listen, source };
         let listener = listener.map_err(listen_error)?;
@@ -153,6 +169,9 @@ impl Proxy {
         });
         let warmer = Warmer { node: node.info().id, seeders: seeders.clone(), downloads: downloads.clone() };
         tasks.spawn(warmer.run(config.seeders.clone(), stop.clone()));
+        let rules = Rules::new(config.rules);
+        let reached = deps.registries.configured().into_iter().chain([config.default_registry.clone()]);
+        let policy = Policy::new(rules.clone(), reached);
         let service = Arc::new(Service {
             downloads: downloads.clone(),
             grants: Grants::new(config.grant_ttl),
@@ -161,10 +180,14 @@ impl Proxy {
             registries: deps.registries,
             manifests: Manifests::new(),
             metrics: metrics.clone(),
-            default_registry: config.default_registry,
-            rules: Rules::new(config.rules),
+            default_registry: config.default_registry.clone(),
+            rules: rules.clone(),
+            push: config.push,
+            uploads: Uploads::new(),
+            limiter: node.download_limiter().clone(),
             origin_fallback: config.origin_fallback,
         });
+        let front = Arc::new(Front { service, mode: config.forward.mode, policy, certificates });
         tasks.spawn(dispatch(found, downloads.clone(), stop.clone()));
         tasks.spawn(announce_stored(Arc::clone(&cache), announcer.clone(), stop.clone()));
         let parts = Parts { node: node.clone(), announcer, downloads: downloads.clone(), cache: Arc::clone(&cache) };
@@ -174,7 +197,7 @@ impl Proxy {
                 tokio::time::sleep(DRAIN).await;
             };
             tokio::select! {
-                () = server::serve(listener, service, shutdown.clone(), stop.clone()) => {}
+                () = server::serve(listener, front, shutdown.clone(), stop.clone()) => {}
                 () = drained => tracing::warn!("answers to runtimes did not end within {DRAIN:?} and are cut"),
                 () = stop.cancelled() => {}
             }
@@ -266,6 +289,12 @@ async fn prepare(data_dir: &Path) -> Result<identity::Keypair, StartError> {
         Ok(identity::load_or_create(&path.join("identity"))?)
     });
     work.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+/// Reads the authority of the forward proxy.
+async fn load_authority(directory: PathBuf) -> Result<Certificates, StartError> {
+    let work = tokio::task::spawn_blocking(move || Certificates::load(&directory));
+    Ok(work.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?)
 }
 
 /// Gives the peers that trackers name to the downloads that wait for them.

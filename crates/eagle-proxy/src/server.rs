@@ -11,22 +11,22 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::service::Service;
+use crate::forward::{Connection, Front};
 
 /// Connections at a time. A runtime opens a handful for each image it pulls; docker opens one per
 /// request. Each one costs some tens of KiB besides the blocks that it reads ahead.
 const MAX_CONNECTIONS: usize = 1024;
 /// How long a connection may take to send a request's headers, and so also stay idle.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest headers of a request, bytes: tokens of some registries have several KiB.
-const MAX_HEADERS: usize = 64 << 10;
+pub(crate) const MAX_HEADERS: usize = 64 << 10;
 /// Wait after an accept that failed, usually for lack of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown`, then lets the answers under way end until `stop`.
 pub(crate) async fn serve(
     listener: TcpListener,
-    service: Arc<Service>,
+    front: Arc<Front>,
     shutdown: CancellationToken,
     stop: CancellationToken,
 ) {
@@ -43,11 +43,10 @@ pub(crate) async fn serve(
         };
         match accepted {
             (Ok(permit), Ok((stream, _))) => {
-                let (service, shutdown, stop) = (Arc::clone(&service), shutdown.clone(), stop.clone());
-                connections.spawn(async move {
-                    connection(stream, service, shutdown, stop).await;
-                    drop(permit);
-                });
+                let Ok(local) = stream.local_addr() else { continue };
+                let (shutdown, stop, tasks) = (shutdown.clone(), stop.clone(), connections.clone());
+                let about = Connection { local, tasks, shutdown, stop, place: Arc::new(permit) };
+                connections.spawn(connection(stream, Arc::clone(&front), about));
             }
             (_, Err(error)) => {
                 tracing::warn!(%error, "a connection of a runtime could not be accepted");
@@ -61,18 +60,20 @@ pub(crate) async fn serve(
     connections.wait().await;
 }
 
-async fn connection(stream: TcpStream, service: Arc<Service>, shutdown: CancellationToken, stop: CancellationToken) {
+async fn connection(stream: TcpStream, front: Arc<Front>, about: Connection) {
     // Answers are written in large blocks, and small ones should not wait.
     let _ = stream.set_nodelay(true);
+    let (shutdown, stop) = (about.shutdown.clone(), about.stop.clone());
     let handler = service_fn(move |request: http::Request<Incoming>| {
-        let service = Arc::clone(&service);
-        async move { Ok::<_, Infallible>(service.answer(request).await) }
+        let (front, about) = (Arc::clone(&front), about.clone());
+        async move { Ok::<_, Infallible>(front.answer(request, &about).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), handler);
+        .serve_connection(TokioIo::new(stream), handler)
+        .with_upgrades();
     tokio::pin!(connection);
     let mut draining = false;
     loop {

@@ -4,30 +4,44 @@ mod blobs;
 mod direct;
 mod links;
 mod manifests;
+pub(crate) mod relay;
 
 use std::{sync::Arc, time::Duration};
 
-use eagle_registry::{Caller, Registries, RegistryName, errors::ErrorCode};
+use eagle_p2p::limits::Limiter;
+use eagle_registry::{Caller, Registries, RegistryName, RepositoryName, errors::ErrorCode};
 use eagle_seeder::client::SeederClient;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
+use self::relay::Uploads;
 use crate::{
     answer::{self, ResponseBody},
+    config::Push,
     download::Downloads,
     grants::Grants,
     metrics::Metrics,
-    path::{self, ApiPath, Resource},
+    path::{self, ApiPath, PathError, PushPath, Resource},
     remembered::Manifests,
     rules::{Action, Rules},
-    upstream,
+    upstream::{self, Upstream},
 };
 
 /// How long one source of a manifest, or of the leave to read a blob, may take to answer. A cold
 /// origin with a token service takes seconds; with three sources in a row a runtime waits a minute at
 /// most, well before it gives up.
 const SOURCE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How a request reached this proxy, which says what its path means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// As a request to a mirror: the registry is in the path or the query, or is the default one.
+    Mirror,
+    /// As a request to this registry itself, by way of the forward proxy.
+    Registry(RegistryName),
+}
 
 /// Answers the requests of runtimes.
 #[derive(Debug)]
@@ -42,25 +56,43 @@ pub(crate) struct Service {
     pub(crate) default_registry: RegistryName,
     pub(crate) rules: Rules,
     pub(crate) origin_fallback: bool,
+    pub(crate) push: Push,
+    pub(crate) uploads: Uploads,
+    /// Of what this host downloads.
+    pub(crate) limiter: Limiter,
 }
 
 impl Service {
     /// Answers one request, whatever it is.
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+    pub(crate) async fn answer(&self, request: Request<Incoming>, via: &Via) -> Response<ResponseBody> {
         let started = Instant::now();
-        let (kind, response) = self.route(request, started).await;
+        let (kind, response) = self.route(request, via, started).await;
         self.metrics.request(kind, response.status());
         tracing::debug!(kind, status = response.status().as_u16(), elapsed = ?started.elapsed(), "request");
         response
     }
 
-    async fn route(&self, request: Request<Incoming>, started: Instant) -> (&'static str, Response<ResponseBody>) {
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        via: &Via,
+        started: Instant,
+    ) -> (&'static str, Response<ResponseBody>) {
         let (parts, body) = request.into_parts();
-        // A GET has no content to speak of; what a push sends is not looked at.
-        drop(body);
-        if matches!(parts.method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE) {
-            return ("push", answer::read_only());
+        let pushes = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE);
+        match via {
+            Via::Registry(registry) if pushes || !is_of_an_image(parts.uri.path()) => {
+                let kind = if pushes { "push" } else { "other" };
+                return (kind, self.relay_to_host(registry, parts, body).await);
+            }
+            Via::Mirror if pushes => return ("push", self.push_to_mirror(parts, body).await),
+            Via::Mirror if self.push == Push::Passthrough && is_upload(parts.uri.path()) => {
+                return ("push", self.push_to_mirror(parts, body).await);
+            }
+            _ => {}
         }
+        // A GET has no content to speak of.
+        drop(body);
         if parts.method != Method::GET && parts.method != Method::HEAD {
             let message = "only GET and HEAD are served";
             return ("other", answer::error(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message));
@@ -76,7 +108,11 @@ impl Service {
             Resource::Tags => "tags",
             Resource::Referrers(_) => "referrers",
         };
-        let upstream = match upstream::resolve(&name, parts.uri.query(), &self.default_registry) {
+        let upstream = match via {
+            Via::Mirror => upstream::resolve(&name, parts.uri.query(), &self.default_registry),
+            Via::Registry(registry) => upstream::of_registry(registry, &name, parts.uri.query()),
+        };
+        let upstream = match upstream {
             Ok(upstream) => upstream,
             Err(problem) => return (kind, answer::upstream_error(&problem)),
         };
@@ -92,7 +128,8 @@ impl Service {
                 }
             }
             (resource, _) => {
-                let list = links::List::of(&name, &resource, parts.uri.query());
+                // To a client of the registry itself the registry's own links are the right ones.
+                let list = links::List::of(&name, &resource, parts.uri.query()).filter(|_| *via == Via::Mirror);
                 let repository = upstream.repository.clone();
                 let mut response = self.forward(parts, upstream, &resource, &caller, self.sources(action)).await;
                 if let Some(list) = list {
@@ -113,4 +150,59 @@ impl Service {
             (_, true, false) => &[Seeders],
         }
     }
+
+    async fn push_to_mirror(&self, parts: Parts, body: Incoming) -> Response<ResponseBody> {
+        if self.push == Push::Refuse {
+            return answer::read_only();
+        }
+        let (name, path) = match path::parse_push(parts.uri.path()) {
+            Ok(push) => push,
+            Err(problem) => return answer::path_error(&problem),
+        };
+        let upstream = match upstream::resolve(&name, parts.uri.query(), &self.default_registry) {
+            Ok(upstream) => upstream,
+            Err(problem) => return answer::upstream_error(&problem),
+        };
+        if self.rules.action(&upstream.registry, &upstream.repository) == Action::Refuse {
+            return answer::refused_by_rule(&upstream);
+        }
+        self.push(parts, body, &name, path, upstream).await
+    }
+
+    /// A request to a registry by way of the forward proxy that is for no image.
+    async fn relay_to_host(&self, registry: &RegistryName, parts: Parts, body: Incoming) -> Response<ResponseBody> {
+        if !self.origin_fallback {
+            if matches!(parts.uri.path(), "/v2" | "/v2/") {
+                return answer::base();
+            }
+            let message = "the registry is not asked: proxy.origin_fallback is false";
+            return answer::error(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, message);
+        }
+        if let Some(upstream) = self.refused_repository(registry, parts.uri.path()) {
+            return answer::refused_by_rule(&upstream);
+        }
+        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+        self.relay(registry, parts, target, body).await
+    }
+
+    /// A repository in this path that a rule refuses. Registries have paths besides those of the specification, so
+    /// whatever could be a name counts.
+    fn refused_repository(&self, registry: &RegistryName, path: &str) -> Option<Upstream> {
+        let rest = percent_decode_str(path.strip_prefix("/v2/")?).decode_utf8_lossy();
+        let ends = rest.match_indices('/').map(|(at, _)| at).chain([rest.len()]);
+        ends.filter_map(|end| rest[..end].parse::<RepositoryName>().ok()).find_map(|repository| {
+            let refused = self.rules.action(registry, &repository) == Action::Refuse;
+            refused.then(|| Upstream { registry: registry.clone(), repository, query: None })
+        })
+    }
+}
+
+/// Whether a path is one that is answered here, for a client of the registry itself.
+fn is_of_an_image(path: &str) -> bool {
+    // What is malformed gets an answer that says so.
+    !matches!(path::parse(path), Ok(ApiPath::Base) | Err(PathError::Unknown))
+}
+
+fn is_upload(path: &str) -> bool {
+    matches!(path::parse_push(path), Ok((_, PushPath::Upload(Some(_)))))
 }

@@ -56,6 +56,18 @@ pub fn resolve(name: &str, query: Option<&str>, default: &RegistryName) -> Resul
     Ok(Upstream { registry: default.clone(), repository: repository(name)?, query })
 }
 
+/// The same for a request to the registry itself, whose path and query are all its own.
+///
+/// # Errors
+/// When the repository is malformed.
+pub fn of_registry(registry: &RegistryName, name: &str, query: Option<&str>) -> Result<Upstream, UpstreamError> {
+    if query.is_some_and(|query| query.len() > MAX_QUERY) {
+        return Err(UpstreamError::TooLong);
+    }
+    let query = query.filter(|query| !query.is_empty()).map(str::to_owned);
+    Ok(Upstream { registry: registry.clone(), repository: repository(name)?, query })
+}
+
 /// The rule of image references everywhere: a first component with a dot or a port, or `localhost`,
 /// is a host.
 fn looks_like_host(component: &str) -> bool {

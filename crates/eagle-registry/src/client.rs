@@ -8,6 +8,7 @@ mod forward;
 mod hosts;
 mod limits;
 mod registries;
+mod relay;
 mod retry;
 mod tls;
 mod token;
@@ -24,6 +25,7 @@ use self::{exchange::Question, hosts::Hosts, limits::Limits, transport::Transpor
 pub use self::{
     forward::{ForwardRequest, ForwardRequestError},
     registries::Registries,
+    relay::{RelayBody, RelayRequest},
     retry::{backoff, retry_after},
 };
 use crate::{

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum ErrorCode {
     /// The blob is not known to the registry.
     BlobUnknown,
+    /// The upload is not known, or over.
+    BlobUploadUnknown,
     /// The digest is not one.
     DigestInvalid,
     /// The manifest refers to a blob that is not known.
@@ -46,9 +48,11 @@ impl ErrorCode {
     /// The status that usually goes with the code.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::BlobUnknown | Self::ManifestUnknown | Self::NameUnknown | Self::ManifestBlobUnknown => {
-                StatusCode::NOT_FOUND
-            }
+            Self::BlobUnknown
+            | Self::BlobUploadUnknown
+            | Self::ManifestUnknown
+            | Self::NameUnknown
+            | Self::ManifestBlobUnknown => StatusCode::NOT_FOUND,
             Self::DigestInvalid | Self::ManifestInvalid | Self::NameInvalid | Self::SizeInvalid => {
                 StatusCode::BAD_REQUEST
             }

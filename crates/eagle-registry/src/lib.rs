@@ -23,7 +23,9 @@ pub mod range;
 
 pub use body::{BlobBody, Body};
 pub use caller::Caller;
-pub use client::{ForwardRequest, ForwardRequestError, Registries, Registry, backoff, retry_after};
+pub use client::{
+    ForwardRequest, ForwardRequestError, Registries, Registry, RelayBody, RelayRequest, backoff, retry_after,
+};
 pub use config::{ConfigError, CredentialsConfig, EgressProxy, RegistryConfig, Secret};
 pub use embedded::EmbeddedRegistry;
 pub use errors::{ErrorCode, OciError, response_json};

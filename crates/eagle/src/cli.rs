@@ -53,6 +53,9 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Point a container runtime of this machine at its proxy, or undo that.
     Configure(ConfigureArgs),
+    /// Make the certificate authority of the forward proxy.
+    #[command(subcommand)]
+    Ca(CaCommand),
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -404,6 +407,31 @@ pub(crate) struct ConfigureArgs {
     /// Where the proxy listens [proxy.listen]
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:43002")]
     pub(crate) address: RegistryName,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Make a certificate authority, for intercepting connections to registries.
+    Init(CaInitArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  eagle ca init
+  eagle ca init --dir /etc/eagle/ca --registry docker.io --registry ghcr.io
+
+With --registry the authority can sign for those hosts and for no others, whoever gets hold of its key.")]
+pub(crate) struct CaInitArgs {
+    /// Directory for ca.pem and ca.key [proxy.forward.ca_dir]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/eagle/ca")]
+    pub(crate) dir: PathBuf,
+    /// A registry that it may sign for; repeatable. Without any: for every host
+    #[arg(long = "registry", value_name = "NAME")]
+    pub(crate) registries: Vec<RegistryName>,
+    /// Name in the certificate
+    #[arg(long, value_name = "NAME", default_value = "Eagle proxy")]
+    pub(crate) name: String,
 }
 
 /// A container runtime.

@@ -5,6 +5,7 @@
 
 mod admin;
 mod api_client;
+mod ca;
 mod cli;
 mod commands;
 mod config;
@@ -57,6 +58,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Status(args) => block_on(status::run(&args)),
         Command::Config(command) => commands::config(command, &log),
         Command::Configure(args) => configure::run(&args),
+        Command::Ca(command) => ca::run(&command),
     }
 }
 

@@ -48,6 +48,26 @@ fn bad_configuration_is_78_and_names_key_and_line() {
 }
 
 #[test]
+fn an_authority_is_made_once_and_its_key_is_kept_from_others() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca");
+    let init = |arguments: &[&str]| output(eagle().args(["ca", "init", "--dir"]).arg(&ca).args(arguments));
+    let made = init(&["--registry", "ghcr.io"]);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let shown = String::from_utf8(made.stdout).unwrap();
+    assert!(shown.contains("ca_dir:") && !shown.contains("PRIVATE"), "{shown}");
+    assert_eq!(fs::metadata(ca.join("ca.key")).unwrap().permissions().mode() & 0o777, 0o600);
+    let certificate = fs::read_to_string(ca.join("ca.pem")).unwrap();
+    assert!(certificate.starts_with("-----BEGIN CERTIFICATE-----"), "{certificate}");
+    let again = init(&[]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("is there already"), "{}", stderr(&again));
+    assert_eq!(fs::read_to_string(ca.join("ca.pem")).unwrap(), certificate);
+    assert_eq!(init(&["--registry", "a/b"]).status.code(), Some(64));
+}
+
+#[test]
 fn a_missing_file_is_78_and_named() {
     let output = output(eagle().args(["tracker", "--config", "/nowhere/eagle.yaml"]));
     assert_eq!(output.status.code(), Some(78));

@@ -1,8 +1,9 @@
 //! Blobs of repositories whose rule says `origin`: relayed from the registry, not kept, not shared.
 
 use eagle_registry::{ForwardRequest, errors::ErrorCode};
+use futures::StreamExt;
 use http::{Response, StatusCode};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, BodyStream, StreamBody};
 use tokio::time::timeout;
 
 use super::{SOURCE_DEADLINE, Service, blobs::Wanted};
@@ -25,15 +26,20 @@ impl Service {
         let registry = self.registries.get(&upstream.registry);
         let problem = match timeout(SOURCE_DEADLINE, registry.forward(request, &caller)).await {
             Ok(Ok(response)) => {
-                let metrics = self.metrics.clone();
+                let (metrics, limiter) = (self.metrics.clone(), self.limiter.clone());
                 let mut response = response.map(|body| {
-                    let counted = body.map_frame(move |frame| {
-                        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-                        metrics.bytes(Source::Origin, bytes);
-                        metrics.delivered(bytes);
-                        frame
+                    let frames = BodyStream::new(body).then(move |frame| {
+                        let (metrics, limiter) = (metrics.clone(), limiter.clone());
+                        async move {
+                            let frame = frame?;
+                            let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                            limiter.acquire(bytes).await;
+                            metrics.bytes(Source::Origin, bytes);
+                            metrics.delivered(bytes);
+                            Ok(frame)
+                        }
                     });
-                    counted.map_err(Into::into).boxed_unsync()
+                    StreamBody::new(frames).boxed_unsync()
                 });
                 answer::mark(response.headers_mut());
                 return response;

@@ -23,7 +23,7 @@ use crate::{
 
 /// How long a request waits for one of `max_connections`: blobs take minutes, and who asks has other
 /// sources to turn to.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What is asked, and for whom.
 #[derive(Debug)]

@@ -139,6 +139,11 @@ impl Hosts {
         order
     }
 
+    /// The registry itself.
+    pub(super) const fn registry(&self) -> &Host {
+        &self.registry
+    }
+
     /// Whether this is the registry itself.
     pub(super) fn is_registry(&self, number: usize) -> bool {
         number == self.mirrors.len()

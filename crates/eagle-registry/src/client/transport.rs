@@ -16,6 +16,7 @@ use url::{Origin, Url};
 
 use super::{
     egress::{Egress, EgressConnector},
+    relay::RelayBody,
     tls::{self, ClientIdentity},
 };
 use crate::origin::OriginError;
@@ -27,7 +28,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// Idle connections per host: about as many as one pull opens.
 const MAX_IDLE: usize = 16;
 
-type HttpsClient = Client<HttpsConnector<EgressConnector>, Full<Bytes>>;
+type Connector = HttpsConnector<EgressConnector>;
+type HttpsClient = Client<Connector, Full<Bytes>>;
 
 /// A client with one set of trusted authorities and deadlines. Clones share its connections.
 ///
@@ -38,6 +40,8 @@ pub(crate) struct Transport {
     client: HttpsClient,
     /// Shows the client certificate, to these hosts alone: a redirect may lead to a stranger.
     known: Option<(HttpsClient, Arc<[Origin]>)>,
+    /// For content that is there only once.
+    relays: Client<Connector, RelayBody>,
     egress: Egress,
     response_timeout: Duration,
 }
@@ -64,29 +68,35 @@ pub(crate) struct Answer {
 impl Transport {
     pub(crate) fn new(config: TransportConfig<'_>) -> Result<Self, rustls::Error> {
         let TransportConfig { roots, identity, egress, connect_timeout, response_timeout } = config;
-        let build = |tls: ClientConfig| {
+        let connector = |tls: ClientConfig| {
             let mut direct = HttpConnector::new();
             direct.enforce_http(false);
             direct.set_nodelay(true);
             direct.set_connect_timeout(Some(connect_timeout));
             direct.set_keepalive(Some(IDLE_TIMEOUT));
-            let connector = HttpsConnectorBuilder::new()
+            HttpsConnectorBuilder::new()
                 .with_tls_config(tls)
                 .https_or_http()
                 .enable_http1()
-                .wrap_connector(EgressConnector { direct, egress: egress.clone() });
-            Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE_TIMEOUT)
-                .pool_max_idle_per_host(MAX_IDLE)
-                .build(connector)
+                .wrap_connector(EgressConnector { direct, egress: egress.clone() })
         };
-        let known = match identity {
-            Some((identity, hosts)) => Some((build(tls::client_config(roots.clone(), Some(identity))?), hosts)),
-            None => None,
-        };
-        let client = build(tls::client_config(roots, None)?);
-        Ok(Self { client, known, egress, response_timeout })
+        // Relays go to the registry's own host alone, which may see the certificate.
+        let own = tls::client_config(roots.clone(), identity.as_ref().map(|(identity, _)| *identity))?;
+        let relays = client(connector(own.clone()));
+        let known = identity.map(|(_, hosts)| (client(connector(own)), hosts));
+        let client = client(connector(tls::client_config(roots, None)?));
+        Ok(Self { client, known, relays, egress, response_timeout })
+    }
+
+    /// One request with content that is there only once, one answer, of any status and at any time.
+    pub(crate) async fn relay(
+        &self,
+        mut request: Request<RelayBody>,
+    ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
+        if let Some(authorization) = self.egress.authorization(request.uri()) {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
+        }
+        self.relays.request(request).await
     }
 
     /// Time from a request to the headers of its answer.
@@ -168,6 +178,19 @@ impl Transport {
         }
         Err(OriginError::protocol(registry, format!("more than {MAX_REDIRECTS} redirects")))
     }
+}
+
+/// A client with connections of its own.
+fn client<B>(connector: Connector) -> Client<Connector, B>
+where
+    B: http_body::Body + Send,
+    B::Data: Send,
+{
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(MAX_IDLE)
+        .build(connector)
 }
 
 const fn is_redirect(status: StatusCode) -> bool {

@@ -1,0 +1,194 @@
+//! Pushes and deletes through the mirror: refused, or passed on to the registry.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use common::{
+    ProxyOptions, TestProxy,
+    stub::{StubOrigin, respond},
+};
+use eagle_core::Digest;
+use eagle_proxy::config::Push;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+const CONTENT: &[u8] = b"a layer";
+
+/// Plays the registry's half of the specification's upload, with sessions of an odd form, as some registries have.
+fn origin(request: &Request<Bytes>) -> Response<Bytes> {
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    let digest = Digest::of(CONTENT);
+    if request.headers().get("authorization").is_none_or(|value| value != "Basic secret") {
+        return respond(401, &[("www-authenticate", "Basic realm=\"x\"")], "");
+    }
+    match (request.method().as_str(), path) {
+        ("POST", "/v2/library/app/blobs/uploads/") if query.starts_with("mount=") => {
+            respond(201, &[("location", &format!("/v2/library/app/blobs/{digest}"))], "")
+        }
+        ("POST", "/v2/library/app/blobs/uploads/") => {
+            respond(202, &[("location", "/uploads/odd%2Fform/1?_state=a%3D"), ("range", "0-0")], "")
+        }
+        ("PATCH", "/uploads/odd%2Fform/1") if query == "_state=a%3D" => {
+            respond(202, &[("location", "/uploads/odd%2Fform/2?_state=b"), ("range", "0-6")], "")
+        }
+        ("PUT", "/uploads/odd%2Fform/2") if query == format!("_state=b&digest={digest}") => {
+            respond(201, &[("location", &format!("/v2/library/app/blobs/{digest}"))], "")
+        }
+        ("PUT", "/v2/library/app/manifests/1") => respond(
+            201,
+            &[
+                ("location", &format!("/v2/library/app/manifests/{digest}")),
+                ("docker-content-digest", &digest.to_string()),
+            ],
+            "",
+        ),
+        ("DELETE", _) => respond(202, &[], ""),
+        ("GET", "/uploads/odd%2Fform/2") => respond(204, &[("range", "0-6")], ""),
+        ("POST", "/v2/library/elsewhere/blobs/uploads/") => {
+            respond(202, &[("location", "https://storage.example/bucket?signature=x")], "")
+        }
+        ("POST", "/v2/library/evil/blobs/uploads/") => respond(202, &[("location", "http://evil.example/upload")], ""),
+        _ => respond(404, &[], ""),
+    }
+}
+
+async fn send(address: SocketAddr, method: &str, path: &str, body: Bytes) -> (StatusCode, HeaderMap) {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request =
+        Request::builder().method(method).uri(path).header("host", "proxy").header("authorization", "Basic secret");
+    let response = sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap();
+    (response.status(), response.headers().clone())
+}
+
+async fn passing(origin: &StubOrigin) -> TestProxy {
+    ProxyOptions::of_stub(origin).start_with(|config| config.push = Push::Passthrough).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_comes_back_through_the_proxy_at_every_step() {
+    let origin = StubOrigin::start(origin).await;
+    let proxy = passing(&origin).await;
+    let digest = Digest::of(CONTENT);
+    let registry = origin.address;
+    for (name, namespace) in [
+        ("library/app".to_owned(), String::new()),
+        (format!("{registry}/library/app"), String::new()),
+        ("library/app".to_owned(), format!("ns={registry}")),
+    ] {
+        let with = |path: &str, more: &str| {
+            let query: Vec<&str> = [namespace.as_str(), more].into_iter().filter(|part| !part.is_empty()).collect();
+            let separator = if query.is_empty() {
+                ""
+            } else if path.contains('?') {
+                "&"
+            } else {
+                "?"
+            };
+            format!("{path}{separator}{}", query.join("&"))
+        };
+        let begin = with(&format!("/v2/{name}/blobs/uploads/"), "");
+        let (status, headers) = send(proxy.address, "POST", &begin, Bytes::new()).await;
+        assert_eq!(status, 202);
+        let location = headers["location"].to_str().unwrap().to_owned();
+        assert!(
+            location.starts_with(&format!("/v2/{name}/blobs/uploads/")) && location.ends_with(&namespace),
+            "{location}"
+        );
+        let (status, headers) = send(proxy.address, "PATCH", &location, Bytes::from_static(CONTENT)).await;
+        assert_eq!((status.as_u16(), headers["range"].to_str().unwrap()), (202, "0-6"));
+        let location = headers["location"].to_str().unwrap().to_owned();
+        assert_eq!(send(proxy.address, "GET", &location, Bytes::new()).await.0, 204);
+        let end = if location.contains('?') {
+            format!("{location}&digest={digest}")
+        } else {
+            format!("{location}?digest={digest}")
+        };
+        let (status, headers) = send(proxy.address, "PUT", &end, Bytes::new()).await;
+        assert_eq!(status, 201);
+        assert_eq!(headers["location"].to_str().unwrap(), with(&format!("/v2/{name}/blobs/{digest}"), ""));
+        let (status, headers) =
+            send(proxy.address, "PUT", &with(&format!("/v2/{name}/manifests/1"), ""), Bytes::from_static(b"{}")).await;
+        assert_eq!(status, 201);
+        assert_eq!(headers["location"].to_str().unwrap(), with(&format!("/v2/{name}/manifests/{digest}"), ""));
+        let mount = with(&format!("/v2/{name}/blobs/uploads/"), &format!("mount={digest}&from=library/other"));
+        assert_eq!(send(proxy.address, "POST", &mount, Bytes::new()).await.0, 201);
+        assert_eq!(
+            send(proxy.address, "DELETE", &with(&format!("/v2/{name}/blobs/{digest}"), ""), Bytes::new()).await.0,
+            202
+        );
+    }
+    let patched: Vec<_> = origin.requests().into_iter().filter(|request| request.method() == Method::PATCH).collect();
+    assert_eq!(patched.len(), 3);
+    assert!(patched.iter().all(|request| request.body() == CONTENT));
+    let (status, headers) = send(proxy.address, "POST", "/v2/library/elsewhere/blobs/uploads/", Bytes::new()).await;
+    assert_eq!(
+        (status.as_u16(), headers["location"].to_str().unwrap()),
+        (202, "https://storage.example/bucket?signature=x")
+    );
+    let (_, headers) = send(proxy.address, "POST", "/v2/library/evil/blobs/uploads/", Bytes::new()).await;
+    assert!(headers.get("location").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_content_is_streamed_and_one_that_breaks_off_is_never_whole() {
+    let origin = StubOrigin::start(origin).await;
+    let proxy = passing(&origin).await;
+    let (_, headers) = send(proxy.address, "POST", "/v2/library/app/blobs/uploads/", Bytes::new()).await;
+    let location = headers["location"].to_str().unwrap().to_owned();
+    let large = Bytes::from(vec![7; 64 << 20]);
+    let (status, headers) = send(proxy.address, "PATCH", &location, large.clone()).await;
+    assert_eq!(status, 202);
+    assert_eq!(origin.requests().pop().unwrap().body().len(), large.len());
+
+    let location = headers["location"].to_str().unwrap().to_owned();
+    let before = origin.requests().len();
+    let stream = TcpStream::connect(proxy.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let frames = futures::stream::iter([
+        Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from_static(b"half"))),
+        Err(std::io::Error::other("gone")),
+    ]);
+    let body = StreamBody::new(frames).boxed();
+    let request = Request::builder().method("PUT").uri(&location).header("authorization", "Basic secret");
+    assert!(sender.send_request(request.body(body).unwrap()).await.is_err());
+    let _ = connection.await;
+    assert_eq!(origin.requests().len(), before);
+    assert_eq!(proxy.get("/v2/").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_push_or_not_known_is_refused() {
+    let origin = StubOrigin::start(origin).await;
+    let proxy = passing(&origin).await;
+    for (method, path, status) in [
+        ("PATCH", "/v2/library/app/blobs/uploads/never-begun", 404),
+        ("PUT", "/v2/library/app/blobs/uploads/..%2f..%2fx", 404),
+        ("POST", "/v2/library/app/blobs/uploads", 400),
+        ("POST", "/v1/search", 404),
+        ("POST", "/v2/Library/blobs/uploads/", 400),
+        ("PUT", "/v2/library/app/manifests/..", 400),
+        ("DELETE", "/v2/library/app/blobs/sha256:00", 400),
+        ("PUT", "/v2/library/app/manifests/1?ns=a&ns=b", 400),
+    ] {
+        assert_eq!(send(proxy.address, method, path, Bytes::new()).await.0, status, "{method} {path}");
+    }
+    assert!(origin.requests().is_empty());
+    // The registry's refusal, with its challenge, is the client's to answer.
+    let answer = common::request(proxy.address, Method::POST, "/v2/library/app/blobs/uploads/", &[]).await;
+    assert_eq!((answer.status.as_u16(), answer.header("www-authenticate")), (401, "Basic realm=\"x\""));
+    let refusing = ProxyOptions::of_stub(&origin).start().await;
+    let before = origin.requests().len();
+    for (method, path) in [("POST", "/v2/library/app/blobs/uploads/"), ("DELETE", "/v2/library/app/manifests/1")] {
+        assert_eq!(send(refusing.address, method, path, Bytes::new()).await.0, 405);
+    }
+    assert_eq!(origin.requests().len(), before);
+}
