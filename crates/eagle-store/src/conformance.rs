@@ -9,7 +9,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use eagle_core::{Digest, Geometry, Metainfo, PieceIndex, digest::Algorithm, geometry::MIN_PIECE_LENGTH};
 
-use crate::ssi::{BlobReader, BlobStorage, StorageError};
+use crate::{
+    memory::MemoryStorage,
+    ssi::{BlobReader, BlobStorage, Claim, StorageError},
+};
 
 /// An empty place to keep blobs, which can be opened several times, one after the other.
 #[async_trait]
@@ -69,6 +72,8 @@ pub async fn run(fixture: impl Fn() -> Box<dyn Fixture>) {
     removes_everything_and_again(&*fixture()).await;
     remembers_the_order_of_use(&*fixture()).await;
     writes_at_the_same_time(&*fixture()).await;
+    puts_whole_blobs(&*fixture()).await;
+    grants_claims(&*fixture()).await;
 }
 
 /// Stores a sample as complete.
@@ -271,7 +276,11 @@ async fn lets_readers_outlive_the_blob(fixture: &dyn Fixture) {
     let reader = store(&*storage, &sample).await;
     storage.remove(sample.digest).await.unwrap();
     assert!(storage.open(sample.digest).await.unwrap().is_none());
-    assert_content(&*reader, &sample).await;
+    if storage.is_shared() {
+        assert!(reader.read_at(0, 10).await.is_err(), "what is gone cannot be read, and nothing else is in its place");
+    } else {
+        assert_content(&*reader, &sample).await;
+    }
     assert_content(&*store(&*storage, &sample).await, &sample).await;
 }
 
@@ -317,6 +326,9 @@ async fn removes_everything_and_again(fixture: &dyn Fixture) {
 
 async fn remembers_the_order_of_use(fixture: &dyn Fixture) {
     let storage = fixture.open().await;
+    if storage.is_shared() {
+        return;
+    }
     let samples: Vec<_> = (20..24).map(|seed| Sample::new(10, seed)).collect();
     for sample in &samples {
         store(&*storage, sample).await;
@@ -344,4 +356,54 @@ async fn writes_at_the_same_time(fixture: &dyn Fixture) {
         written.unwrap().unwrap();
     }
     assert_content(&*partial.commit().await.unwrap(), &sample).await;
+}
+
+async fn puts_whole_blobs(fixture: &dyn Fixture) {
+    let storage = fixture.open().await;
+    let elsewhere = MemoryStorage::new();
+    for size in [0, 1, 3 * PIECE + 7] {
+        let sample = Sample::new(size, 15);
+        let blob = store(&elsewhere, &sample).await;
+        for _ in 0..2 {
+            storage.put(&*blob, &sample.metainfo()).await.unwrap();
+            assert_content(&*storage.open(sample.digest).await.unwrap().unwrap(), &sample).await;
+            assert_eq!(storage.metainfo(sample.digest).await.unwrap(), Some(sample.metainfo()));
+        }
+    }
+    // Taken up where a writer left it.
+    let sample = Sample::new(2 * PIECE, 16);
+    let partial = storage.create(sample.digest, sample.geometry).await.unwrap();
+    partial.write_piece(PieceIndex(1), sample.piece(PieceIndex(1))).await.unwrap();
+    drop(partial);
+    let blob = store(&elsewhere, &sample).await;
+    let mut short = sample.metainfo();
+    short.hashes.pop();
+    let mut wrong = sample.metainfo();
+    wrong.hashes.swap(0, 1);
+    let other = Sample::new(2 * PIECE + 1, 17).metainfo();
+    for bad in [short, wrong, other] {
+        let error = storage.put(&*blob, &bad).await;
+        assert!(matches!(error, Err(StorageError::Metainfo { .. })), "{error:?}");
+        assert!(storage.open(sample.digest).await.unwrap().is_none());
+    }
+    storage.put(&*blob, &sample.metainfo()).await.unwrap();
+    drop(storage);
+    let storage = fixture.open().await;
+    assert_content(&*storage.open(sample.digest).await.unwrap().unwrap(), &sample).await;
+    assert_eq!(storage.list().await.unwrap().iter().filter(|blob| blob.complete).count(), 4);
+}
+
+async fn grants_claims(fixture: &dyn Fixture) {
+    let storage = fixture.open().await;
+    let (sample, other) = (Sample::new(PIECE, 18), Sample::new(PIECE, 19));
+    let Claim::Granted(lease) = storage.claim(sample.digest).await.unwrap() else { panic!("nobody has stored it") };
+    assert_eq!(lease.is_exclusive(), storage.is_shared());
+    assert!(matches!(storage.claim(other.digest).await.unwrap(), Claim::Granted(_)), "each blob has its own");
+    store(&*storage, &sample).await;
+    drop(lease);
+    assert_content(&*storage.open(sample.digest).await.unwrap().unwrap(), &sample).await;
+    if storage.is_shared() {
+        assert!(matches!(storage.claim(sample.digest).await.unwrap(), Claim::Stored));
+    }
+    storage.settle().await;
 }

@@ -109,6 +109,27 @@ pub enum StorageError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A storage that is reached over the network refused, or could not be reached.
+    #[error("cannot {action} the object {object}: {reason}")]
+    Remote {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// Key of the object, with the bucket it is in.
+        object: String,
+        /// What the storage or the network said, without the queries of URLs, which may hold signatures.
+        reason: String,
+    },
+    /// What was found in the storage is not what belongs there. Nothing of it was used.
+    #[error("the object {object} is not what belongs there: {reason}")]
+    Damaged {
+        /// Key of the object, with the bucket it is in.
+        object: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A setting of the storage cannot work.
+    #[error("{0}")]
+    Settings(String),
     /// The process is shutting down.
     #[error("the storage is shutting down")]
     Stopped,
@@ -121,6 +142,11 @@ impl StorageError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::OutOfSpace { path: path.to_owned() },
             _ => Self::Io { action, path: path.to_owned(), source },
         }
+    }
+
+    /// Whether what is stored is wrong, so that asking again will not help and storing it anew will.
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. })
     }
 
     /// Whether the file system or the quota is full.

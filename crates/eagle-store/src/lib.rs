@@ -1,7 +1,7 @@
 //! Blob storage of Eagle: the seeder storage interface, its backends, and the node cache with LRU reclaim.
 //!
-//! [`BlobStorage`] is what a place to keep blobs has to offer; [`FsStorage`] and [`MemoryStorage`]
-//! offer it. [`Cache`] keeps the blobs of one storage below a number of bytes and is what the roles
+//! [`BlobStorage`] is what a place to keep blobs has to offer; [`FsStorage`], [`MemoryStorage`] and
+//! [`ObjectStorage`] offer it, and [`wrappers`] make any of them slower, limited or faulty. [`Cache`] keeps the blobs of one storage below a number of bytes and is what the roles
 //! use: it knows which blobs are in use and which was used least recently.
 #![warn(missing_docs)]
 
@@ -12,11 +12,16 @@ mod envelope;
 mod error;
 mod fs;
 mod memory;
+mod object;
 mod policy;
+mod read_ahead;
 pub mod ssi;
+pub mod wrappers;
 
 pub use cache::{Cache, CacheEntry, CacheStats, CachedBlob, CreateError, PartialEntry};
 pub use error::StorageError;
 pub use fs::FsStorage;
 pub use memory::MemoryStorage;
-pub use ssi::{BlobReader, BlobStorage, PartialBlob, StoredBlob};
+pub use object::{BucketKind, BucketSettings, BucketUrl, ObjectStorage, ParseBucketError};
+pub use read_ahead::read_ahead;
+pub use ssi::{BlobReader, BlobStorage, Claim, Lease, PartialBlob, StoredBlob};

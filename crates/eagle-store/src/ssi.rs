@@ -11,10 +11,12 @@ use std::{fmt::Debug, fs::File, ops::Range, sync::Arc, time::SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use eagle_core::{Bitfield, Digest, Geometry, Metainfo, PieceIndex};
+use tokio_util::sync::DropGuard;
 
 pub use crate::error::StorageError;
 
-/// Read access to the bytes of one blob. It stays valid when the blob is removed meanwhile.
+/// Read access to the bytes of one blob. It stays valid when the blob is removed meanwhile, except on a
+/// storage that [is shared](BlobStorage::is_shared), where a read then fails.
 #[async_trait]
 pub trait BlobReader: Debug + Send + Sync {
     /// Size of the whole blob, bytes.
@@ -81,7 +83,39 @@ pub struct StoredBlob {
     pub last_used: SystemTime,
 }
 
+/// What became of the wish to fetch a blob for a storage.
+#[derive(Debug)]
+pub enum Claim {
+    /// Nobody else is at it. Others wait as long as the lease is kept, and until the blob is stored.
+    Granted(Lease),
+    /// Somebody has stored it in the meantime.
+    Stored,
+}
+
+/// The right to fetch a blob for a storage that several share; returned when dropped.
+#[derive(Debug)]
+pub struct Lease(Option<DropGuard>);
+
+impl Lease {
+    /// Of a storage where nobody else fetches.
+    pub const fn alone() -> Self {
+        Self(None)
+    }
+
+    /// One whose end is told by this guard.
+    pub const fn new(guard: DropGuard) -> Self {
+        Self(Some(guard))
+    }
+
+    /// Whether others wait for this lease.
+    pub const fn is_exclusive(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// A place to keep blobs and their metainfo.
+///
+/// What has a body here is right for a storage that one process has for itself.
 #[async_trait]
 pub trait BlobStorage: Debug + Send + Sync + 'static {
     /// Begins a blob, or takes up a partial one where it was left. A partial blob of another
@@ -108,7 +142,7 @@ pub trait BlobStorage: Debug + Send + Sync + 'static {
     /// The metainfo kept for a blob; `None` when there is none or it is damaged.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// When the storage fails. A shared storage also says that way which object is damaged.
     async fn metainfo(&self, digest: Digest) -> Result<Option<Metainfo>, StorageError>;
 
     /// Removes a blob, complete or partial, and its metainfo. It is no error when it is absent. A
@@ -128,6 +162,44 @@ pub trait BlobStorage: Debug + Send + Sync + 'static {
     /// Notes that a complete blob is used now, for [`StoredBlob::last_used`]. Returns at once; a
     /// storage may keep it with a delay, or not at all.
     fn touch(&self, _digest: Digest) {}
+
+    /// Whether other processes use the same blobs at the same time. Then a blob may go while it is
+    /// read, and the time of its last use is that of its storing.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Stores a blob that is at hand as a whole, together with its metainfo. The caller has checked
+    /// its digest. Nothing is done when it is complete here already.
+    ///
+    /// # Errors
+    /// When the metainfo is not whole or not that of this content, or when the storage is full or
+    /// fails; the blob is not complete then.
+    async fn put(&self, blob: &dyn BlobReader, metainfo: &Metainfo) -> Result<(), StorageError> {
+        check_whole(blob, metainfo)?;
+        let partial = match self.create(metainfo.digest, metainfo.geometry).await {
+            Err(StorageError::AlreadyComplete { .. }) => return Ok(()),
+            created => created?,
+        };
+        for piece in metainfo.geometry.all() {
+            let length = usize::try_from(metainfo.geometry.length(piece)).unwrap_or(usize::MAX);
+            let bytes = blob.read_at(metainfo.geometry.offset(piece), length).await?;
+            partial.write_piece(piece, bytes).await?;
+        }
+        self.put_metainfo(metainfo).await?;
+        partial.commit().await.map(drop)
+    }
+
+    /// Asks to be the one who fetches a blob for this storage, and waits while somebody else is.
+    ///
+    /// # Errors
+    /// When the storage fails. Fetching is still allowed; two may then do it.
+    async fn claim(&self, _digest: Digest) -> Result<Claim, StorageError> {
+        Ok(Claim::Granted(Lease::alone()))
+    }
+
+    /// Ends what runs in the background, for an orderly end of the process. Takes a few seconds at most.
+    async fn settle(&self) {}
 }
 
 /// Refuses a piece that the blob has not, or of the wrong length.
@@ -154,6 +226,27 @@ pub(crate) fn check_range(digest: Digest, size: u64, offset: u64, length: usize)
         Some(end) if end <= size => Ok(offset..end),
         _ => Err(StorageError::OutOfRange { digest, offset, length, size }),
     }
+}
+
+/// Refuses metainfo that does not say of every byte of a blob what it has to be.
+pub(crate) fn check_whole(blob: &dyn BlobReader, metainfo: &Metainfo) -> Result<(), StorageError> {
+    let refused = |reason| Err(StorageError::Metainfo { digest: metainfo.digest, reason });
+    if metainfo.geometry.size() != blob.size() {
+        return refused("the blob has another size");
+    }
+    if !leads_to_digest(metainfo) {
+        return refused("its hashes do not lead to the digest");
+    }
+    Ok(())
+}
+
+/// Whether the hashes are all there and end in the digest.
+pub(crate) fn leads_to_digest(metainfo: &Metainfo) -> bool {
+    let end = match metainfo.hashes.last() {
+        Some(last) => last.as_digest(),
+        None => metainfo.digest.algorithm().empty(),
+    };
+    metainfo.is_whole() && end == metainfo.digest
 }
 
 /// Refuses metainfo with more hashes than pieces.
