@@ -57,6 +57,12 @@ impl Metainfo {
         self.hashes.len() == self.geometry.pieces() as usize
     }
 
+    /// Whether the hashes are all there and end in the digest.
+    pub fn leads_to_digest(&self) -> bool {
+        let end = self.hashes.last().map_or_else(|| self.digest.algorithm().empty(), |last| last.as_digest());
+        self.is_whole() && end == self.digest
+    }
+
     /// The hash of a piece, when it is known.
     pub fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
         self.hashes.get(piece.0 as usize).copied()

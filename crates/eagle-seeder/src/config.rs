@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     str::FromStr,
     time::Duration,
 };
@@ -14,10 +14,13 @@ use eagle_core::{
     units::{Rate, Size},
 };
 use eagle_registry::config::duration;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::preheat::PreheatConfig;
+use crate::{
+    preheat::PreheatConfig,
+    storage::{ObjectStoreConfig, StorageLocation, as_text},
+};
 
 /// Settings of a seeder. What all roles of a machine share (registries, topology, encryption) is
 /// given apart, as [`crate::SeederDeps`].
@@ -36,7 +39,9 @@ pub struct SeederConfig {
     pub data_dir: PathBuf,
     /// Where blobs are kept.
     pub storage: StorageLocation,
-    /// Most bytes of blobs that are kept.
+    /// How the object store is reached, when `storage` is one.
+    pub object_store: ObjectStoreConfig,
+    /// Most bytes of blobs that are kept on this machine.
     pub cache_limit: Size,
     /// How blobs are cut into pieces.
     pub piece_length: PieceLength,
@@ -64,6 +69,7 @@ impl Default for SeederConfig {
             advertise: None,
             data_dir: PathBuf::from("/var/lib/eagle/seeder"),
             storage: StorageLocation::default(),
+            object_store: ObjectStoreConfig::default(),
             cache_limit: Size(1 << 40),
             piece_length: PieceLength::Auto,
             manifest_ttl: Duration::from_secs(30),
@@ -101,6 +107,9 @@ impl SeederConfig {
         if self.data_dir.as_os_str().is_empty() {
             return error("data_dir", "give a directory".to_owned());
         }
+        if let Err(problem) = self.object_store.check(&self.storage) {
+            return error("object_store", problem);
+        }
         for tracker in &self.trackers {
             if let Err(problem) = eagle_tracker::check_tracker_url(tracker) {
                 return error("trackers", problem.to_string());
@@ -109,71 +118,12 @@ impl SeederConfig {
         Ok(())
     }
 
-    /// The directory of the `fs` storage; `None` when blobs are kept elsewhere.
+    /// The directory of blobs on this machine; `None` when they are in memory.
     pub fn blob_dir(&self) -> Option<PathBuf> {
         match &self.storage {
-            StorageLocation::Fs(None) => Some(self.data_dir.join("blobs")),
+            StorageLocation::Fs(None) | StorageLocation::Bucket(_) => Some(self.data_dir.join("blobs")),
             StorageLocation::Fs(Some(path)) => Some(path.clone()),
             StorageLocation::Memory => None,
-        }
-    }
-}
-
-/// Where a seeder keeps its blobs, written as a URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StorageLocation {
-    /// `fs:`, in `blobs` below the data directory, or `fs:///path`, in that directory.
-    Fs(Option<PathBuf>),
-    /// `memory:`; nothing survives a restart.
-    Memory,
-}
-
-impl Default for StorageLocation {
-    fn default() -> Self {
-        Self::Fs(None)
-    }
-}
-
-/// A text that is no place for blobs.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ParseStorageError {
-    /// The scheme names no storage.
-    #[error("unknown storage {0:?}: this version of Eagle has fs:, fs:///path and memory:")]
-    UnknownScheme(String),
-    /// A directory is missing or relative.
-    #[error("the storage {0:?} needs an absolute path, for instance fs:///srv/eagle")]
-    Path(String),
-    /// `memory` takes nothing further.
-    #[error("the storage memory: takes no path")]
-    MemoryPath,
-}
-
-impl FromStr for StorageLocation {
-    type Err = ParseStorageError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
-        match scheme {
-            "fs" if rest.is_empty() => Ok(Self::Fs(None)),
-            "fs" => match rest.strip_prefix("//").map(Path::new) {
-                Some(path) if path.is_absolute() => Ok(Self::Fs(Some(path.to_owned()))),
-                _ => Err(ParseStorageError::Path(text.to_owned())),
-            },
-            "memory" if rest.is_empty() => Ok(Self::Memory),
-            "memory" => Err(ParseStorageError::MemoryPath),
-            // What follows the scheme may hold credentials.
-            other => Err(ParseStorageError::UnknownScheme(other.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for StorageLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fs(None) => f.write_str("fs:"),
-            Self::Fs(Some(path)) => write!(f, "fs://{}", path.display()),
-            Self::Memory => f.write_str("memory:"),
         }
     }
 }
@@ -231,23 +181,6 @@ impl fmt::Display for PieceLength {
     }
 }
 
-macro_rules! as_text {
-    ($type:ty) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-            }
-        }
-    };
-}
-
-as_text!(StorageLocation);
 as_text!(PieceLength);
 
 #[cfg(test)]
@@ -274,7 +207,10 @@ mod tests {
     #[test]
     fn names_what_is_wrong() {
         for (text, part) in [
-            (r#"{"storage": "s3://bucket/key?secret=x"}"#, "unknown storage \"s3\""),
+            (r#"{"storage": "ftp://bucket/key?secret=x"}"#, "unknown storage \"ftp\""),
+            (r#"{"storage": "s3://bucket/key?secret=x"}"#, "plain segments"),
+            (r#"{"storage": "s3://key:secret@bucket"}"#, "name of a bucket"),
+            (r#"{"object_store": {"key": "x"}}"#, "unknown field `key`"),
             (r#"{"storage": "fs://relative"}"#, "absolute path"),
             (r#"{"storage": "memory:x"}"#, "no path"),
             (r#"{"piece_length": "3MiB"}"#, "power of two from 64KiB to 16MiB"),
@@ -290,10 +226,30 @@ mod tests {
             (r#"{"advertise": "0.0.0.0"}"#, "advertise"),
             (r#"{"data_dir": ""}"#, "data_dir"),
             (r#"{"trackers": ["ftp://x"]}"#, "trackers"),
+            (r#"{"object_store": {"region": "eu"}}"#, "object_store"),
+            (r#"{"storage": "s3://b", "object_store": {"account": "a"}}"#, "object_store"),
+            (r#"{"storage": "s3://b", "object_store": {"endpoint": "ftp://x"}}"#, "object_store"),
+            (r#"{"storage": "s3://b", "object_store": {"endpoint": "http://u:p@x"}}"#, "object_store"),
+            (r#"{"storage": "s3://b", "object_store": {"access_key_id": "a"}}"#, "object_store"),
+            (r#"{"storage": "az://b", "object_store": {"secret_access_key": "a"}}"#, "object_store"),
         ] {
             let config: SeederConfig = serde_json::from_str(text).unwrap();
             assert_eq!(config.validate().unwrap_err().key, key);
         }
+    }
+
+    #[test]
+    fn a_bucket_is_told_how_to_be_reached_and_tells_no_secret() {
+        let text = r#"{"storage": "s3://b/p", "object_store": {"endpoint": "https://s3.example", "access_key_id": "id",
+            "secret_access_key": "very-secret", "session_token": "very-secret", "rate": "10MiB/s"}}"#;
+        let config: SeederConfig = serde_json::from_str(text).unwrap();
+        config.validate().unwrap();
+        assert_eq!(config.storage.to_string(), "s3://b/p");
+        assert_eq!(config.blob_dir(), Some("/var/lib/eagle/seeder/blobs".into()));
+        assert_eq!(config.object_store.rate, Rate::Limited(10 << 20));
+        let shown = format!("{config:?} {}", serde_json::to_string(&config).unwrap());
+        assert!(!shown.contains("very-secret") && shown.contains("***"), "{shown}");
+        assert!(!format!("{:?}", config.object_store.settings()).contains("very-secret"));
     }
 
     #[test]

@@ -48,15 +48,22 @@ impl FetchError {
     }
 
     /// Whether the blob cannot be stored here although the origin may well serve it.
-    pub(crate) const fn is_no_room(&self) -> bool {
-        matches!(
-            self,
-            Self::TooLarge { .. } | Self::NoRoom { .. } | Self::Geometry { .. } | Self::Storage { .. } | Self::Busy(_)
-        )
+    pub(crate) fn is_no_room(&self) -> bool {
+        match self {
+            Self::TooLarge { .. } | Self::NoRoom { .. } | Self::Geometry { .. } | Self::Busy(_) => true,
+            // A copy in the shared storage that is bad or out of reach is no reason not to store it.
+            Self::Storage { error, .. } => !error.is_damage() && !matches!(**error, StorageError::Remote { .. }),
+            _ => false,
+        }
     }
 
-    /// Whether what was received so far is worth keeping for the next try: the origin merely stopped.
-    pub(crate) const fn keeps_progress(&self) -> bool {
-        matches!(self, Self::Origin { .. } | Self::Stopped)
+    /// Whether what was received so far is worth keeping for the next try: whoever sent it merely stopped.
+    pub(crate) fn keeps_progress(&self) -> bool {
+        match self {
+            Self::Origin { .. } | Self::Stopped => true,
+            // Of the object store that seeders share.
+            Self::Storage { error, .. } => matches!(**error, StorageError::Remote { .. }),
+            _ => false,
+        }
     }
 }

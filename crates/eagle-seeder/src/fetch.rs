@@ -8,6 +8,7 @@
 //! leaves the map, and a new fetch is entered only under the lock of the map and after a look into the
 //! cache under the same lock.
 
+mod input;
 mod origin;
 mod run;
 
@@ -33,6 +34,7 @@ use crate::{
     config::PieceLength,
     error::FetchError,
     metrics::Metrics,
+    shared::Shared,
 };
 
 /// Most fetches at once. Each holds a connection to an origin and a few tasks' worth of memory beside
@@ -161,6 +163,8 @@ pub(crate) struct Parts {
     pub(crate) access: Arc<Access>,
     pub(crate) metrics: Metrics,
     pub(crate) piece_length: PieceLength,
+    /// Where seeders share blobs, if they do.
+    pub(crate) shared: Option<Shared>,
 }
 
 /// The fetches of a seeder; clones share them.

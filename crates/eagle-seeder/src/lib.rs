@@ -37,9 +37,12 @@ mod route;
 mod schedule;
 mod seeder;
 mod server;
+mod shared;
 mod shared_secret;
+mod storage;
 
 pub use client::{MetainfoStream, SeederClient, SeederError};
-pub use config::{PieceLength, SeederConfig, StorageLocation};
+pub use config::{PieceLength, SeederConfig};
 pub use metrics::Counters;
 pub use seeder::{Seeder, SeederDeps, StartError};
+pub use storage::{ObjectStoreConfig, ParseStorageError, StorageLocation};

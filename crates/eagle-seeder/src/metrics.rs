@@ -28,6 +28,11 @@ struct SourceLabel {
     source: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
 /// Counters of a seeder since it started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Counters {
@@ -56,6 +61,9 @@ struct Inner {
     verification_failures: Counter,
     manifest_requests: Family<SourceLabel, Counter>,
     http_bytes: Counter,
+    shared_blobs: Family<OutcomeLabel, Counter>,
+    shared_read: Counter,
+    shared_written: Counter,
 }
 
 /// Where the answer to a request for a manifest came from.
@@ -106,6 +114,13 @@ impl Metrics {
             inner.manifest_requests.clone(),
         );
         registry.register("http_bytes", "Bytes of blobs given out over HTTP", inner.http_bytes.clone());
+        registry.register(
+            "shared_blobs",
+            "Blobs looked for in, or stored in, the object store that seeders share",
+            inner.shared_blobs.clone(),
+        );
+        registry.register("shared_read_bytes", "Bytes read from that object store", inner.shared_read.clone());
+        registry.register("shared_written_bytes", "Bytes given to that object store", inner.shared_written.clone());
         registry.register_collector(Box::new(NodeCollector { cache: Arc::clone(cache), node }));
     }
 
@@ -158,6 +173,19 @@ impl Metrics {
 
     pub(crate) fn http_bytes(&self, bytes: u64) {
         self.0.http_bytes.inc_by(bytes);
+    }
+
+    /// Counts a blob that was looked for in the shared storage, or given to it.
+    pub(crate) fn shared_blob(&self, outcome: &'static str) {
+        self.0.shared_blobs.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn shared_read(&self, bytes: u64) {
+        self.0.shared_read.inc_by(bytes);
+    }
+
+    pub(crate) fn shared_written(&self, bytes: u64) {
+        self.0.shared_written.inc_by(bytes);
     }
 
     /// The counters as numbers.

@@ -9,7 +9,7 @@ use eagle_p2p::{
     node::{Node, NodeConfig},
 };
 use eagle_registry::Registries;
-use eagle_store::{BlobStorage, Cache, FsStorage, MemoryStorage, StorageError};
+use eagle_store::{BlobStorage, Cache, StorageError};
 use eagle_tracker::{Announcer, BlobStatus};
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -23,7 +23,7 @@ use crate::{
     access::Access,
     blobs::Blobs,
     client::SeederClient,
-    config::{ConfigError, SeederConfig, StorageLocation},
+    config::{ConfigError, SeederConfig},
     fetch::{Fetches, Parts},
     manifests::Manifests,
     metrics::{Counters, Metrics, Uploads},
@@ -31,6 +31,8 @@ use crate::{
     preheat::{Nodes, Preheat, PreheatMetrics, Sources},
     schedule,
     server::{self, Api, DRAIN},
+    shared::Shared,
+    storage::{self, StorageLocation},
 };
 
 /// File of the node's identity within the data directory.
@@ -104,7 +106,7 @@ impl Seeder {
         // Taken first: what else might fail should not leave traces when the port is in use.
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
-        let storage = open_storage(&config).await?;
+        let storage = storage::open_local(&config).await?;
         let cache = Cache::open(Arc::clone(&storage), config.cache_limit.0).await?;
         let evictions = cache.evictions();
         // Outlives `shutdown` by the time that running responses get.
@@ -127,6 +129,8 @@ impl Seeder {
 
         let metrics = Metrics::default();
         metrics.register(registry, &cache, NodeUploads(node.clone()));
+        let shared = storage::open_shared(&config, &node.info().id.to_string()).await?;
+        let shared = shared.map(|storage| Shared::new(storage, &node, metrics.clone()));
         let access = Arc::new(Access::new(Arc::clone(&deps.registries), metrics.clone()));
         let parts = Parts {
             registries: Arc::clone(&deps.registries),
@@ -136,6 +140,7 @@ impl Seeder {
             access: Arc::clone(&access),
             metrics: metrics.clone(),
             piece_length: config.piece_length,
+            shared: shared.clone(),
         };
         let fetches = Fetches::new(parts, halt.clone());
         let writers = TaskTracker::new();
@@ -173,6 +178,10 @@ impl Seeder {
         background.spawn(halt.clone().run_until_cancelled_owned(keeper.run(evictions)));
         background.spawn(schedule::run(config.preheat.schedule.clone(), preheat.clone(), halt.clone()));
         background.spawn(preheat.run(halt.clone()));
+        if let Some(shared) = shared.clone() {
+            let cache = Arc::clone(&cache);
+            background.spawn(halt.clone().run_until_cancelled_owned(async move { shared.catch_up(&cache).await }));
+        }
         background.close();
         let supervisor = Supervisor {
             server: server::listen(listener, api, shutdown),
@@ -183,6 +192,7 @@ impl Seeder {
             node: node.clone(),
             announcer,
             cache: Arc::clone(&cache),
+            shared,
         };
         let info = node.info();
         tracing::info!(%address, peer = %info.id, p2p = %info.address, data = %node.data_address(), "seeder started");
@@ -243,13 +253,6 @@ impl Seeder {
         if let Err(error) = self.supervisor.await {
             tracing::error!(%error, "the seeder ended abnormally");
         }
-    }
-}
-
-async fn open_storage(config: &SeederConfig) -> Result<Arc<dyn BlobStorage>, StorageError> {
-    match config.blob_dir() {
-        Some(directory) => Ok(Arc::new(FsStorage::open(&directory).await?)),
-        None => Ok(Arc::new(MemoryStorage::new())),
     }
 }
 
@@ -327,6 +330,7 @@ struct Supervisor<S> {
     node: Node,
     announcer: Announcer,
     cache: Arc<Cache>,
+    shared: Option<Shared>,
 }
 
 impl<S: Future<Output = ()>> Supervisor<S> {
@@ -340,6 +344,9 @@ impl<S: Future<Output = ()>> Supervisor<S> {
             tracing::warn!("some responses did not end in time");
         }
         self.cache.settle().await;
+        if let Some(shared) = self.shared {
+            shared.settle().await;
+        }
         tracing::info!("seeder stopped");
     }
 }

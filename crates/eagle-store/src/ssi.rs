@@ -234,19 +234,10 @@ pub(crate) fn check_whole(blob: &dyn BlobReader, metainfo: &Metainfo) -> Result<
     if metainfo.geometry.size() != blob.size() {
         return refused("the blob has another size");
     }
-    if !leads_to_digest(metainfo) {
+    if !metainfo.leads_to_digest() {
         return refused("its hashes do not lead to the digest");
     }
     Ok(())
-}
-
-/// Whether the hashes are all there and end in the digest.
-pub(crate) fn leads_to_digest(metainfo: &Metainfo) -> bool {
-    let end = match metainfo.hashes.last() {
-        Some(last) => last.as_digest(),
-        None => metainfo.digest.algorithm().empty(),
-    };
-    metainfo.is_whole() && end == metainfo.digest
 }
 
 /// Refuses metainfo with more hashes than pieces.

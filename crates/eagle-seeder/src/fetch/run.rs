@@ -19,7 +19,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{FAILURE_MEMORY, Fetch, Inner, Phase, origin::OriginStream};
+use super::{
+    FAILURE_MEMORY, Fetch, Inner, Phase,
+    input::{Expected, Input},
+    origin::OriginStream,
+};
 use crate::{access::Source, error::FetchError};
 
 /// How often, and how far apart, a storage is asked again that still holds the entry of a fetch that
@@ -40,7 +44,9 @@ pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source) {
     let counted = inner.parts.metrics.fetch_started();
     let began = Instant::now();
     // A panic must not leave others waiting for ever.
-    let work = AssertUnwindSafe(Run { inner: &inner, fetch: &fetch, source: &source }.fetch()).catch_unwind();
+    let mut duty = None;
+    let task = Run { inner: &inner, fetch: &fetch, source: &source };
+    let work = AssertUnwindSafe(task.fetch_or_find(&mut duty)).catch_unwind();
     let result = tokio::select! {
         result = work => result.unwrap_or(Err(FetchError::Broken { digest: fetch.digest })),
         () = inner.halt.cancelled() => Err(FetchError::Stopped),
@@ -52,8 +58,15 @@ pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source) {
             let seconds = began.elapsed().as_secs_f64();
             tracing::info!(blob = %fetch.digest, registry = %source.registry, bytes = blob.size(), seconds, "fetched a blob");
             // In the cache first, then out of the map: see the head of `fetch`.
-            fetch.phase.send_replace(Phase::Complete(blob));
+            fetch.phase.send_replace(Phase::Complete(blob.clone()));
             inner.forget(&fetch);
+            if let (Some(lease), Some(shared)) = (duty, &inner.parts.shared) {
+                tokio::select! {
+                    () = shared.store(&blob) => {}
+                    () = inner.halt.cancelled() => {}
+                }
+                drop(lease);
+            }
         }
         Err(error) => {
             if !matches!(error, FetchError::Stopped) {
@@ -69,14 +82,15 @@ pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source) {
     }
 }
 
-struct Run<'a> {
-    inner: &'a Arc<Inner>,
-    fetch: &'a Arc<Fetch>,
-    source: &'a Source,
+pub(super) struct Run<'a> {
+    pub(super) inner: &'a Arc<Inner>,
+    pub(super) fetch: &'a Arc<Fetch>,
+    pub(super) source: &'a Source,
 }
 
 impl Run<'_> {
-    async fn fetch(self) -> Result<CachedBlob, FetchError> {
+    /// The blob from its origin.
+    pub(super) async fn fetch(&self) -> Result<CachedBlob, FetchError> {
         let digest = self.fetch.digest;
         // What an earlier process left is taken up before the origin sends anything: hashing it again
         // takes time in which a connection would idle.
@@ -90,10 +104,20 @@ impl Run<'_> {
                     return self.inner.parts.cache.get(digest).await.ok_or(FetchError::Broken { digest });
                 };
                 // A partial that the list did not show is not trusted with a head start.
-                (entry, 0, Some(origin))
+                (entry, 0, Some(Input::Origin(origin)))
             }
         };
-        let result = self.fill(&entry, offset, origin).await;
+        self.fill_or_discard(&entry, offset, origin).await
+    }
+
+    /// Fills the entry; what it has is thrown away when a next try should not begin with it.
+    pub(super) async fn fill_or_discard(
+        &self,
+        entry: &PartialEntry,
+        offset: u64,
+        input: Option<Input>,
+    ) -> Result<CachedBlob, FetchError> {
+        let result = self.fill(entry, offset, input).await;
         if let Err(error) = &result
             && !error.keeps_progress()
         {
@@ -118,8 +142,7 @@ impl Run<'_> {
         }
         let geometry = self.geometry(size)?;
         let Some(entry) = self.create(geometry).await? else { return Ok(None) };
-        let pieces = entry.recovered().first_missing(0).map_or_else(|| geometry.pieces(), |gap| gap.0);
-        let prefix = geometry.offset(PieceIndex(pieces)).min(size);
+        let prefix = prefix(&entry);
         Ok(Some((entry, prefix)))
     }
 
@@ -138,7 +161,7 @@ impl Run<'_> {
     }
 
     /// Room in the cache; `None` when the blob is complete there.
-    async fn create(&self, geometry: Geometry) -> Result<Option<PartialEntry>, FetchError> {
+    pub(super) async fn create(&self, geometry: Geometry) -> Result<Option<PartialEntry>, FetchError> {
         let digest = self.fetch.digest;
         let mut tries = 0;
         loop {
@@ -159,12 +182,7 @@ impl Run<'_> {
     }
 
     /// Fills the entry from `offset` on, checks the blob and commits it.
-    async fn fill(
-        &self,
-        entry: &PartialEntry,
-        offset: u64,
-        origin: Option<OriginStream>,
-    ) -> Result<CachedBlob, FetchError> {
+    async fn fill(&self, entry: &PartialEntry, offset: u64, origin: Option<Input>) -> Result<CachedBlob, FetchError> {
         let digest = self.fetch.digest;
         let geometry = entry.geometry();
         let swarm = self.inner.parts.node.join(entry.clone(), Metainfo::new(digest, geometry), false).await;
@@ -183,7 +201,7 @@ impl Run<'_> {
         &self,
         publisher: &Publisher<'_>,
         offset: u64,
-        origin: Option<OriginStream>,
+        origin: Option<Input>,
     ) -> Result<CachedBlob, FetchError> {
         let digest = self.fetch.digest;
         let (entry, geometry) = (publisher.entry, publisher.geometry);
@@ -200,7 +218,7 @@ impl Run<'_> {
         if offset < geometry.size() {
             let origin = match origin {
                 Some(origin) => origin,
-                None => self.open(offset).await?,
+                None => Input::Origin(self.open(offset).await?),
             };
             if origin.size() != geometry.size() {
                 return Err(FetchError::SizeChanged {
@@ -211,8 +229,9 @@ impl Run<'_> {
                 });
             }
             let (queue, filled) = mpsc::channel(1);
+            let expected = origin.expected();
             let reading = self.read(origin, geometry, offset, queue);
-            let storing = self.store(publisher, filled, last);
+            let storing = self.store(publisher, filled, last, expected);
             tokio::try_join!(reading, storing)?;
         }
         if geometry.pieces() == 0 {
@@ -226,7 +245,7 @@ impl Run<'_> {
     /// First half: from the origin into pieces.
     async fn read(
         &self,
-        mut origin: OriginStream,
+        mut origin: Input,
         geometry: Geometry,
         offset: u64,
         queue: mpsc::Sender<Filled>,
@@ -268,6 +287,7 @@ impl Run<'_> {
         publisher: &Publisher<'_>,
         mut filled: mpsc::Receiver<Filled>,
         mut last: PieceHash,
+        expected: Option<Expected>,
     ) -> Result<(), FetchError> {
         while let Some(Filled { piece, bytes, permit }) = filled.recv().await {
             let hashing = self.hash(publisher.geometry, piece, bytes.clone(), last);
@@ -275,6 +295,9 @@ impl Run<'_> {
             let (hashed, written) = tokio::join!(hashing, writing);
             written.map_err(|error| self.storage(error))?;
             last = hashed?;
+            if let Some(expected) = &expected {
+                expected.check(piece, last)?;
+            }
             publisher.publish(piece, last).await;
             drop(permit);
         }
@@ -317,6 +340,13 @@ impl Run<'_> {
     fn storage(&self, error: StorageError) -> FetchError {
         FetchError::Storage { digest: self.fetch.digest, error: Arc::new(error) }
     }
+}
+
+/// Bytes from the start of a partial blob that are there without a gap.
+pub(super) fn prefix(entry: &PartialEntry) -> u64 {
+    let geometry = entry.geometry();
+    let pieces = entry.recovered().first_missing(0).map_or_else(|| geometry.pieces(), |gap| gap.0);
+    geometry.offset(PieceIndex(pieces)).min(geometry.size())
 }
 
 /// Tells everybody about stored pieces.
