@@ -207,9 +207,9 @@ mod tests {
     #[test]
     fn names_what_is_wrong() {
         for (text, part) in [
-            (r#"{"storage": "ftp://bucket/key?secret=x"}"#, "unknown storage \"ftp\""),
-            (r#"{"storage": "s3://bucket/key?secret=x"}"#, "plain segments"),
-            (r#"{"storage": "s3://key:secret@bucket"}"#, "name of a bucket"),
+            (r#"{"storage": "ftp://bucket/key?sesame=x"}"#, "unknown storage \"ftp\""),
+            (r#"{"storage": "s3://bucket/key?sesame=x"}"#, "plain segments"),
+            (r#"{"storage": "s3://key:sesame@bucket"}"#, "name of a bucket"),
             (r#"{"object_store": {"key": "x"}}"#, "unknown field `key`"),
             (r#"{"storage": "fs://relative"}"#, "absolute path"),
             (r#"{"storage": "memory:x"}"#, "no path"),
@@ -219,7 +219,7 @@ mod tests {
         ] {
             let error = serde_json::from_str::<SeederConfig>(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
-            assert!(!error.contains("secret"), "{error}");
+            assert!(!error.contains("sesame"), "{error}");
         }
         for (text, key) in [
             (r#"{"cache_limit": 0}"#, "cache_limit"),

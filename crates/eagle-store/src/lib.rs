@@ -5,11 +5,16 @@
 //! use: it knows which blobs are in use and which was used least recently.
 #![warn(missing_docs)]
 
+#[cfg(test)]
+extern crate self as eagle_store;
+
 pub mod cache;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod envelope;
 mod error;
+#[cfg(test)]
+mod example;
 mod fs;
 mod memory;
 mod object;

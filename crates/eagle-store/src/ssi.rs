@@ -203,12 +203,10 @@ pub trait BlobStorage: Debug + Send + Sync + 'static {
 }
 
 /// Refuses a piece that the blob has not, or of the wrong length.
-pub(crate) fn check_piece(
-    digest: Digest,
-    geometry: Geometry,
-    piece: PieceIndex,
-    actual: usize,
-) -> Result<(), StorageError> {
+///
+/// # Errors
+/// [`StorageError::NoSuchPiece`] and [`StorageError::PieceLength`].
+pub fn check_piece(digest: Digest, geometry: Geometry, piece: PieceIndex, actual: usize) -> Result<(), StorageError> {
     if geometry.piece(piece.0).is_none() {
         return Err(StorageError::NoSuchPiece { digest, piece, pieces: geometry.pieces() });
     }
@@ -220,7 +218,10 @@ pub(crate) fn check_piece(
 }
 
 /// The range of a read, when it lies within the blob.
-pub(crate) fn check_range(digest: Digest, size: u64, offset: u64, length: usize) -> Result<Range<u64>, StorageError> {
+///
+/// # Errors
+/// [`StorageError::OutOfRange`].
+pub fn check_range(digest: Digest, size: u64, offset: u64, length: usize) -> Result<Range<u64>, StorageError> {
     let end = u64::try_from(length).ok().and_then(|length| offset.checked_add(length));
     match end {
         Some(end) if end <= size => Ok(offset..end),
@@ -241,7 +242,10 @@ pub(crate) fn check_whole(blob: &dyn BlobReader, metainfo: &Metainfo) -> Result<
 }
 
 /// Refuses metainfo with more hashes than pieces.
-pub(crate) fn check_metainfo(metainfo: &Metainfo) -> Result<(), StorageError> {
+///
+/// # Errors
+/// [`StorageError::Metainfo`].
+pub fn check_metainfo(metainfo: &Metainfo) -> Result<(), StorageError> {
     if metainfo.hashes.len() > metainfo.geometry.pieces() as usize {
         return Err(StorageError::Metainfo { digest: metainfo.digest, reason: "it has more hashes than pieces" });
     }

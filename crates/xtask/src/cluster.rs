@@ -66,7 +66,7 @@ pub(crate) struct Role {
 
 impl Role {
     /// Starts `eagle ROLE` with a configuration file and waits until it says that it is ready.
-    fn start(eagle: &Path, role: &str, directory: &Path, config: &str) -> Result<Self> {
+    pub(crate) fn start(eagle: &Path, role: &str, directory: &Path, config: &str) -> Result<Self> {
         fs::create_dir_all(directory)?;
         fs::write(directory.join("eagle.yaml"), config)?;
         let (process, ready) = launch(eagle, role, directory)?;
@@ -201,7 +201,7 @@ impl Cluster {
 }
 
 /// The sections that seeder and proxy share.
-fn common(origin: SocketAddr, settings: Settings) -> String {
+pub(crate) fn common(origin: SocketAddr, settings: Settings) -> String {
     format!(
         "p2p:\n  encryption: {}\n\
          registries:\n  - name: docker.io\n    url: http://{origin}\n\
@@ -211,7 +211,7 @@ fn common(origin: SocketAddr, settings: Settings) -> String {
 }
 
 /// What is the same in the sections of seeder and proxy.
-fn node(directory: &Path, settings: Settings) -> String {
+pub(crate) fn node(directory: &Path, settings: Settings) -> String {
     let data_dir = directory.join("data");
     format!(
         "  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n  p2p_listen: 127.0.0.1:0\n  data_listen: 127.0.0.1:0\n  advertise: 127.0.0.1\n  \

@@ -42,6 +42,8 @@ pub(crate) struct InsideArgs {
     #[arg(long)]
     eagle: PathBuf,
     #[arg(long)]
+    s3_server: PathBuf,
+    #[arg(long)]
     only: Option<String>,
 }
 
@@ -64,6 +66,7 @@ pub(crate) fn run(report: &mut Report, only: Option<&str>, keep: bool, eagle: Op
         Some(eagle) => eagle.canonicalize().with_context(|| format!("no program {}", eagle.display()))?,
         None => workspace::eagle()?,
     };
+    let s3_server = workspace::s3_server()?;
     let image = Image::make()?;
     remove_abandoned();
     let directory = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
@@ -71,7 +74,7 @@ pub(crate) fn run(report: &mut Report, only: Option<&str>, keep: bool, eagle: Op
     lock.lock()?;
     fs::write(directory.path().join("image.json"), serde_json::to_vec(&image)?)?;
 
-    let status = enter(directory.path(), &eagle, only)?;
+    let status = enter(directory.path(), &eagle, &s3_server, only)?;
     let counts = fs::read(directory.path().join("counts.json"));
     match counts {
         Ok(counts) => report.add("the end-to-end scenarios", serde_json::from_slice(&counts)?),
@@ -95,12 +98,13 @@ fn possible() -> Result<()> {
 
 /// Runs the inner half in namespaces of its own. `setpriv` ends it if this process is killed (its parent
 /// is this very thread, which waits); `unshare --kill-child` hands that on into the namespaces.
-fn enter(directory: &Path, eagle: &Path, only: Option<&str>) -> Result<ExitStatus> {
+fn enter(directory: &Path, eagle: &Path, s3_server: &Path, only: Option<&str>) -> Result<ExitStatus> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "unshare"]);
     command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.arg(std::env::current_exe()?).arg("e2e-inside");
     command.arg("--directory").arg(directory).arg("--eagle").arg(eagle);
+    command.arg("--s3-server").arg(s3_server);
     if let Some(only) = only {
         command.arg("--only").arg(only);
     }
@@ -140,7 +144,13 @@ pub(crate) fn run_inside(args: &InsideArgs) -> Result<bool> {
     let mut report = Report::default();
     for scenario in scenarios::matching(args.only.as_deref()) {
         let directory = TempDir::with_prefix_in("", &args.directory)?;
-        let scene = Scene { image: &image, eagle: &args.eagle, store: &store, directory: directory.path() };
+        let scene = Scene {
+            image: &image,
+            eagle: &args.eagle,
+            s3_server: &args.s3_server,
+            store: &store,
+            directory: directory.path(),
+        };
         let passed = report.test(&format!("e2e/{}", scenario.name), || (scenario.run)(&scene));
         if !passed {
             show_logs(directory.path());

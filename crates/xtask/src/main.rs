@@ -15,6 +15,7 @@ mod process;
 mod registry;
 mod report;
 mod runtimes;
+mod s3;
 mod scenarios;
 mod setup;
 mod tree;

@@ -88,21 +88,31 @@ pub(crate) fn metadata() -> Result<String> {
 
 /// Builds the `eagle` program and says where it is.
 pub(crate) fn eagle() -> Result<PathBuf> {
+    build("eagle", "--bin", "eagle")
+}
+
+/// Builds the S3 server of the scenarios and says where it is.
+pub(crate) fn s3_server() -> Result<PathBuf> {
+    build("eagle-store", "--example", "s3-server")
+}
+
+/// Builds one program of a package, of this kind of target, and says where it is.
+fn build(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     let output = cargo()
-        .args(["build", "--package", "eagle", "--bin", "eagle", "--message-format", "json-render-diagnostics"])
+        .args(["build", "--package", package, kind, name, "--message-format", "json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo build")?;
     if !output.status.success() {
-        bail!("cargo build of eagle ended with {}", output.status);
+        bail!("cargo build of {name} ended with {}", output.status);
     }
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == "eagle")
+        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo did not say where it built eagle")
+        .with_context(|| format!("cargo did not say where it built {name}"))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod limits;
 mod outages;
 mod preheat;
 mod pulls;
+mod shared_storage;
 
 use std::path::Path;
 
@@ -18,6 +19,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) image: &'a Image,
     /// The program.
     pub(crate) eagle: &'a Path,
+    /// The S3 server.
+    pub(crate) s3_server: &'a Path,
     /// The registry's storage with the image in it.
     pub(crate) store: &'a Path,
     /// Its own directory.
@@ -108,6 +111,16 @@ const ALL: &[Scenario] = &[
         name: "bad-configuration",
         proves: "unknown keys, bad values, ports in use and bad directories end the program with a clear line and code",
         run: bad_input::configuration,
+    },
+    Scenario {
+        name: "shared-bucket",
+        proves: "two seeders share a bucket of an S3 server: nodes that ask one of them each, at once, make the registry serve every blob exactly once",
+        run: shared_storage::two_seeders,
+    },
+    Scenario {
+        name: "bucket-outlives-seeder",
+        proves: "a seeder is killed; a new one with an empty disk serves the image from the bucket, and the registry is asked for no blob",
+        run: shared_storage::outlives_seeder,
     },
 ];
 
