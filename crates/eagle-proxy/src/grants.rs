@@ -8,12 +8,12 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use eagle_core::Digest;
-use eagle_registry::{RegistryName, RepositoryName};
+use eagle_registry::{Registries, RegistryName, RepositoryName};
 use lru::LruCache;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -26,28 +26,48 @@ const MAX_GRANTS: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
 #[derive(Debug)]
 pub struct Grants {
     ttl: Duration,
+    registries: Arc<Registries>,
     /// By a hash of caller, registry, repository and blob, to when it ends.
     until: Mutex<LruCache<[u8; 32], Instant>>,
 }
 
 impl Grants {
-    /// No grants; each that is given lasts for `ttl`.
-    pub fn new(ttl: Duration) -> Self {
-        Self { ttl, until: Mutex::new(LruCache::new(MAX_GRANTS)) }
+    /// No grants; each lasts for `ttl`, and for longer where everybody may read all of a registry.
+    pub fn new(ttl: Duration, registries: Arc<Registries>) -> Self {
+        Self { ttl, registries, until: Mutex::new(LruCache::new(MAX_GRANTS)) }
     }
 
-    /// Grants the caller with this key these blobs of a repository.
+    /// Grants the caller with this key these blobs of a repository, as the origin said `age` ago.
     pub fn give(
         &self,
         caller: &[u8; 32],
         registry: &RegistryName,
         repository: &RepositoryName,
         blobs: impl IntoIterator<Item = Digest>,
+        age: Duration,
     ) {
-        let until = Instant::now() + self.ttl;
+        let ttl = self.registries.get(registry).grant_ttl(self.ttl).saturating_sub(age);
+        if ttl.is_zero() {
+            return;
+        }
+        let until = Instant::now() + ttl;
         let mut grants = self.lock();
         for blob in blobs {
             grants.put(key(caller, registry, repository, &blob), until);
+        }
+    }
+
+    /// Takes these blobs from the caller again: the origin has refused it the manifest that names them.
+    pub fn take(
+        &self,
+        caller: &[u8; 32],
+        registry: &RegistryName,
+        repository: &RepositoryName,
+        blobs: impl IntoIterator<Item = Digest>,
+    ) {
+        let mut grants = self.lock();
+        for blob in blobs {
+            grants.pop(&key(caller, registry, repository, &blob));
         }
     }
 
@@ -91,9 +111,20 @@ fn key(caller: &[u8; 32], registry: &RegistryName, repository: &RepositoryName, 
 
 #[cfg(test)]
 mod tests {
+    use eagle_registry::RegistryConfig;
+
     use super::*;
 
     const TTL: Duration = Duration::from_secs(300);
+
+    fn registries() -> Arc<Registries> {
+        let public = RegistryConfig {
+            public: true,
+            public_grant_ttl: TTL * 10,
+            ..RegistryConfig::new("public.test".parse().unwrap())
+        };
+        Arc::new(Registries::new(vec![public]).unwrap())
+    }
 
     fn names() -> (RegistryName, RepositoryName) {
         ("docker.io".parse().unwrap(), "library/debian".parse().unwrap())
@@ -101,13 +132,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_grant_is_for_one_caller_repository_and_blob_and_ends() {
-        let grants = Grants::new(TTL);
+        let grants = Grants::new(TTL, registries());
         let (registry, repository) = names();
         let other_registry: RegistryName = "ghcr.io".parse().unwrap();
         let other_repository: RepositoryName = "library/other".parse().unwrap();
         let blob = Digest::of(b"layer");
         let (alice, bob) = ([1; 32], [2; 32]);
-        grants.give(&alice, &registry, &repository, [blob]);
+        grants.give(&alice, &registry, &repository, [blob], Duration::ZERO);
         assert!(grants.holds(&alice, &registry, &repository, &blob));
         assert!(!grants.holds(&bob, &registry, &repository, &blob));
         assert!(!grants.holds(&alice, &other_registry, &repository, &blob));
@@ -120,11 +151,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_grant_is_as_old_as_the_word_of_the_origin_and_longer_for_what_is_public() {
+        let grants = Grants::new(TTL, registries());
+        let (registry, repository) = names();
+        let (blob, alice) = (Digest::of(b"layer"), [1; 32]);
+        grants.give(&alice, &registry, &repository, [blob], TTL);
+        assert!(!grants.holds(&alice, &registry, &repository, &blob));
+        grants.give(&alice, &registry, &repository, [blob], TTL / 2);
+        assert!(grants.holds(&alice, &registry, &repository, &blob));
+        tokio::time::advance(TTL / 2).await;
+        assert!(!grants.holds(&alice, &registry, &repository, &blob));
+        let public: RegistryName = "public.test".parse().unwrap();
+        grants.give(&alice, &public, &repository, [blob], Duration::ZERO);
+        tokio::time::advance(TTL * 9).await;
+        assert!(grants.holds(&alice, &public, &repository, &blob));
+        grants.take(&alice, &public, &repository, [blob]);
+        assert!(!grants.holds(&alice, &public, &repository, &blob));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn memory_is_bounded() {
-        let grants = Grants::new(TTL);
+        let grants = Grants::new(TTL, registries());
         let (registry, repository) = names();
         let blob = |i: usize| Digest::of(&i.to_le_bytes());
-        grants.give(&[0; 32], &registry, &repository, (0..MAX_GRANTS.get() + 10).map(blob));
+        grants.give(&[0; 32], &registry, &repository, (0..MAX_GRANTS.get() + 10).map(blob), Duration::ZERO);
         assert_eq!(grants.lock().len(), MAX_GRANTS.get());
         assert!(!grants.holds(&[0; 32], &registry, &repository, &blob(0)));
         assert!(grants.holds(&[0; 32], &registry, &repository, &blob(MAX_GRANTS.get())));

@@ -174,7 +174,7 @@ impl Proxy {
         let policy = Policy::new(rules.clone(), reached);
         let service = Arc::new(Service {
             downloads: downloads.clone(),
-            grants: Grants::new(config.grant_ttl),
+            grants: Grants::new(config.grant_ttl, Arc::clone(&deps.registries)),
             seeders,
             has_seeders: !config.seeders.is_empty(),
             registries: deps.registries,

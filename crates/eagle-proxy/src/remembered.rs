@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use eagle_core::Digest;
 use eagle_registry::{Reference, RegistryName, RepositoryName, headers::DOCKER_CONTENT_DIGEST};
 use http::{HeaderMap, HeaderValue, header};
 use lru::LruCache;
@@ -110,9 +111,25 @@ impl Manifests {
             return Some(known);
         }
         // docker asks for a tag with HEAD and then for the digest with GET.
-        let digest = known.headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.parse().ok()?;
+        let digest = known.digest()?;
         let by_digest = Wanted { reference: Reference::Digest(digest), ..wanted.clone() };
         table.entries.get(&by_digest.key()).filter(|known| known.body.is_some()).map(Arc::clone)
+    }
+
+    /// Forgets a manifest that the origin refuses the caller now; gives what was known.
+    pub(crate) fn forget(&self, wanted: &Wanted<'_>) -> Option<Arc<Remembered>> {
+        let with_body = self.get(wanted, true);
+        let mut table = self.lock();
+        let mut known = table.entries.pop(&wanted.key());
+        table.bytes -= known.as_ref().map_or(0, |known| known.bytes());
+        let digest = known.as_ref().and_then(|known| known.digest());
+        if let Some(digest) = digest {
+            let by_digest = Wanted { reference: Reference::Digest(digest), ..wanted.clone() };
+            let other = table.entries.pop(&by_digest.key());
+            table.bytes -= other.as_ref().map_or(0, |other| other.bytes());
+            known = known.or(other);
+        }
+        with_body.or(known)
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -121,6 +138,11 @@ impl Manifests {
 }
 
 impl Remembered {
+    /// The digest in its header.
+    fn digest(&self) -> Option<Digest> {
+        self.headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
+    }
+
     /// About what it takes in memory.
     fn bytes(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();

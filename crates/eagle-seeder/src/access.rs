@@ -1,8 +1,9 @@
 //! Who may read which blob: the origin decides, per caller, and the answer is kept for a while.
 //!
 //! A *grant* says that the origin let a caller read a blob of a repository: it answered a `HEAD` or
-//! `GET` of the blob, or a manifest that names it. A grant younger than [`FRESH`] is believed. Later
-//! the origin is asked again, and only when it cannot be asked does an older grant count, and only for
+//! `GET` of the blob, or a manifest that names it. A grant younger than `grant_ttl` is believed, and for
+//! longer where the configuration says that everybody may read all of a registry. Later the origin is
+//! asked again, and only when it cannot be asked does an older grant count, and only for
 //! a blob that is stored: for [`OUTAGE`], or without end when a manifest served to the caller named the
 //! blob, since that manifest is served during an outage too. Grants are bounded in number; losing one
 //! costs a question to the origin, never an answer to the wrong caller.
@@ -22,9 +23,6 @@ use tokio::time::Instant;
 
 use crate::{collapse::Collapse, metrics::Metrics};
 
-/// How long a grant is believed: a pull of a large image ends within it, and a revoked credential
-/// works no longer than the tokens of registries do (Docker Hub's live for 300 s).
-const FRESH: Duration = Duration::from_secs(300);
 /// How long a grant counts while the origin cannot be asked.
 const OUTAGE: Duration = Duration::from_secs(3600);
 /// Grants kept: about 150 bytes each, so 10 MiB; an image has some tens of blobs.
@@ -77,10 +75,11 @@ enum Worth {
     Nothing,
 }
 
-fn worth(grant: Option<Grant>, now: Instant) -> Worth {
+/// A grant younger than `ttl` is believed.
+fn worth(grant: Option<Grant>, now: Instant, ttl: Duration) -> Worth {
     let Some(Grant { confirmed, named }) = grant else { return Worth::Nothing };
     match now.saturating_duration_since(confirmed) {
-        age if age < FRESH => Worth::Enough,
+        age if age < ttl => Worth::Enough,
         age if named || age < OUTAGE => Worth::InAnOutage,
         _ => Worth::Nothing,
     }
@@ -91,13 +90,21 @@ fn worth(grant: Option<Grant>, now: Instant) -> Worth {
 pub(crate) struct Access {
     registries: Arc<Registries>,
     metrics: Metrics,
+    ttl: Duration,
     grants: Mutex<LruCache<[u8; 32], Grant>>,
     questions: Collapse<[u8; 32], Result<u64, OriginError>>,
 }
 
 impl Access {
-    pub(crate) fn new(registries: Arc<Registries>, metrics: Metrics) -> Self {
-        Self { registries, metrics, grants: Mutex::new(LruCache::new(MAX_GRANTS)), questions: Collapse::new() }
+    /// No grants; each is believed for `ttl`, and for longer where everybody may read everything.
+    pub(crate) fn new(registries: Arc<Registries>, metrics: Metrics, ttl: Duration) -> Self {
+        let grants = Mutex::new(LruCache::new(MAX_GRANTS));
+        Self { registries, metrics, ttl, grants, questions: Collapse::new() }
+    }
+
+    /// How long the origin's word about a caller is believed.
+    pub(crate) fn ttl(&self, registry: &RegistryName) -> Duration {
+        self.registries.get(registry).grant_ttl(self.ttl)
     }
 
     /// Notes that the origin answered for the blob itself just now.
@@ -112,6 +119,14 @@ impl Access {
         }
     }
 
+    /// Notes that the origin has refused the caller a manifest which names these blobs.
+    pub(crate) fn revoke(&self, source: &Source, digests: &[Digest]) {
+        let mut grants = self.lock();
+        for digest in digests {
+            grants.pop(&source.grant_key(digest));
+        }
+    }
+
     fn note(&self, key: [u8; 32], confirmed: Instant, named: bool) {
         let mut grants = self.lock();
         let grant = match grants.peek(&key) {
@@ -121,22 +136,25 @@ impl Access {
         grants.put(key, grant);
     }
 
-    /// Whether the caller may have the blob; `stored` says that this seeder can serve it without the
-    /// origin.
+    /// Whether the caller may have the blob, and how long ago the origin said so; `stored` says that this
+    /// seeder can serve it without the origin. In an outage the word counts as fresh: it cannot be had
+    /// again.
     ///
     /// # Errors
     /// The origin's refusal, or why it could not be asked.
-    pub(crate) async fn check(&self, source: &Source, digest: Digest, stored: bool) -> Result<(), OriginError> {
+    pub(crate) async fn check(&self, source: &Source, digest: Digest, stored: bool) -> Result<Duration, OriginError> {
         let key = source.grant_key(&digest);
         let grant = self.lock().get(&key).copied();
-        let worth = worth(grant, Instant::now());
+        let now = Instant::now();
+        let worth = worth(grant, now, self.ttl(&source.registry));
         if worth == Worth::Enough {
-            return Ok(());
+            self.metrics.spared("blob_head");
+            return Ok(grant.map_or(Duration::ZERO, |grant| now.saturating_duration_since(grant.confirmed)));
         }
         match self.ask(source, digest).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(Duration::ZERO),
             Err(error) if error.is_transient() => match worth {
-                Worth::InAnOutage if stored => Ok(()),
+                Worth::InAnOutage if stored => Ok(Duration::ZERO),
                 _ => Err(error),
             },
             Err(error) => {
@@ -178,9 +196,11 @@ impl Access {
 mod tests {
     use super::*;
 
+    const TTL: Duration = Duration::from_secs(300);
+
     fn access() -> Access {
         let registries = Registries::new(Vec::new()).expect("defaults are valid");
-        Access::new(Arc::new(registries), Metrics::default())
+        Access::new(Arc::new(registries), Metrics::default(), TTL)
     }
 
     fn source(authorization: Option<&'static str>, repository: &str) -> Source {
@@ -197,11 +217,12 @@ mod tests {
         let start = Instant::now();
         let grant = |named| Some(Grant { confirmed: start, named });
         let second = Duration::from_secs(1);
-        assert_eq!(worth(None, start), Worth::Nothing);
-        assert_eq!(worth(grant(false), start + FRESH - second), Worth::Enough);
-        assert_eq!(worth(grant(false), start + FRESH), Worth::InAnOutage);
-        assert_eq!(worth(grant(false), start + OUTAGE), Worth::Nothing);
-        assert_eq!(worth(grant(true), start + OUTAGE * 24), Worth::InAnOutage);
+        assert_eq!(worth(None, start, TTL), Worth::Nothing);
+        assert_eq!(worth(grant(false), start + TTL - second, TTL), Worth::Enough);
+        assert_eq!(worth(grant(false), start + TTL, TTL), Worth::InAnOutage);
+        assert_eq!(worth(grant(false), start + OUTAGE, TTL), Worth::Nothing);
+        assert_eq!(worth(grant(true), start + OUTAGE * 24, TTL), Worth::InAnOutage);
+        assert_eq!(worth(grant(true), start, Duration::ZERO), Worth::InAnOutage);
     }
 
     #[tokio::test]

@@ -17,6 +17,12 @@ use crate::{error::FetchError, route::RouteError};
 pub(crate) const SOURCE: HeaderName = HeaderName::from_static("eagle-source");
 /// Values of [`SOURCE`].
 pub(crate) const ORIGIN: HeaderValue = HeaderValue::from_static("origin");
+pub(crate) const STALE: HeaderValue = HeaderValue::from_static("stale");
+
+/// How old something is as the value of `Age`; rounded up, so that nothing passes for younger.
+pub(crate) fn age(age: Duration) -> HeaderValue {
+    HeaderValue::from(age.as_secs() + u64::from(age.subsec_nanos() > 0))
+}
 
 /// Parts of a body that wait for a slow reader.
 const QUEUE: usize = 2;

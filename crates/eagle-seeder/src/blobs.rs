@@ -156,8 +156,12 @@ impl Blobs {
         let wanted = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
         if method == Method::HEAD {
             return match self.size(digest, &source).await {
-                Ok(size) => match head(digest, size, wanted) {
-                    Ok((_, response)) => response.map(|()| answer::empty()),
+                Ok((size, age)) => match head(digest, size, wanted) {
+                    Ok((_, mut response)) => {
+                        // How old the origin's word is, by which the proxy's grant is shorter.
+                        response.headers_mut().insert(header::AGE, answer::age(age));
+                        response.map(|()| answer::empty())
+                    }
                     Err(outside) => outside.response(),
                 },
                 Err(error) => answer::origin_error(&error),
@@ -179,11 +183,11 @@ impl Blobs {
         }
     }
 
-    /// Size of a blob for a caller who may have it; starts no fetch.
-    async fn size(&self, digest: Digest, source: &Source) -> Result<u64, OriginError> {
+    /// Size of a blob for a caller who may have it, and how long ago the origin said so; starts no fetch.
+    async fn size(&self, digest: Digest, source: &Source) -> Result<(u64, Duration), OriginError> {
         match self.cache.get(digest).await {
-            Some(blob) => self.access.check(source, digest, true).await.map(|()| blob.size()),
-            None => self.access.ask(source, digest).await,
+            Some(blob) => self.access.check(source, digest, true).await.map(|age| (blob.size(), age)),
+            None => self.access.ask(source, digest).await.map(|size| (size, Duration::ZERO)),
         }
     }
 

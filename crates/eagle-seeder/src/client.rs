@@ -38,7 +38,10 @@ use tokio::time::Instant;
 use url::Url;
 
 pub use self::stream::MetainfoStream;
-use crate::{answer::SOURCE, blobs::METAINFO_TYPE};
+use crate::{
+    answer::{SOURCE, STALE},
+    blobs::METAINFO_TYPE,
+};
 
 /// Deadline of a connection: a seeder is in the same cluster, so one that takes longer is down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -114,6 +117,25 @@ pub enum SeederError {
     /// There is no seeder to ask.
     #[error("no seeder is configured")]
     NoSeeder,
+}
+
+/// What a seeder says of a blob to a caller who may read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlobHead {
+    /// Size of the blob, bytes.
+    pub size: u64,
+    /// How long ago the origin said that the caller may.
+    pub age: Duration,
+}
+
+/// How old the origin's word is that a seeder passes on (`Age`, RFC 9111, 5.1); none means fresh.
+pub fn age(headers: &HeaderMap) -> Duration {
+    Duration::from_secs(number(headers, &header::AGE).unwrap_or(0))
+}
+
+/// Whether a seeder has answered with what it knew, since the origin cannot.
+pub fn is_stale(headers: &HeaderMap) -> bool {
+    headers.get(SOURCE).is_some_and(|source| source == STALE)
 }
 
 /// A client of all seeders of a cluster; clones share connections.
@@ -236,7 +258,7 @@ impl SeederClient {
         }
     }
 
-    /// The size of a blob, bytes: asks whether the caller may read it, without its content.
+    /// Asks whether the caller may read a blob, without its content.
     ///
     /// # Errors
     /// When the origin refuses the caller, or the seeder fails.
@@ -247,14 +269,15 @@ impl SeederClient {
         registry: &RegistryName,
         repository: &RepositoryName,
         caller: &Caller,
-    ) -> Result<u64, SeederError> {
+    ) -> Result<BlobHead, SeederError> {
         let path = format!("v1/blobs/{digest}?{}", query(registry, repository));
         let response = self.send(seeder, &Method::HEAD, &path, HeaderMap::new(), caller).await?;
         if response.status() != StatusCode::OK {
             return Err(self.refused(seeder, response).await);
         }
         let size = number(response.headers(), &header::CONTENT_LENGTH);
-        size.ok_or_else(|| self.protocol(seeder, "the answer to HEAD has no Content-Length"))
+        let size = size.ok_or_else(|| self.protocol(seeder, "the answer to HEAD has no Content-Length"))?;
+        Ok(BlobHead { size, age: age(response.headers()) })
     }
 
     /// Asks for a manifest, a list of tags or the like, of the seeder responsible for the repository, or

@@ -48,6 +48,9 @@ pub struct SeederConfig {
     /// How long the manifest of a tag is served without asking the origin again.
     #[serde(with = "duration")]
     pub manifest_ttl: Duration,
+    /// How long the origin's word that a caller may read something is believed.
+    #[serde(with = "duration")]
+    pub grant_ttl: Duration,
     /// Most bytes per second from origins and peers.
     pub download_rate: Rate,
     /// Most bytes per second to peers and proxies.
@@ -73,6 +76,8 @@ impl Default for SeederConfig {
             cache_limit: Size(1 << 40),
             piece_length: PieceLength::Auto,
             manifest_ttl: Duration::from_secs(30),
+            // A pull of a large image ends within it, and Docker Hub's tokens live as long.
+            grant_ttl: Duration::from_secs(300),
             download_rate: Rate::Limited(50 << 20),
             upload_rate: Rate::Limited(50 << 20),
             trackers: Vec::new(),

@@ -29,6 +29,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::run::Attempt;
 use crate::{
     access::{Access, Source},
     config::PieceLength,
@@ -185,7 +186,10 @@ struct Inner {
 enum Joined {
     /// The blob was completed in the meantime.
     Stored,
-    Fetch(Arc<Fetch>),
+    /// Somebody has begun it.
+    Running(Arc<Fetch>),
+    /// It begins now.
+    Started(Arc<Fetch>),
 }
 
 impl Fetches {
@@ -208,24 +212,32 @@ impl Fetches {
         let key = source.key();
         let authorise = async |stored| {
             let allowed = self.0.parts.access.check(source, digest, stored).await;
-            allowed.map_err(|error| FetchError::origin(digest, error))
+            allowed.map(|_| ()).map_err(|error| FetchError::origin(digest, error))
         };
+        let metrics = &self.0.parts.metrics;
         let mut last = FetchError::Broken { digest };
         for _ in 0..ATTEMPTS {
             if let Some(blob) = self.stored(digest).await {
                 authorise(true).await?;
+                metrics.spared("blob");
                 return Ok(Blob::Stored(blob));
             }
-            let fetch = match self.join(digest, key, source)? {
+            let (fetch, shared) = match self.join(digest, key, source)? {
                 Joined::Stored => continue,
-                Joined::Fetch(fetch) => fetch,
+                Joined::Running(fetch) => (fetch, true),
+                Joined::Started(fetch) => (fetch, false),
             };
             let own = fetch.source == key;
             if !own {
                 authorise(false).await?;
             }
             match fetch.started().await {
-                Ok(_) => return Ok(Blob::Running(fetch)),
+                Ok(_) => {
+                    if shared {
+                        metrics.spared("blob");
+                    }
+                    return Ok(Blob::Running(fetch));
+                }
                 Err(error) if own || error.is_no_room() => return Err(error),
                 // Somebody else's credentials or registry failed. Ours were not tried yet.
                 Err(error) => last = error,
@@ -272,7 +284,7 @@ impl Fetches {
                 let fetch = entry.get();
                 let over = fetch.failed().is_some_and(|at| at.elapsed() >= FAILURE_MEMORY || fetch.source != key);
                 if !over {
-                    return Ok(Joined::Fetch(Arc::clone(fetch)));
+                    return Ok(Joined::Running(Arc::clone(fetch)));
                 }
                 let fetch = Fetch::new(digest, key);
                 entry.insert(Arc::clone(&fetch));
@@ -283,8 +295,8 @@ impl Fetches {
             Entry::Vacant(_) if inner.halt.is_cancelled() => return Err(FetchError::Stopped),
             Entry::Vacant(entry) => Arc::clone(entry.insert(Fetch::new(digest, key))),
         };
-        inner.tasks.spawn(run::run(Arc::clone(inner), Arc::clone(&fetch), source.clone()));
-        Ok(Joined::Fetch(fetch))
+        inner.tasks.spawn(run::run(Arc::clone(inner), Arc::clone(&fetch), source.clone(), Attempt::First));
+        Ok(Joined::Started(fetch))
     }
 }
 
@@ -292,6 +304,14 @@ impl Inner {
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Fetch>>> {
         // The map is whole between any two operations, so a panic elsewhere leaves it usable.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts another fetch in the place of one that brought other content.
+    fn begin_again(self: &Arc<Self>, fetch: &Arc<Fetch>, source: &Source) {
+        let mut running = self.lock();
+        let Some(there) = running.get_mut(&fetch.digest).filter(|there| Arc::ptr_eq(there, fetch)) else { return };
+        *there = Fetch::new(fetch.digest, fetch.source);
+        self.tasks.spawn(run::run(Arc::clone(self), Arc::clone(there), source.clone(), Attempt::Second));
     }
 
     /// Takes a fetch out of the map, unless another has taken its place.

@@ -6,24 +6,33 @@
 //! cannot answer, the last known answer is given and says so. What one caller was answered is never
 //! answered to another, and a different `Accept` is a different question, but for manifests by digest;
 //! only when the origin cannot answer, the last answer of a kind that the request accepts will do.
+//!
+//! The content of a manifest by digest is known for good, the right to read it is not: when the
+//! origin's word is older than `grant_ttl`, it is asked by `HEAD` whether the caller may still have it. A
+//! caller who is refused gets nothing of what was kept for it, not even when the origin is down later.
 
 mod cache;
+mod content;
+mod question;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use eagle_core::Digest;
 use eagle_registry::{
-    Caller, ForwardRequest, Manifest, OriginError, Reference, Registries, RegistryName, body::read_up_to,
+    Caller, ForwardRequest, OriginError, Reference, Registries, RegistryName, body::read_up_to,
     headers::DOCKER_CONTENT_DIGEST, manifest::MAX_MANIFEST_SIZE, path::Endpoint,
 };
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use self::cache::Answers;
+use self::{
+    cache::Answers,
+    content::{Named, check, names},
+    question::{Question, accepts},
+};
 use crate::{
     access::{Access, Source},
     answer::{self, ORIGIN, ResponseBody, SOURCE},
@@ -33,8 +42,6 @@ use crate::{
 
 /// Largest body that is collected and shared. Larger ones, which only lists can be, are passed through.
 const MAX_SHARED: usize = MAX_MANIFEST_SIZE;
-/// Bodies from this size on are hashed away from the async threads: 64 KiB take about 40 us.
-const HASH_ELSEWHERE: usize = 64 << 10;
 /// Headers that make an answer depend on more than the resource: such requests are passed through.
 const CONDITIONAL: [header::HeaderName; 6] = [
     header::RANGE,
@@ -59,6 +66,19 @@ struct Answer {
     digests: Vec<Digest>,
 }
 
+impl Answer {
+    /// The same, which the origin has vouched for at this moment.
+    fn confirmed(&self, received: Instant) -> Self {
+        let (headers, body, digests) = (self.headers.clone(), self.body.clone(), self.digests.clone());
+        Self { status: self.status, headers, body, received, digests }
+    }
+
+    /// The digest in its header.
+    fn digest(&self) -> Option<Digest> {
+        self.headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
+    }
+}
+
 /// What collapsed requests share.
 #[derive(Debug, Clone)]
 enum Shared {
@@ -74,6 +94,15 @@ pub(crate) struct Request {
     pub(crate) endpoint: Endpoint,
     pub(crate) forward: ForwardRequest,
     pub(crate) caller: Caller,
+    /// When it came: what the origin has answered since then answers it too.
+    begun: Instant,
+}
+
+impl Request {
+    /// A request that comes now.
+    pub(crate) fn new(registry: RegistryName, endpoint: Endpoint, forward: ForwardRequest, caller: Caller) -> Self {
+        Self { registry, endpoint, forward, caller, begun: Instant::now() }
+    }
 }
 
 /// Answers such requests; clones share the cache.
@@ -120,12 +149,16 @@ impl Manifests {
         let usable = |answer: &Arc<Answer>| request.forward.method() == Method::HEAD || answer.body.is_some();
         let key = Question::of(&request).key(request.forward.path());
         let known = inner.answers.get(&key).filter(usable);
-        if let Some(known) = &known
-            && (reference.digest().is_some() || known.received.elapsed() < inner.ttl)
-        {
+        let grant_ttl = inner.access.ttl(&request.registry);
+        let by_digest = reference.digest().is_some();
+        let ttl = if by_digest { grant_ttl } else { grant_ttl.min(inner.ttl) };
+        if let Some(known) = known.as_ref().filter(|known| known.received.elapsed() < ttl) {
             return self.serve(known, &request, &source, ManifestSource::Cache);
         }
-        let result = self.ask(&request).await;
+        let result = match &known {
+            Some(known) if by_digest => self.confirm(&request, key, known).await,
+            _ => self.ask(&request).await,
+        };
         let problem = match &result {
             Ok(Shared::Answer(answer)) if cannot_answer(answer.status) => Some(answer.status.to_string()),
             Err(error) if error.is_transient() => Some(error.to_string()),
@@ -143,9 +176,17 @@ impl Manifests {
             return self.serve(&known, &request, &source, ManifestSource::Stale);
         }
         match result {
-            Ok(Shared::Answer(answer)) => self.serve(&answer, &request, &source, ManifestSource::Origin),
+            Ok(Shared::Answer(answer)) => {
+                if is_refusal(answer.status) {
+                    self.forget(&request, &source);
+                }
+                self.serve(&answer, &request, &source, ManifestSource::Origin)
+            }
             Ok(Shared::TooLarge) => self.pass_through(request).await,
             Err(error) => {
+                if error.status().is_some_and(is_refusal) {
+                    self.forget(&request, &source);
+                }
                 inner.metrics.manifest_request(ManifestSource::Origin);
                 answer::origin_error(&error)
             }
@@ -161,6 +202,9 @@ impl Manifests {
         from: ManifestSource,
     ) -> Response<ResponseBody> {
         self.0.metrics.manifest_request(from);
+        if from != ManifestSource::Origin {
+            self.0.metrics.spared("manifest");
+        }
         if request.forward.method() == Method::GET {
             self.0.access.named(source, &answer.digests, answer.received);
         }
@@ -171,16 +215,63 @@ impl Manifests {
     async fn ask(&self, request: &Request) -> Result<Shared, OriginError> {
         let question = Question::of(request);
         let of_any_kind = Question::of_any_kind(request);
+        let (mut asks_itself, begun) = (false, request.begun);
         let start = || {
-            let Request { registry, endpoint, forward, caller } = request;
+            asks_itself = true;
+            let Request { registry, endpoint, forward, caller, .. } = request;
             let (this, registry, endpoint) = (self.clone(), registry.clone(), endpoint.clone());
             let (forward, caller) = (forward.clone(), caller.clone());
-            async move { this.fetch(&registry, &endpoint, (question, of_any_kind), forward, &caller).await }.boxed()
+            async move { this.fetch(&registry, &endpoint, (question, of_any_kind), forward, &caller, begun).await }
+                .boxed()
         };
-        self.0.running.run(question.running_key(&request.forward), start).await
+        let result = self.0.running.run(question.running_key(&request.forward), start).await;
+        if !asks_itself {
+            let is_manifest = matches!(request.endpoint, Endpoint::Manifest(..));
+            self.0.metrics.spared(if is_manifest { "manifest" } else { "list" });
+        }
+        result
     }
 
-    /// Asks the origin, and keeps the answer when it is a manifest.
+    /// Asks the origin whether the caller may still have what a digest names.
+    async fn confirm(&self, request: &Request, key: Key, known: &Answer) -> Result<Shared, OriginError> {
+        let head = Request {
+            registry: request.registry.clone(),
+            endpoint: request.endpoint.clone(),
+            forward: request.forward.clone().as_head(),
+            caller: request.caller.clone(),
+            begun: request.begun,
+        };
+        match self.ask(&head).await {
+            Ok(Shared::Answer(answer)) if answer.status == StatusCode::OK => {
+                let confirmed = Arc::new(known.confirmed(answer.received));
+                self.0.answers.put(key, &confirmed);
+                Ok(Shared::Answer(confirmed))
+            }
+            Ok(Shared::Answer(answer)) if cannot_answer(answer.status) => Ok(Shared::Answer(answer)),
+            Err(error) if error.is_transient() => Err(error),
+            // A refusal, or a registry without HEAD: the answer to the request itself counts.
+            _ => self.ask(request).await,
+        }
+    }
+
+    /// Forgets what was kept for a caller of a manifest that the origin refuses it, and of all that the
+    /// manifest names.
+    fn forget(&self, request: &Request, source: &Source) {
+        let (question, any_kind) = (Question::of(request), Question::of_any_kind(request));
+        let path = request.forward.path();
+        let of_digest = |digest: &Digest| any_kind.key(&format!("{}/manifests/{digest}", source.repository));
+        for key in [question.key(path), any_kind.last_key(path)] {
+            let Some(known) = self.0.answers.remove(&key) else { continue };
+            for digest in known.digest().iter().chain(&known.digests) {
+                if let Some(child) = self.0.answers.remove(&of_digest(digest)) {
+                    self.0.access.revoke(source, &child.digests);
+                }
+            }
+            self.0.access.revoke(source, &known.digests);
+        }
+    }
+
+    /// Asks the origin, unless that was done since `begun`, and keeps the answer when it is a manifest.
     async fn fetch(
         &self,
         registry: &RegistryName,
@@ -188,9 +279,17 @@ impl Manifests {
         (question, of_any_kind): (Question, Question),
         forward: ForwardRequest,
         caller: &Caller,
+        begun: Instant,
     ) -> Result<Shared, OriginError> {
         let inner = &self.0;
         let (is_get, key) = (forward.method() == Method::GET, question.key(forward.path()));
+        // The same question may have been answered between the look into what is known and the look at what is asked.
+        if let Some(known) = inner.answers.get(&key)
+            && known.received >= begun
+            && (known.body.is_some() || !is_get)
+        {
+            return Ok(Shared::Answer(known));
+        }
         let last_key = of_any_kind.last_key(forward.path());
         let response = inner.registries.get(registry).forward(forward, caller).await;
         match &response {
@@ -247,132 +346,35 @@ impl Manifests {
     }
 }
 
+/// Statuses by which an origin says that this caller gets nothing here.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
+}
+
 /// Statuses after which an older answer is better than none.
 fn cannot_answer(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-/// What, beside the resource, decides about an answer: registry, caller, what the caller accepts.
-#[derive(Debug, Clone, Copy)]
-struct Question([u8; 32]);
-
-impl Question {
-    fn of(request: &Request) -> Self {
-        let by_digest = matches!(&request.endpoint, Endpoint::Manifest(_, reference) if reference.digest().is_some());
-        if by_digest {
-            // A digest names one content, whatever kinds are accepted.
-            return Self::of_any_kind(request);
-        }
-        let mut hash = Sha256::new();
-        hash.update(Self::of_any_kind(request).0);
-        for value in request.forward.headers().get_all(header::ACCEPT) {
-            // No header value holds a line break, so the parts cannot run into each other.
-            hash.update(b"\n");
-            hash.update(value.as_bytes());
-        }
-        Self(hash.finalize().into())
-    }
-
-    /// The question without what the caller accepts.
-    fn of_any_kind(request: &Request) -> Self {
-        let hash = Sha256::new().chain_update(request.caller.key()).chain_update(request.registry.as_str());
-        Self(hash.finalize().into())
-    }
-
-    /// Where the last answer to this question is kept, whatever was accepted then.
-    fn last_key(self, target: &str) -> Key {
-        // No path holds a line break.
-        self.key(&format!("last\n{target}"))
-    }
-
-    /// The same question about this path and query.
-    fn key(self, target: &str) -> Key {
-        Sha256::new().chain_update(self.0).chain_update(target).finalize().into()
-    }
-
-    fn running_key(self, request: &ForwardRequest) -> Key {
-        Sha256::new().chain_update(self.key(request.path())).chain_update(request.method().as_str()).finalize().into()
-    }
-}
-
-/// Whether a request takes an answer of this kind (RFC 9110, section 12.5.1, without weights: a kind
-/// that is refused by `q=0` is not in use for manifests).
-fn accepts(headers: &HeaderMap, answer: &Answer) -> bool {
-    let kind = |value: &str| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let Some(given) = answer.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(kind) else {
-        return false;
-    };
-    let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
-    accepted.peek().is_none()
-        || accepted
-            .flat_map(|value| value.split(','))
-            .map(kind)
-            .any(|kind| kind == given || kind == "*/*" || kind == "application/*")
-}
-
-/// What is known of the digest of a manifest.
-enum Named {
-    /// It was asked for by digest, or its digest is unknown.
-    Plain,
-    /// It was asked for by tag and has this digest, which was checked.
-    Digest(Digest),
-    /// It has another digest than its header says.
-    Mismatch,
-}
-
-/// Checks the body against the digest that was asked for or is claimed.
-async fn check(registry: &RegistryName, reference: &Reference, answer: &Answer) -> Result<Named, OriginError> {
-    let Some(body) = &answer.body else { return Ok(Named::Plain) };
-    let claimed = answer.headers.get(DOCKER_CONTENT_DIGEST).and_then(|value| value.to_str().ok()?.parse().ok());
-    let asked = reference.digest();
-    let Some(expected) = asked.or(claimed) else { return Ok(Named::Plain) };
-    let actual = digest_of(expected, body.clone()).await;
-    match (actual == Some(expected), asked) {
-        (true, Some(_)) => Ok(Named::Plain),
-        (true, None) => Ok(Named::Digest(expected)),
-        (false, Some(_)) => Err(OriginError::Protocol {
-            registry: registry.to_string(),
-            problem: format!("other content for manifest {expected}"),
-        }),
-        (false, None) => {
-            tracing::warn!(%registry, %reference, claimed = %expected, "the digest of a manifest is not the one in its header; it is not kept");
-            Ok(Named::Mismatch)
-        }
-    }
-}
-
-async fn digest_of(like: Digest, body: Bytes) -> Option<Digest> {
-    let is_small = body.len() < HASH_ELSEWHERE;
-    let hash = move || {
-        let mut hasher = like.hasher();
-        hasher.update(&body);
-        hasher.finish()
-    };
-    if is_small { Some(hash()) } else { tokio::task::spawn_blocking(hash).await.ok() }
-}
-
-/// Everything that a manifest points to; nothing when it is of a kind that is not read.
-fn names(answer: &Answer) -> Vec<Digest> {
-    let content_type = answer.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let manifest = answer.body.as_ref().and_then(|body| Manifest::parse(body, content_type).ok());
-    let Some(Manifest { blobs, manifests, .. }) = manifest else { return Vec::new() };
-    blobs.iter().chain(&manifests).map(|descriptor| descriptor.digest).collect()
-}
-
 /// The answer as it came, with a note where it comes from.
-fn respond(answer: &Answer, method: &Method, from: ManifestSource) -> Response<ResponseBody> {
-    let body = match (&answer.body, method) {
+fn respond(known: &Answer, method: &Method, from: ManifestSource) -> Response<ResponseBody> {
+    let body = match (&known.body, method) {
         (Some(body), &Method::GET) => answer::full(body.clone()),
         _ => answer::empty(),
     };
     let mut response = Response::new(body);
-    *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers.clone();
+    *response.status_mut() = known.status;
+    *response.headers_mut() = known.headers.clone();
     let headers = response.headers_mut();
-    if let Some(body) = &answer.body {
+    if let Some(body) = &known.body {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
     headers.insert(SOURCE, HeaderValue::from_static(from.name()));
+    // The origin's own, if it is a cache itself, says nothing about this caller.
+    headers.remove(header::AGE);
+    if from != ManifestSource::Origin {
+        headers.insert(header::AGE, answer::age(known.received.elapsed()));
+    }
     if from == ManifestSource::Stale {
         // RFC 7234, 5.5.1: what runtimes and people know; RFC 9111 has no successor for it.
         headers.insert(header::WARNING, HeaderValue::from_static("110 - \"Response is Stale\""));

@@ -24,6 +24,11 @@ struct OriginLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SourceLabel {
     source: &'static str,
 }
@@ -56,6 +61,7 @@ pub(crate) struct Metrics(Arc<Inner>);
 struct Inner {
     origin_bytes: Counter,
     origin_requests: Family<OriginLabels, Counter>,
+    origin_requests_spared: Family<KindLabel, Counter>,
     fetches_running: Gauge,
     blobs_complete: Counter,
     verification_failures: Counter,
@@ -101,6 +107,11 @@ impl Metrics {
         let inner = &*self.0;
         registry.register("origin_bytes", "Bytes of blobs received from origins", inner.origin_bytes.clone());
         registry.register("origin_requests", "Requests to origins", inner.origin_requests.clone());
+        registry.register(
+            "origin_requests_spared",
+            "Requests of proxies that were answered without a request to an origin of their own",
+            inner.origin_requests_spared.clone(),
+        );
         registry.register("fetches_running", "Blobs that are being fetched", inner.fetches_running.clone());
         registry.register("blobs_complete", "Blobs fetched, checked and stored", inner.blobs_complete.clone());
         registry.register(
@@ -152,6 +163,12 @@ impl Metrics {
             _ => "refused",
         };
         self.0.origin_requests.get_or_create(&OriginLabels { kind, outcome }).inc();
+    }
+
+    /// Counts a request of this kind that the origin was not asked for: what it would be told was known,
+    /// or another request was on its way.
+    pub(crate) fn spared(&self, kind: &'static str) {
+        self.0.origin_requests_spared.get_or_create(&KindLabel { kind }).inc();
     }
 
     pub(crate) fn fetch_started(&self) -> RunningFetch {

@@ -131,7 +131,7 @@ impl Seeder {
         metrics.register(registry, &cache, NodeUploads(node.clone()));
         let shared = storage::open_shared(&config, &node.info().id.to_string()).await?;
         let shared = shared.map(|storage| Shared::new(storage, &node, metrics.clone()));
-        let access = Arc::new(Access::new(Arc::clone(&deps.registries), metrics.clone()));
+        let access = Arc::new(Access::new(Arc::clone(&deps.registries), metrics.clone(), config.grant_ttl));
         let parts = Parts {
             registries: Arc::clone(&deps.registries),
             cache: Arc::clone(&cache),

@@ -170,7 +170,7 @@ impl Api {
                 let caller = Caller::of(&parts.headers);
                 match ForwardRequest::new(parts.method, target, parts.headers) {
                     Ok(forward) => {
-                        self.manifests.answer(manifests::Request { registry, endpoint, forward, caller }).await
+                        self.manifests.answer(manifests::Request::new(registry, endpoint, forward, caller)).await
                     }
                     Err(error) => answer::error(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, error.to_string()),
                 }

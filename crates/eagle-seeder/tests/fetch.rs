@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use common::{LAYER, Origin, PIECE, Running, basic, config, memory, piece_hashes, story, until, within};
 use eagle_core::{
@@ -11,7 +11,7 @@ use eagle_core::{
     units::{Rate, Size},
 };
 use eagle_registry::{
-    Caller,
+    Caller, Registries, RegistryConfig,
     embedded::{Fault, FaultRule, FaultTarget},
 };
 use eagle_seeder::{SeederConfig, SeederError};
@@ -129,10 +129,9 @@ async fn an_origin_that_makes_no_progress_is_given_up_and_its_bytes_are_kept() {
 }
 
 #[tokio::test]
-async fn wrong_bytes_fail_and_leave_nothing() {
+async fn wrong_bytes_are_fetched_once_more_and_then_reported() {
     let origin = Origin::start(&[LAYER]).await;
-    let content = origin.content(0, &Caller::anonymous()).await;
-    origin.registry().set_faults(vec![FaultRule::once(FaultTarget::Blobs, Fault::CorruptAt(LAYER / 2))]);
+    origin.registry().set_faults(vec![FaultRule::always(FaultTarget::Blobs, Fault::CorruptAt(LAYER / 2))]);
     let running = Running::start(memory(), origin.registries()).await;
     // A reader of the content never gets all of it.
     let (path, anonymous) = (running.blob_path(&origin, 0), Caller::anonymous());
@@ -142,15 +141,36 @@ async fn wrong_bytes_fail_and_leave_nothing() {
     );
     assert!(told.end.unwrap_err().contains("other content"));
     assert!(body.is_err(), "the connection breaks off");
-    assert_eq!(running.seeder.counters().verification_failures, 1);
-    let cache = &running.seeder.status()["cache"];
-    assert_eq!((&cache["blobs"], &cache["partial_blobs"]), (&0.into(), &0.into()));
-    until("the next try works", async || match running.metainfo(&origin, 0, &anonymous).await {
-        Ok(stream) => story(stream).await.end.is_ok(),
-        Err(_) => false,
+    until("both attempts have failed", async || {
+        let counters = running.seeder.counters();
+        counters.verification_failures == 2 && counters.fetches_running == 0
     })
     .await;
-    assert_eq!(running.get(&path, &[]).await.1, content);
+    assert_eq!(origin.registry().stats().blob(origin.digests[0]).gets, 2);
+    let cache = &running.seeder.status()["cache"];
+    assert_eq!((&cache["blobs"], &cache["partial_blobs"]), (&0.into(), &0.into()));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn wrong_bytes_of_a_mirror_come_from_the_registry() {
+    let origin = Origin::start(&[LAYER]).await;
+    let content = origin.content(0, &Caller::anonymous()).await;
+    let mirror = Origin::start(&[LAYER]).await;
+    mirror.registry().set_faults(vec![FaultRule::always(FaultTarget::Blobs, Fault::CorruptAt(LAYER / 2))]);
+    origin.registry().reset_stats();
+    let registries =
+        Registries::new(vec![RegistryConfig { mirrors: vec![mirror.registry().url()], ..origin.config.clone() }]);
+    let running = Running::start(memory(), Arc::new(registries.unwrap())).await;
+    let anonymous = Caller::anonymous();
+    let told = story(running.metainfo(&origin, 0, &anonymous).await.unwrap()).await;
+    assert!(told.end.unwrap_err().contains("other content"));
+    // The second attempt needs nobody to ask for it.
+    until("the right bytes are stored", async || running.seeder.counters().blobs_completed == 1).await;
+    let (response, body) = running.get(&running.blob_path(&origin, 0), &[]).await;
+    assert_eq!((response.status(), body), (StatusCode::OK, content));
+    assert_eq!(mirror.registry().stats().blob(origin.digests[0]).gets, 1);
+    assert_eq!(origin.registry().stats().blob(origin.digests[0]).gets, 1);
     running.stop().await;
 }
 

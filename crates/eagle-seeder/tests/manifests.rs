@@ -171,6 +171,74 @@ async fn a_manifest_grants_the_blobs_that_it_names() {
     running.stop().await;
 }
 
+#[tokio::test]
+async fn a_manifest_by_digest_is_kept_for_good_and_the_right_to_it_is_not() {
+    let mut origin = Origin::private(&[LAYER]).await;
+    let digest = origin.registry().images()[0].manifest_digest.to_string();
+    let config = SeederConfig { grant_ttl: Duration::ZERO, ..memory() };
+    let running = Running::start(config, origin.registries()).await;
+    let authorization = basic("alice", "a").authorization.unwrap();
+    let alice = [("authorization", authorization.to_str().unwrap())];
+    let (_, manifest) = running.get(&path(&origin, "1"), &alice).await;
+    assert_eq!(story(running.metainfo(&origin, 0, &basic("alice", "a")).await.unwrap()).await.end, Ok(()));
+    origin.registry().reset_stats();
+    let (response, body) = running.get(&path(&origin, &digest), &alice).await;
+    assert_eq!((response.status(), &body), (StatusCode::OK, &manifest));
+    assert_eq!(origin.registry().stats().requests, 1, "the origin was asked by HEAD whether alice may");
+    assert_eq!(running.metric("eagle_seeder_origin_requests_total{kind=\"forward\",outcome=\"ok\"}"), 2.0);
+    // Her right is gone: she gets the origin's refusal, by digest, by tag, and of the blob.
+    let rule = FaultRule::always(FaultTarget::All, Fault::Status(StatusCode::UNAUTHORIZED));
+    origin.registry().set_faults(vec![rule]);
+    for path in [path(&origin, &digest), path(&origin, "1"), running.blob_path(&origin, 0)] {
+        let (response, body) = running.get(&path, &alice).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
+        assert!(String::from_utf8_lossy(&body).contains("errors"), "{path}");
+    }
+    // And the refusal is remembered when the origin is down.
+    origin.stop().await;
+    for path in [path(&origin, &digest), path(&origin, "1"), running.blob_path(&origin, 0)] {
+        assert_eq!(running.get(&path, &alice).await.0.status(), StatusCode::BAD_GATEWAY, "{path}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn everybody_may_read_what_is_public_for_longer() {
+    let origin = Origin::private(&[LAYER]).await;
+    let public = RegistryConfig { public: true, ..origin.config.clone() };
+    let config = SeederConfig { grant_ttl: Duration::ZERO, manifest_ttl: Duration::ZERO, ..memory() };
+    let running = Running::start(config, Arc::new(Registries::new(vec![public]).unwrap())).await;
+    let alice = basic("alice", "a");
+    let authorization = alice.authorization.clone().unwrap();
+    let headers = [("authorization", authorization.to_str().unwrap())];
+    running.get(&path(&origin, "1"), &headers).await;
+    for _ in 0..2 {
+        assert_eq!(story(running.metainfo(&origin, 0, &alice).await.unwrap()).await.end, Ok(()));
+    }
+    let blob = origin.registry().stats().blob(origin.digests[0]);
+    assert_eq!((blob.gets, blob.heads), (1, 0), "no question although grant_ttl is over");
+    // That is a longer memory of what the origin has said to a caller, not leave for those it has said nothing to.
+    assert!(running.metainfo(&origin, 0, &Caller::anonymous()).await.is_err());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_answered_says_how_old_it_is_and_what_it_spared() {
+    let origin = Origin::start(&[LAYER]).await;
+    let running = Running::start(memory(), origin.registries()).await;
+    let tag = path(&origin, "1");
+    let asked = (0..8).map(|_| running.get(&tag, &[]));
+    for (response, _) in join_all(asked).await {
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    let (response, _) = running.get(&path(&origin, "1"), &[]).await;
+    let age: u64 = response.headers()["age"].to_str().unwrap().parse().unwrap();
+    assert!((1..60).contains(&age), "{age}");
+    assert_eq!(origin.registry().stats().requests, 1);
+    assert_eq!(running.metric("eagle_seeder_origin_requests_spared_total{kind=\"manifest\"}"), 8.0);
+    running.stop().await;
+}
+
 /// An origin that gives these bodies, one per request, all with the same digest in the header.
 async fn scripted(digest: Digest, bodies: Vec<&'static str>) -> (Arc<Registries>, JoinHandle<()>) {
     let listener = TcpListener::bind(any_port()).await.unwrap();

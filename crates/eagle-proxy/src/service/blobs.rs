@@ -1,6 +1,6 @@
 //! Blobs: who may read them, ranges, and the answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use eagle_core::Digest;
 use eagle_registry::{Caller, errors::ErrorCode, range};
@@ -76,7 +76,7 @@ impl Service {
         for seeder in self.seeders.order(digest).into_iter().take(MAX_SEEDERS) {
             let asked = self.seeders.blob_head(&seeder, *digest, registry, repository, caller);
             let failure = match timeout(SOURCE_DEADLINE, asked).await {
-                Ok(Ok(size)) => return Ok(self.granted(request, size)),
+                Ok(Ok(head)) => return Ok(self.granted(request, head.size, head.age)),
                 Ok(Err(error)) => Failure::from(error),
                 Err(_) => Failure::Failed(format!("seeder {seeder}: no answer within {SOURCE_DEADLINE:?}")),
             };
@@ -91,7 +91,7 @@ impl Service {
         }
         let origin = self.registries.get(registry);
         let failure = match timeout(SOURCE_DEADLINE, origin.blob_head(repository, *digest, caller)).await {
-            Ok(Ok(size)) => return Ok(self.granted(request, size)),
+            Ok(Ok(size)) => return Ok(self.granted(request, size, Duration::ZERO)),
             Ok(Err(error)) => Failure::from(error),
             Err(_) => Failure::Failed(format!("registry {registry}: no answer within {SOURCE_DEADLINE:?}")),
         };
@@ -104,9 +104,9 @@ impl Service {
         }
     }
 
-    fn granted(&self, request: &BlobRequest, size: u64) -> u64 {
+    fn granted(&self, request: &BlobRequest, size: u64, age: Duration) -> u64 {
         let BlobRequest { digest, registry, repository, caller } = request;
-        self.grants.give(&caller.key(), registry, repository, [*digest]);
+        self.grants.give(&caller.key(), registry, repository, [*digest], age);
         size
     }
 }

@@ -1,11 +1,14 @@
 //! Manifests, tags and referrers: passed on to the origin through the seeders, which collapse and
 //! keep them; directly when no seeder answers; from memory when nobody does.
 
+use std::time::Duration;
+
 use eagle_core::Digest;
 use eagle_registry::{
     Body, Caller, ForwardRequest, Manifest, Reference, body::read_up_to, errors::ErrorCode,
     headers::DOCKER_CONTENT_DIGEST,
 };
+use eagle_seeder::client::{age, is_stale};
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
@@ -13,6 +16,7 @@ use tokio::time::timeout;
 use super::{SOURCE_DEADLINE, Service};
 use crate::{
     answer::{self, ResponseBody},
+    download::Failure,
     path::Resource,
     remembered::Wanted,
     upstream::Upstream,
@@ -91,7 +95,11 @@ impl Service {
         let response = match source {
             Source::Registry => {
                 let registry = self.registries.get(&upstream.registry);
-                registry.forward(request.clone(), caller).await.map_err(|error| error.to_string())?
+                match registry.forward(request.clone(), caller).await.map_err(Failure::from) {
+                    Ok(response) => response,
+                    Err(Failure::Refused(refusal)) => return Ok(answer::refusal(&refusal)),
+                    Err(Failure::Failed(reason)) => return Err(reason),
+                }
             }
             Source::Seeders => {
                 let forwarded = self.seeders.forward(&upstream.registry, request.clone(), caller).await;
@@ -100,9 +108,13 @@ impl Service {
         };
         let response = match wanted {
             Some(wanted) if response.status() == StatusCode::OK => self
-                .manifest(response, upstream, wanted, request.method() == Method::HEAD)
+                .manifest(response, upstream, wanted, request.method() == Method::HEAD, source)
                 .await
                 .map_err(|reason| format!("{}: {reason}", source.name()))?,
+            Some(wanted) if matches!(response.status().as_u16(), 401 | 403 | 404) => {
+                self.forget(wanted);
+                response.map(|body| body.map_err(Into::into).boxed_unsync())
+            }
             _ => response.map(|body| body.map_err(Into::into).boxed_unsync()),
         };
         let mut response = response;
@@ -117,8 +129,15 @@ impl Service {
         upstream: &Upstream,
         wanted: &Wanted<'_>,
         head: bool,
+        source: Source,
     ) -> Result<Response<ResponseBody>, String> {
         let (mut parts, body) = response.into_parts();
+        // In an outage no younger word of the origin can be had. Its own `Age`, if it is a cache itself, is not about
+        // the caller.
+        let age = match source {
+            Source::Seeders if !is_stale(&parts.headers) => age(&parts.headers),
+            _ => Duration::ZERO,
+        };
         if head {
             self.manifests.put(wanted, parts.headers.clone(), None);
             return Ok(Response::from_parts(parts, answer::empty()));
@@ -140,7 +159,7 @@ impl Service {
         // What is no image manifest (a signature, say) is the caller's business all the same.
         if let Ok(manifest) = Manifest::parse(&body, media_type) {
             let blobs = manifest.blobs.iter().map(|blob| blob.digest);
-            self.grants.give(&wanted.caller, &upstream.registry, &upstream.repository, blobs);
+            self.grants.give(&wanted.caller, &upstream.registry, &upstream.repository, blobs, age);
         }
         parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         self.manifests.put(wanted, parts.headers.clone(), Some(body.clone()));
@@ -149,6 +168,16 @@ impl Service {
             self.manifests.put(&by_digest, parts.headers.clone(), Some(body.clone()));
         }
         Ok(Response::from_parts(parts, answer::full(body)))
+    }
+
+    /// The origin refuses a caller what it was given before: nothing of it is left to the caller, not even when the
+    /// origin is down later.
+    fn forget(&self, wanted: &Wanted<'_>) {
+        let Some(known) = self.manifests.forget(wanted) else { return };
+        if let Some(manifest) = known.body.as_ref().and_then(|body| Manifest::parse(body, None).ok()) {
+            let blobs = manifest.blobs.iter().map(|blob| blob.digest);
+            self.grants.take(&wanted.caller, wanted.registry, wanted.repository, blobs);
+        }
     }
 
     /// The last answer of this kind that this caller was given.
@@ -163,7 +192,7 @@ impl Service {
         {
             // The origin has answered this very caller before; its blobs must not fail for want of one.
             let blobs = manifest.blobs.iter().map(|blob| blob.digest);
-            self.grants.give(&wanted.caller, wanted.registry, wanted.repository, blobs);
+            self.grants.give(&wanted.caller, wanted.registry, wanted.repository, blobs, Duration::ZERO);
         }
         let mut response = Response::new(body);
         *response.headers_mut() = known.headers.clone();

@@ -60,6 +60,12 @@ impl ForwardRequest {
         Ok(Self { method, path, headers })
     }
 
+    /// The same question without the content.
+    #[must_use]
+    pub fn as_head(self) -> Self {
+        Self { method: Method::HEAD, ..self }
+    }
+
     /// GET or HEAD.
     pub const fn method(&self) -> &Method {
         &self.method

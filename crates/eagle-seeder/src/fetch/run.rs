@@ -39,8 +39,18 @@ struct Filled {
     permit: OwnedSemaphorePermit,
 }
 
+/// Whether a fetch that brought other content is followed by another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// Once: from a mirror that was not asked yet, or else from the same place, which may have had a bad
+    /// moment.
+    First,
+    /// No more; then it is for people to find out why.
+    Second,
+}
+
 /// Fetches the blob and tells everybody how it ended.
-pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source) {
+pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source, attempt: Attempt) {
     let counted = inner.parts.metrics.fetch_started();
     let began = Instant::now();
     // A panic must not leave others waiting for ever.
@@ -71,6 +81,13 @@ pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source) {
         Err(error) => {
             if !matches!(error, FetchError::Stopped) {
                 tracing::warn!(blob = %fetch.digest, registry = %source.registry, %error, "a fetch failed");
+            }
+            if matches!(error, FetchError::WrongContent { .. }) {
+                inner.parts.registries.get(&source.registry).distrust(fetch.digest);
+                if attempt == Attempt::First {
+                    // Before anybody learns of the failure: who asks again finds the next attempt.
+                    inner.begin_again(&fetch, &source);
+                }
             }
             fetch.phase.send_replace(Phase::Failed { error, at: Instant::now() });
             tokio::select! {

@@ -33,18 +33,19 @@ impl Answers {
         self.lock().answers.get(key).cloned()
     }
 
+    pub(super) fn remove(&self, key: &Key) -> Option<Arc<Answer>> {
+        let mut kept = self.lock();
+        let answer = kept.answers.pop(key)?;
+        kept.bytes -= weight(&answer);
+        Some(answer)
+    }
+
     /// Keeps an answer. That to a `HEAD` only confirms a kept body of the same digest.
     pub(super) fn put(&self, key: Key, answer: &Arc<Answer>) {
         let mut kept = self.lock();
         let answer = match kept.answers.peek(&key) {
             Some(known) if answer.body.is_none() && known.body.is_some() && same_content(known, answer) => {
-                Arc::new(Answer {
-                    status: answer.status,
-                    headers: known.headers.clone(),
-                    body: known.body.clone(),
-                    received: answer.received,
-                    digests: known.digests.clone(),
-                })
+                Arc::new(known.confirmed(answer.received))
             }
             _ => Arc::clone(answer),
         };

@@ -116,8 +116,7 @@ impl Sources {
         match self {
             Self::Own { manifests, .. } => {
                 let endpoint = forward.endpoint().ok_or_else(|| Problem::lasting("the image has no plain name"))?;
-                let request =
-                    manifests::Request { registry: registry.clone(), endpoint, forward, caller: Caller::anonymous() };
+                let request = manifests::Request::new(registry.clone(), endpoint, forward, Caller::anonymous());
                 read(manifests.answer(request).await, registry, reference).await
             }
             Self::Cluster(client) => {
