@@ -18,6 +18,7 @@ mod runtimes;
 mod s3;
 mod scenarios;
 mod setup;
+mod token_server;
 mod tree;
 mod workspace;
 

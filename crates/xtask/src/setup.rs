@@ -24,6 +24,8 @@ const fn tool(program: &'static str, packages: &'static [&'static str]) -> Tool 
 /// What the end-to-end scenarios start.
 const E2E: &[Tool] = &[
     tool("docker-registry", &["docker-registry"]),
+    tool("htpasswd", &["apache2-utils"]),
+    tool("nginx", &["nginx-light", "nginx"]),
     tool("dockerd", &["docker.io"]),
     // Debian 13 has the client apart from the daemon.
     tool("docker", &["docker-cli", "docker.io"]),

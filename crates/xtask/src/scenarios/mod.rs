@@ -4,8 +4,10 @@ mod bad_input;
 mod limits;
 mod outages;
 mod preheat;
+mod private;
 mod pulls;
 mod shared_storage;
+mod tls_front;
 
 use std::path::Path;
 
@@ -96,6 +98,26 @@ const ALL: &[Scenario] = &[
         name: "preheat-schedule",
         proves: "a list of images, in a file and at a URL, is warmed when its time comes; a pull after that asks the registry for no blob",
         run: preheat::schedule,
+    },
+    Scenario {
+        name: "private-htpasswd",
+        proves: "a registry with passwords: alice pulls; bob and nobody get nothing of it on any node; she loses it within grant_ttl; no credential is left anywhere",
+        run: private::htpasswd,
+    },
+    Scenario {
+        name: "private-tokens",
+        proves: "the same with a token service: a runtime finds its way to it through the proxy, and a right that is taken ends with its tokens",
+        run: private::tokens,
+    },
+    Scenario {
+        name: "private-pull-secret",
+        proves: "docker pulls a private image by the identity token in a pull secret, which is replaced while all runs",
+        run: private::pull_secret,
+    },
+    Scenario {
+        name: "tls-front",
+        proves: "nginx in front of the registry, under an authority of its own, and once more with client certificates; without them the answer says why",
+        run: tls_front::tls_front,
     },
     Scenario {
         name: "bad-requests",
