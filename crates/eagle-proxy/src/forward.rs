@@ -117,7 +117,9 @@ impl Front {
         {
             return bad("CONNECT has no content");
         }
-        let Some(authority) = request.uri().authority().filter(|authority| authority.port_u16().is_some()) else {
+        let only_authority = request.uri().scheme().is_none() && request.uri().path_and_query().is_none();
+        let authority = request.uri().authority().filter(|authority| only_authority && authority.port_u16().is_some());
+        let Some(authority) = authority else {
             return bad("CONNECT needs HOST:PORT");
         };
         let target = match policy::target(authority, Some(policy::HTTPS_PORT)) {
