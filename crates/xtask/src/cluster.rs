@@ -194,6 +194,16 @@ impl Cluster {
         self.seeder.start_again()
     }
 
+    /// Starts a node again with these lines at the end of its configuration's section. Its address may change.
+    pub(crate) fn configure_node(&mut self, node: usize, lines: &str) -> Result<()> {
+        let node = &mut self.nodes[node];
+        let file = node.directory.join("eagle.yaml");
+        let config = fs::read_to_string(&file)?;
+        fs::write(&file, format!("{config}{lines}"))?;
+        node.stop()?;
+        node.start_again()
+    }
+
     /// Where the runtime of a node connects.
     pub(crate) fn proxy(&self, node: usize) -> SocketAddr {
         self.nodes[node].ready.listen

@@ -8,6 +8,7 @@ mod boundaries;
 mod chart;
 mod cluster;
 mod http;
+mod hub;
 mod image;
 mod lab;
 mod oci;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{COMMAND_DEADLINE, Mirror, PULL_DEADLINE, Runtime, START_DEADLINE};
 use crate::{
+    hub::Environment,
     image::{Image, REPOSITORY, TAG},
     process::{Process, finish, succeed, wait_until},
     setup, tree,
@@ -18,11 +19,14 @@ use crate::{
 pub(crate) struct Containerd {
     process: Process,
     directory: PathBuf,
+    /// Where `hosts.toml` files are.
+    certs: PathBuf,
+    /// Of `ctr`, which is what pulls.
+    environment: Environment,
 }
 
 impl Containerd {
     pub(crate) fn start(directory: &Path, mirror: Mirror) -> Result<Self> {
-        let mut daemon = Self::daemon(directory)?;
         let certs = directory.join("certs.d/docker.io");
         fs::create_dir_all(&certs)?;
         // `server` is where containerd turns when every listed host fails; without it that is
@@ -34,6 +38,12 @@ impl Containerd {
                 "server = \"http://{address}\"\n\n[host.\"http://{address}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
             ),
         )?;
+        Self::configured(directory, &directory.join("certs.d"), Vec::new())
+    }
+
+    /// With the `hosts.toml` files below this directory, and these variables.
+    pub(crate) fn configured(directory: &Path, certs: &Path, environment: Environment) -> Result<Self> {
+        let mut daemon = Self { certs: certs.to_owned(), environment, ..Self::daemon(directory)? };
         wait_until("containerd to answer", START_DEADLINE, || {
             daemon.process.check_running()?;
             let answer = finish(daemon.ctr().arg("version"), COMMAND_DEADLINE)?;
@@ -66,7 +76,7 @@ impl Containerd {
             Command::new(program).args(["--log-level", "warn", "--config"]).arg(&config),
             &log,
         )?;
-        Ok(Self { process, directory: directory.to_owned() })
+        Ok(Self { process, directory: directory.to_owned(), certs: directory.join("certs.d"), environment: Vec::new() })
     }
 
     pub(super) fn socket(&self) -> PathBuf {
@@ -75,7 +85,7 @@ impl Containerd {
 
     fn ctr(&self) -> Command {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.socket());
+        command.envs(self.environment.clone()).arg("--address").arg(self.socket());
         command
     }
 
@@ -91,7 +101,7 @@ impl Runtime for Containerd {
 
     fn pull(&self) -> Result<()> {
         let mut pull = self.ctr();
-        pull.args(["images", "pull", "--hosts-dir"]).arg(self.directory.join("certs.d")).arg(Self::image());
+        pull.args(["images", "pull", "--hosts-dir"]).arg(&self.certs).arg(Self::image());
         succeed(&mut pull, PULL_DEADLINE)?;
         Ok(())
     }

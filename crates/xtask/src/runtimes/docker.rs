@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{COMMAND_DEADLINE, Containerd, Mirror, PULL_DEADLINE, Runtime, START_DEADLINE};
 use crate::{
+    hub::Environment,
     image::{Image, REPOSITORY, TAG},
     process::{Process, finish, succeed, wait_until},
     setup, tree,
@@ -32,21 +33,32 @@ impl Docker {
     /// - the mirror is plain http on 127.0.0.0/8, which dockerd takes without `insecure-registries`.
     pub(crate) fn start(directory: &Path, mirror: Mirror) -> Result<Self> {
         fs::create_dir_all(directory)?;
+        let config = directory.join("daemon.json");
+        fs::write(&config, "{}")?;
+        Self::launch(directory, &config, &[format!("--registry-mirror=http://{}", mirror.address())], Vec::new())
+    }
+
+    /// With whatever is in this `daemon.json`, and these variables.
+    pub(crate) fn configured(directory: &Path, config: &Path, environment: Environment) -> Result<Self> {
+        fs::create_dir_all(directory)?;
+        Self::launch(directory, config, &[], environment)
+    }
+
+    fn launch(directory: &Path, config: &Path, arguments: &[String], environment: Environment) -> Result<Self> {
         let containerd = Containerd::daemon(&directory.join("containerd"))?;
         wait_until("the socket of docker's containerd", START_DEADLINE, || {
             Ok(containerd.socket().exists().then_some(()))
         })?;
-        let config = directory.join("daemon.json");
-        fs::write(&config, "{}")?;
         let program = setup::find("dockerd").context("dockerd is not installed")?;
         let mut command = Command::new(program);
-        command.arg("--log-level=warn").arg("--config-file").arg(&config);
+        command.arg("--log-level=warn").arg("--config-file").arg(config);
+        command.envs(environment);
         command.arg("--data-root").arg(directory.join("data"));
         command.arg("--exec-root").arg(directory.join("exec"));
         command.arg("--pidfile").arg(directory.join("docker.pid"));
         command.arg("--containerd").arg(containerd.socket());
         command.arg("--host").arg(Self::host(directory));
-        command.arg(format!("--registry-mirror=http://{}", mirror.address()));
+        command.args(arguments);
         command.args([
             "--bridge=none",
             "--iptables=false",

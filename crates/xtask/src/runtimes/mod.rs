@@ -58,17 +58,14 @@ pub(crate) trait Runtime: Sync {
     fn verify(&self, image: &Image) -> Result<()>;
 }
 
-/// `registries.conf` and `policy.json` for podman and skopeo: `docker.io` by way of the mirror alone.
-fn containers_config(directory: &Path, mirror: Mirror) -> Result<()> {
+/// `registries.conf` and `policy.json` for podman and skopeo: `docker.io` by way of the mirror, if there is one.
+fn containers_config(directory: &Path, mirror: Option<Mirror>) -> Result<()> {
     std::fs::create_dir_all(directory)?;
-    let location = mirror.location();
-    std::fs::write(
-        directory.join("registries.conf"),
-        format!(
-            "[[registry]]\nlocation = \"docker.io\"\n\n\
-             [[registry.mirror]]\nlocation = \"{location}\"\ninsecure = true\n"
-        ),
-    )?;
+    let mut config = "[[registry]]\nlocation = \"docker.io\"\n".to_owned();
+    if let Some(location) = mirror.map(Mirror::location) {
+        config.push_str(&format!("\n[[registry.mirror]]\nlocation = \"{location}\"\ninsecure = true\n"));
+    }
+    std::fs::write(directory.join("registries.conf"), config)?;
     std::fs::write(directory.join("policy.json"), r#"{"default":[{"type":"insecureAcceptAnything"}]}"#)?;
     Ok(())
 }

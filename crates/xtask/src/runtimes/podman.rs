@@ -8,27 +8,64 @@ use serde_json::Value;
 
 use super::{COMMAND_DEADLINE, Mirror, PULL_DEADLINE, Runtime, containers_config};
 use crate::{
+    hub::Environment,
     image::{Image, REPOSITORY, TAG},
     process::succeed,
     tree,
 };
 
+/// Where podman and CRI-O look for more configuration.
+const DROP_INS: &str = "/etc/containers/registries.conf.d";
+
 /// podman with storage of its own. It has no daemon: each command is the runtime.
 #[derive(Debug)]
 pub(crate) struct Podman {
     directory: PathBuf,
+    /// Where `registries.conf` and `policy.json` are.
+    config: PathBuf,
+    environment: Environment,
+    /// Over the system's own drop-ins, for as long as this lives.
+    _drop_ins: Option<Mounted>,
+}
+
+/// A directory that is mounted over the system's, in this mount namespace.
+#[derive(Debug)]
+struct Mounted;
+
+impl Mounted {
+    fn over_drop_ins(directory: &Path) -> Result<Self> {
+        succeed(Command::new("mount").arg("--bind").arg(directory).arg(DROP_INS), COMMAND_DEADLINE)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Fails only where the namespace ends anyhow.
+        let _ = succeed(Command::new("umount").arg(DROP_INS), COMMAND_DEADLINE);
+    }
 }
 
 impl Podman {
     pub(crate) fn new(directory: &Path, mirror: Mirror) -> Result<Self> {
-        containers_config(directory, mirror)?;
-        Ok(Self { directory: directory.to_owned() })
+        containers_config(directory, Some(mirror))?;
+        let directory = directory.to_owned();
+        Ok(Self { config: directory.clone(), directory, environment: Vec::new(), _drop_ins: None })
+    }
+
+    /// With the files of this directory in place of those in `/etc/containers`, and these variables.
+    pub(crate) fn configured(directory: &Path, config: &Path, environment: Environment) -> Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        // podman has no way to name another directory for these.
+        let drop_ins = Some(Mounted::over_drop_ins(&config.join("registries.conf.d"))?);
+        Ok(Self { directory: directory.to_owned(), config: config.to_owned(), environment, _drop_ins: drop_ins })
     }
 
     fn command(&self) -> Command {
         let directory = &self.directory;
         let mut command = Command::new("podman");
-        command.env("CONTAINERS_REGISTRIES_CONF", directory.join("registries.conf"));
+        command.envs(self.environment.clone());
+        command.env("CONTAINERS_REGISTRIES_CONF", self.config.join("registries.conf"));
         // Named drivers, or podman takes what /etc/containers and a missing systemd suggest.
         command.args(["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
         command.arg("--root").arg(directory.join("root"));
@@ -49,7 +86,7 @@ impl Runtime for Podman {
 
     fn pull(&self) -> Result<()> {
         let mut pull = self.command();
-        pull.args(["pull", "--quiet", "--signature-policy"]).arg(self.directory.join("policy.json")).arg(Self::image());
+        pull.args(["pull", "--quiet", "--signature-policy"]).arg(self.config.join("policy.json")).arg(Self::image());
         succeed(&mut pull, PULL_DEADLINE)?;
         Ok(())
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Mirror, PULL_DEADLINE, Runtime, containers_config};
 use crate::{
+    hub::Environment,
     image::{Image, REPOSITORY, TAG},
     process::succeed,
 };
@@ -16,12 +17,19 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Skopeo {
     directory: PathBuf,
+    environment: Environment,
 }
 
 impl Skopeo {
     pub(crate) fn new(directory: &Path, mirror: Mirror) -> Result<Self> {
-        containers_config(directory, mirror)?;
-        Ok(Self { directory: directory.to_owned() })
+        containers_config(directory, Some(mirror))?;
+        Ok(Self { directory: directory.to_owned(), environment: Vec::new() })
+    }
+
+    /// Without a mirror, with these variables.
+    pub(crate) fn direct(directory: &Path, environment: Environment) -> Result<Self> {
+        containers_config(directory, None)?;
+        Ok(Self { directory: directory.to_owned(), environment })
     }
 
     fn copy(&self) -> PathBuf {
@@ -36,6 +44,7 @@ impl Runtime for Skopeo {
 
     fn pull(&self) -> Result<()> {
         let mut copy = Command::new("skopeo");
+        copy.envs(self.environment.clone());
         copy.arg("--registries-conf").arg(self.directory.join("registries.conf"));
         copy.arg("--policy").arg(self.directory.join("policy.json"));
         copy.args(["copy", "--quiet", "--all", "--preserve-digests"]);

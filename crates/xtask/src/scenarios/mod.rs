@@ -1,12 +1,15 @@
 //! The end-to-end scenarios.
 
 mod bad_input;
+mod configured;
+mod forward;
 mod limits;
 mod outages;
 mod preheat;
 mod private;
 mod pulls;
 mod shared_storage;
+mod specification;
 mod tls_front;
 
 use std::path::Path;
@@ -58,6 +61,31 @@ const ALL: &[Scenario] = &[
         name: "registry-stopped",
         proves: "once the registry is stopped, a further node still gets every blob, with data channels in clear",
         run: pulls::registry_stopped,
+    },
+    Scenario {
+        name: "configured-runtimes",
+        proves: "eagle configure points docker, containerd and podman at the proxy; with Eagle gone each pulls from the registry; --undo brings every file back",
+        run: configured::configured,
+    },
+    Scenario {
+        name: "forward-proxy-intercepts",
+        proves: "dockerd and skopeo pull by way of HTTPS_PROXY and Eagle's own authority; the registry serves every blob once; other hosts are refused",
+        run: forward::intercepted,
+    },
+    Scenario {
+        name: "forward-proxy-tunnels",
+        proves: "without an authority skopeo reaches the registry through a tunnel",
+        run: forward::tunnelled,
+    },
+    Scenario {
+        name: "specification",
+        proves: "manifests, tags, referrers and blobs are answered as Docker Distribution answers them, by HEAD and GET, tag and digest",
+        run: specification::reading,
+    },
+    Scenario {
+        name: "pushes",
+        proves: "a push through the mirror is refused as the specification says, and with push: passthrough arrives at the registry whole",
+        run: specification::pushing,
     },
     Scenario {
         name: "warm-restart",
@@ -156,5 +184,33 @@ pub(crate) fn matching(only: Option<&str>) -> impl Iterator<Item = &'static Scen
 pub(crate) fn list() {
     for Scenario { name, proves, .. } in ALL {
         println!("{name}\n    {proves}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::workspace;
+
+    /// A table that names tests is worth something only as long as they are there.
+    #[test]
+    fn the_page_about_compatibility_names_tests_that_exist() {
+        let page = fs::read_to_string(workspace::root().join("docs/compatibility.md")).unwrap();
+        let mut named = 0;
+        // Every second part is between backticks.
+        for span in page.split('`').skip(1).step_by(2) {
+            if let Some(name) = span.strip_prefix("e2e/").filter(|name| *name != "...") {
+                assert!(ALL.iter().any(|scenario| scenario.name == name), "no scenario {name}");
+                named += 1;
+            } else if let Some((file, name)) = span.split_once(".rs::") {
+                let file = workspace::root().join(format!("crates/{file}.rs"));
+                let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+                assert!(text.contains(&format!("fn {name}(")), "no test {name} in {}", file.display());
+                named += 1;
+            }
+        }
+        assert!(named > 40, "only {named} tests were found on the page");
     }
 }
