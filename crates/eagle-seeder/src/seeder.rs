@@ -180,7 +180,7 @@ impl Seeder {
         background.spawn(preheat.run(halt.clone()));
         if let Some(shared) = shared.clone() {
             let cache = Arc::clone(&cache);
-            background.spawn(halt.clone().run_until_cancelled_owned(async move { shared.catch_up(&cache).await }));
+            background.spawn(halt.clone().run_until_cancelled_owned(async move { shared.keep_up(&cache).await }));
         }
         background.close();
         let supervisor = Supervisor {

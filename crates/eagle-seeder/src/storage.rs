@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
+    time::Duration,
 };
 
 use eagle_core::units::Rate;
-use eagle_registry::config::Secret;
+use eagle_registry::config::{Secret, duration};
 use eagle_store::{
     BlobStorage, BucketKind, BucketSettings, BucketUrl, FsStorage, MemoryStorage, ObjectStorage, ParseBucketError,
     StorageError,
@@ -119,6 +120,9 @@ pub struct ObjectStoreConfig {
     pub account_key: Option<Secret>,
     /// PEM file with certificate authorities to trust besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// How long to wait for another seeder that fetches the same blob, before this one does so as well.
+    #[serde(with = "duration")]
+    pub wait: Duration,
     /// Most bytes per second to and from the object store, together.
     pub rate: Rate,
 }
@@ -136,6 +140,8 @@ impl Default for ObjectStoreConfig {
             account: None,
             account_key: None,
             ca_file: None,
+            // Proxies turn to the registry after 20 s without an answer, all of them: one request more is better.
+            wait: Duration::from_secs(15),
             rate: Rate::Unlimited,
         }
     }
@@ -193,6 +199,7 @@ impl ObjectStoreConfig {
             account: self.account.clone(),
             account_key: secret(&self.account_key),
             ca_file: self.ca_file.clone(),
+            wait: self.wait,
         }
     }
 }

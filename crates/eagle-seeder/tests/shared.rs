@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use common::{LAYER, Origin, Running, basic, config, piece_hashes, story, until, within};
+use common::{DEADLINE, LAYER, Origin, Running, basic, config, piece_hashes, story, until, within};
 use eagle_core::{Digest, units::Rate};
 use eagle_registry::{Caller, config::Secret};
 use eagle_seeder::{ObjectStoreConfig, SeederConfig};
@@ -38,6 +38,7 @@ impl Bucket {
                 endpoint: Some(self.endpoint.parse().unwrap()),
                 access_key_id: Some(s3::ACCESS_KEY_ID.to_owned()),
                 secret_access_key: Some(Secret::new(s3::SECRET_ACCESS_KEY)),
+                wait: DEADLINE,
                 ..ObjectStoreConfig::default()
             },
             ..config(directory)
@@ -199,4 +200,23 @@ async fn without_its_object_store_a_seeder_works_and_later_catches_up() {
     within(bucket.has(origin.digests[0])).await;
     running.stop().await;
     assert!(std::fs::read(bucket.object(origin.digests[0], "data")).unwrap() == content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_store_that_does_not_answer_delays_one_fetch_and_not_each() {
+    let directory = TempDir::new().unwrap();
+    let origin = Origin::start(&[LAYER, 100_000]).await;
+    // Connections are taken by the system, and nobody answers.
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let bucket = Bucket::start().await;
+    let mut config = bucket.seeder(directory.path());
+    config.object_store.endpoint = Some(format!("http://{}", silent.local_addr().unwrap()).parse().unwrap());
+    let running = Running::start(config, origin.registries()).await;
+    for layer in 0..2 {
+        let content = running.get(&running.blob_path(&origin, layer), &[]).await.1;
+        assert_eq!(Digest::of(&content), origin.digests[layer]);
+    }
+    let failures = running.metric("eagle_seeder_shared_blobs_total{outcome=\"failed\"}");
+    assert_eq!(failures.to_bits(), 1f64.to_bits(), "the second was not looked for there");
+    running.stop().await;
 }

@@ -45,7 +45,7 @@ use tracing::{debug, warn};
 pub use self::connect::{BucketKind, BucketSettings, BucketUrl, ParseBucketError};
 use self::{
     names::{Names, Part},
-    objects::{Objects, Store},
+    objects::Objects,
     partial::{ObjectPartial, Writer},
     reader::ObjectReader,
 };
@@ -61,6 +61,8 @@ const MARKER_MAGIC: Magic = *b"eagleok1";
 const MAX_METAINFO: u64 = 16 << 20;
 /// Largest marker, bytes; what is written has about 50.
 const MAX_MARKER: u64 = 1 << 10;
+/// Most blobs of a list: half a gigabyte of it.
+const MAX_LISTED: usize = 4_000_000;
 /// How long the end of what runs in the background is waited for.
 const SETTLE: Duration = Duration::from_secs(6);
 
@@ -117,11 +119,13 @@ impl ObjectStorage {
         staging: &Path,
     ) -> Result<Self, StorageError> {
         let store = connect::connect(url, settings).await?;
-        Ok(Self::new(store, Names::new(url.bucket_name(), url.prefix()), owner, staging))
+        let names = Names::new(url.bucket_name(), url.prefix());
+        let objects = Objects::new(store, names, owner.to_owned(), settings.wait);
+        Ok(Self::new(objects, staging))
     }
 
-    fn new(store: Arc<dyn Store>, names: Names, owner: &str, staging: &Path) -> Self {
-        let objects = Arc::new(Objects::new(store, names, owner.to_owned()));
+    fn new(objects: Objects, staging: &Path) -> Self {
+        let objects = Arc::new(objects);
         let stop = CancellationToken::new();
         objects.tasks.spawn(heartbeat::sweep(Arc::clone(&objects), stop.clone()));
         let inner =
@@ -227,6 +231,9 @@ impl BlobStorage for ObjectStorage {
         let mut found = objects.store.list(Some(&blobs));
         while let Some(object) = found.next().await {
             let object = object.map_err(|error| objects.failed("list", &blobs, &error))?;
+            if sizes.len().max(marked.len()) >= MAX_LISTED {
+                return Err(objects.damaged(&blobs, format!("it holds more than {MAX_LISTED} blobs")));
+            }
             match objects.names.parse(&object.location) {
                 Some((digest, Part::Data)) => drop(sizes.insert(digest, object.size)),
                 Some((digest, Part::Complete)) => drop(marked.insert(digest, object.last_modified.into())),

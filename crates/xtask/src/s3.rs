@@ -47,7 +47,7 @@ impl S3 {
     /// Keys for the section of a seeder.
     pub(crate) fn seeder_config(&self) -> String {
         format!(
-            "  storage: s3://{BUCKET}/{PREFIX}\n  object_store:\n    endpoint: http://{}\n    access_key_id: {}\n    secret_access_key: {}\n",
+            "  storage: s3://{BUCKET}/{PREFIX}\n  object_store:\n    endpoint: http://{}\n    access_key_id: {}\n    secret_access_key: {}\n    wait: 10m\n",
             self.address, self.access_key_id, self.secret_access_key
         )
     }

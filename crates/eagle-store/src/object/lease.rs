@@ -21,8 +21,6 @@ use crate::ssi::{Claim, Lease, StorageError};
 
 /// How often somebody who waits looks again: two cheap requests.
 const POLL: Duration = Duration::from_millis(500);
-/// How long to wait for others at most, whatever their leases say.
-const PATIENCE: Duration = Duration::from_secs(600);
 /// Leases of one blob looked at; more than one is left only by seeders that died.
 const MAX_LEASES: usize = 1000;
 
@@ -68,8 +66,8 @@ pub(super) async fn claim(objects: &Arc<Objects>, digest: Digest) -> Result<Clai
             }
             continue;
         }
-        if began.elapsed() >= PATIENCE {
-            warn!(blob = %digest, "another seeder has not stored a blob in {PATIENCE:?}; it is fetched here as well");
+        if began.elapsed() >= objects.patience {
+            warn!(blob = %digest, "another seeder has not stored a blob in {:?}; it is fetched here as well", objects.patience);
             return Ok(Claim::Granted(Lease::alone()));
         }
         if !told {

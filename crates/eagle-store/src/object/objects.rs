@@ -1,6 +1,6 @@
 //! Single objects: small ones whole, with bounds, deadlines and errors that name them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use eagle_core::Digest;
@@ -22,6 +22,10 @@ use crate::{
 /// Uploads at once: each holds [`super::upload::IN_FLIGHT`] bytes, and more would only share the link.
 const MAX_UPLOADS: usize = 4;
 
+/// Deadline of a request about a small object, further tries included: somebody waits for a blob meanwhile, which
+/// can be had elsewhere.
+const SMALL_DEADLINE: Duration = Duration::from_secs(4);
+
 /// What a store has to be able to do.
 pub(super) trait Store: ObjectStore + MultipartStore {}
 
@@ -33,15 +37,17 @@ pub(super) struct Objects {
     pub(super) store: Arc<dyn Store>,
     pub(super) names: Names,
     pub(super) owner: Owner,
+    /// How long to wait for others that fetch a blob.
+    pub(super) patience: Duration,
     /// What renews records and cleans up after uploads: one for each lease and upload, and the sweep.
     pub(super) tasks: TaskTracker,
     pub(super) uploads: Semaphore,
 }
 
 impl Objects {
-    pub(super) fn new(store: Arc<dyn Store>, names: Names, owner: String) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, names: Names, owner: String, patience: Duration) -> Self {
         let owner = Owner { name: owner, process: rand::random() };
-        Self { store, names, owner, tasks: TaskTracker::new(), uploads: Semaphore::new(MAX_UPLOADS) }
+        Self { store, names, owner, patience, tasks: TaskTracker::new(), uploads: Semaphore::new(MAX_UPLOADS) }
     }
 
     pub(super) fn failed(&self, action: &'static str, path: &Path, error: &Error) -> StorageError {
@@ -53,13 +59,29 @@ impl Objects {
         StorageError::Damaged { object: self.names.show(path), reason: reason.into() }
     }
 
+    /// Gives up on a small request that takes too long.
+    async fn soon<T>(
+        &self,
+        action: &'static str,
+        path: &Path,
+        request: impl Future<Output = Result<T, StorageError>>,
+    ) -> Result<T, StorageError> {
+        tokio::time::timeout(SMALL_DEADLINE, request).await.unwrap_or_else(|_| {
+            let reason = format!("no answer within {SMALL_DEADLINE:?}");
+            Err(StorageError::Remote { action, object: self.names.show(path), reason })
+        })
+    }
+
     /// Size and version of an object; `None` when there is none.
     pub(super) async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StorageError> {
-        match self.store.head(path).await {
-            Ok(meta) => Ok(Some(meta)),
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("examine", path, &error)),
-        }
+        let request = async {
+            match self.store.head(path).await {
+                Ok(meta) => Ok(Some(meta)),
+                Err(Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(self.failed("examine", path, &error)),
+            }
+        };
+        self.soon("examine", path, request).await
     }
 
     /// A range of an object whose whole size is known. The store is not believed about either.
@@ -128,17 +150,20 @@ impl Objects {
         magic: Magic,
         limit: u64,
     ) -> Result<Option<T>, StorageError> {
-        let found = match self.store.get(path).await {
-            Ok(found) => found,
-            Err(Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(self.failed("read", path, &error)),
+        let request = async {
+            let found = match self.store.get(path).await {
+                Ok(found) => found,
+                Err(Error::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(self.failed("read", path, &error)),
+            };
+            let size = found.meta.size;
+            if size > limit {
+                return Err(self.damaged(path, format!("it has {size} bytes, and at most {limit} make sense")));
+            }
+            // The buffer has the size of the object, which is within the limit.
+            self.collect(path, found, usize::try_from(size).unwrap_or(usize::MAX)).await.map(Some)
         };
-        let size = found.meta.size;
-        if size > limit {
-            return Err(self.damaged(path, format!("it has {size} bytes, and at most {limit} make sense")));
-        }
-        // The buffer has the size of the object, which is within the limit.
-        let bytes = self.collect(path, found, usize::try_from(size).unwrap_or(usize::MAX)).await?;
+        let Some(bytes) = self.soon("read", path, request).await? else { return Ok(None) };
         let value = envelope::decode(magic, &bytes);
         value.map(Some).ok_or_else(|| self.damaged(path, "it is damaged, or of another version of Eagle"))
     }
@@ -152,7 +177,7 @@ impl Objects {
         mode: PutMode,
     ) -> Result<bool, StorageError> {
         let bytes = envelope::encode(magic, value).ok_or_else(|| self.damaged(path, "it cannot be encoded"))?;
-        self.put_bytes(path, bytes.into(), mode).await
+        self.soon("write", path, self.put_bytes(path, bytes.into(), mode)).await
     }
 
     pub(super) async fn put_bytes(&self, path: &Path, bytes: Bytes, mode: PutMode) -> Result<bool, StorageError> {
@@ -166,20 +191,26 @@ impl Objects {
 
     /// Removes an object; it is no error when there is none.
     pub(super) async fn delete(&self, path: &Path) -> Result<(), StorageError> {
-        match self.store.delete(path).await {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(self.failed("remove", path, &error)),
-        }
+        let request = async {
+            match self.store.delete(path).await {
+                Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(self.failed("remove", path, &error)),
+            }
+        };
+        self.soon("remove", path, request).await
     }
 
     /// The objects below a prefix, at most `limit` of them.
     pub(super) async fn list(&self, prefix: &Path, limit: usize) -> Result<Vec<ObjectMeta>, StorageError> {
-        let mut objects = self.store.list(Some(prefix)).take(limit);
-        let mut found = Vec::new();
-        while let Some(object) = objects.next().await {
-            found.push(object.map_err(|error| self.failed("list", prefix, &error))?);
-        }
-        Ok(found)
+        let request = async {
+            let mut objects = self.store.list(Some(prefix)).take(limit);
+            let mut found = Vec::new();
+            while let Some(object) = objects.next().await {
+                found.push(object.map_err(|error| self.failed("list", prefix, &error))?);
+            }
+            Ok(found)
+        };
+        self.soon("list", prefix, request).await
     }
 
     /// Whether a blob is marked as complete.

@@ -39,6 +39,7 @@ impl Server {
         BucketSettings {
             endpoint: Some(self.endpoint.parse().unwrap()),
             region: Some("us-east-1".to_owned()),
+            wait: PATIENCE,
             access_key_id: Some(server::ACCESS_KEY_ID.to_owned()),
             secret_access_key: Some(server::SECRET_ACCESS_KEY.to_owned()),
             ..BucketSettings::default()
@@ -173,6 +174,8 @@ async fn a_new_process_aborts_what_a_killed_one_was_uploading() {
     started.settle().await;
 }
 
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// A storage over a bucket in memory; nothing goes through its staging directory.
 fn in_memory(bucket: &Arc<InMemory>, owner: &str) -> ObjectStorage {
     with_staging(bucket, owner, Path::new("/nonexistent/staging"))
@@ -180,7 +183,8 @@ fn in_memory(bucket: &Arc<InMemory>, owner: &str) -> ObjectStorage {
 
 fn with_staging(bucket: &Arc<InMemory>, owner: &str, staging: &Path) -> ObjectStorage {
     let names = Names::new("s3://bucket".to_owned(), "p");
-    ObjectStorage::new(Arc::clone(bucket) as Arc<dyn Store>, names, owner, staging)
+    let bucket = Arc::clone(bucket) as Arc<dyn objects::Store>;
+    ObjectStorage::new(Objects::new(bucket, names, owner.to_owned(), PATIENCE), staging)
 }
 
 #[tokio::test(start_paused = true)]
@@ -337,6 +341,8 @@ async fn a_hostile_record_stops_nobody_and_aborts_nothing_of_others() {
     assert!(matches!(storage.claim(digest).await.unwrap(), Claim::Granted(_)));
     assert!(began.elapsed() < heartbeat::LIFETIME * 2);
     bucket.put(&names.lease(digest, u64::MAX), b"x"[..].into()).await.unwrap();
+    let began = Instant::now();
     let Claim::Granted(lease) = storage.claim(digest).await.unwrap() else { panic!("it is not stored") };
+    assert!(began.elapsed() >= PATIENCE && began.elapsed() < PATIENCE * 2);
     assert!(!lease.is_exclusive(), "there is no higher number; after a while it is fetched all the same");
 }

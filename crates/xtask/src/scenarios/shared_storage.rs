@@ -52,7 +52,8 @@ impl<'a> Parts<'a> {
     }
 
     fn proxy(&self, name: &str, seeder: SocketAddr) -> Result<Role> {
-        self.role("proxy", name, &format!("  seeders: [\"http://{seeder}\"]\n"))
+        // However slow the machine is, nobody gives up waiting for the seeder and turns to the registry.
+        self.role("proxy", name, &format!("  seeders: [\"http://{seeder}\"]\n  stall_timeout: 1m\n"))
     }
 
     /// Waits until the whole image is in the bucket.
