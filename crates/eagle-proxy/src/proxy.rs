@@ -13,7 +13,7 @@ use eagle_p2p::{
     node::{Node, NodeConfig},
 };
 use eagle_registry::Registries;
-use eagle_seeder::client::SeederClient;
+use eagle_seeder::{client::SeederClient, images::Images};
 use eagle_store::{Cache, FsStorage, StorageError};
 use eagle_tracker::{Announcer, BlobStatus, Found};
 use prometheus_client::registry::Registry;
@@ -104,6 +104,7 @@ pub struct Proxy {
     local_addr: SocketAddr,
     node: Node,
     cache: Arc<Cache>,
+    images: Images,
     downloads: Downloads,
     metrics: Metrics,
     tasks: TaskTracker,
@@ -172,6 +173,8 @@ impl Proxy {
         let rules = Rules::new(config.rules);
         let reached = deps.registries.configured().into_iter().chain([config.default_registry.clone()]);
         let policy = Policy::new(rules.clone(), reached);
+        let images = Images::open(Arc::clone(&cache), Some(config.data_dir.join("images.json"))).await;
+        tasks.spawn(images.clone().run(stop.clone()));
         let service = Arc::new(Service {
             downloads: downloads.clone(),
             grants: Grants::new(config.grant_ttl, Arc::clone(&deps.registries)),
@@ -179,6 +182,7 @@ impl Proxy {
             has_seeders: !config.seeders.is_empty(),
             registries: deps.registries,
             manifests: Manifests::new(),
+            images: images.clone(),
             metrics: metrics.clone(),
             default_registry: config.default_registry.clone(),
             rules: rules.clone(),
@@ -208,7 +212,7 @@ impl Proxy {
         });
         tasks.close();
         tracing::info!(listen = %local_addr, node = %node.info().id, "proxy started");
-        Ok(Self { local_addr, node, cache, downloads, metrics, tasks, _stop_on_drop: guard })
+        Ok(Self { local_addr, node, cache, images, downloads, metrics, tasks, _stop_on_drop: guard })
     }
 
     /// Address that container runtimes use.
@@ -229,6 +233,11 @@ impl Proxy {
     /// The blobs on this node.
     pub fn cache(&self) -> &Arc<Cache> {
         &self.cache
+    }
+
+    /// The images that the blobs on this node belong to.
+    pub fn images(&self) -> &Images {
+        &self.images
     }
 
     /// Bytes moved since the start, by source.

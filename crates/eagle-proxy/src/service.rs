@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use eagle_p2p::limits::Limiter;
 use eagle_registry::{Caller, Registries, RegistryName, RepositoryName, errors::ErrorCode};
-use eagle_seeder::client::SeederClient;
+use eagle_seeder::{client::SeederClient, images::Images};
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -52,6 +52,7 @@ pub(crate) struct Service {
     pub(crate) has_seeders: bool,
     pub(crate) registries: Arc<Registries>,
     pub(crate) manifests: Manifests,
+    pub(crate) images: Images,
     pub(crate) metrics: Metrics,
     pub(crate) default_registry: RegistryName,
     pub(crate) rules: Rules,

@@ -6,6 +6,7 @@
 //! so that a thousand nodes that ask for the same tag are one question to the origin.
 //!
 //! - [`Seeder`] is the role; [`SeederConfig`] its settings.
+//! - [`images`] is which images the blobs of a node belong to, and which of them are kept.
 //! - [`preheat`] is what fetches images before anybody pulls them.
 //! - [`client`] is what proxies use to talk to seeders.
 //!
@@ -26,8 +27,10 @@ mod blobs;
 pub mod client;
 mod collapse;
 pub mod config;
+mod durable_file;
 mod error;
 mod fetch;
+pub mod images;
 mod manifests;
 mod metrics;
 mod notifications;

@@ -37,6 +37,7 @@ use crate::{
     access::{Access, Source},
     answer::{self, ORIGIN, ResponseBody, SOURCE},
     collapse::Collapse,
+    images::Images,
     metrics::{ManifestSource, Metrics},
 };
 
@@ -116,14 +117,21 @@ struct Inner {
     metrics: Metrics,
     ttl: Duration,
     answers: Answers,
+    images: Images,
     running: Collapse<Key, Result<Shared, OriginError>>,
 }
 
 impl Manifests {
     /// Nothing known yet; the manifest of a tag is kept for `ttl`.
-    pub(crate) fn new(registries: Arc<Registries>, access: Arc<Access>, metrics: Metrics, ttl: Duration) -> Self {
+    pub(crate) fn new(
+        registries: Arc<Registries>,
+        access: Arc<Access>,
+        metrics: Metrics,
+        ttl: Duration,
+        images: Images,
+    ) -> Self {
         let (answers, running) = (Answers::new(), Collapse::new());
-        Self(Arc::new(Inner { registries, access, metrics, ttl, answers, running }))
+        Self(Arc::new(Inner { registries, access, metrics, ttl, answers, images, running }))
     }
 
     /// The answer to a `GET` or `HEAD`.
@@ -204,6 +212,11 @@ impl Manifests {
         self.0.metrics.manifest_request(from);
         if from != ManifestSource::Origin {
             self.0.metrics.spared("manifest");
+        }
+        if let Endpoint::Manifest(repository, reference) = &request.endpoint
+            && answer.status == StatusCode::OK
+        {
+            self.0.images.note(&request.registry, repository, reference, &answer.headers, answer.body.as_ref());
         }
         if request.forward.method() == Method::GET {
             self.0.access.named(source, &answer.digests, answer.received);

@@ -11,6 +11,7 @@ mod config;
 mod journal;
 mod list;
 mod metrics;
+mod node_target;
 mod nodes;
 mod platform;
 mod queue;
@@ -23,11 +24,12 @@ pub use self::{
     api::{JobList, PreheatRequest},
     config::{PreheatConfig, PreheatConfigError},
     list::{ImageListError, image_list},
+    node_target::{NodeTarget, ParseNodeTargetError},
     nodes::{NodeNews, NodeOrders, NodeReport, WarmBlob, WarmOrder, WarmResult},
     platform::{ParsePlatformsError, PlatformName, Platforms},
     report::{
-        BlobKind, BlobReport, BlobState, ImageReport, Job, JobId, JobState, JobSummary, NodeTarget, ParseJobIdError,
-        ParseNodeTargetError, Totals, Trigger,
+        BlobKind, BlobReport, BlobState, ImageReport, Job, JobId, JobState, JobSummary, ParseJobIdError, Totals,
+        Trigger,
     },
     rule::{ImagePattern, ParsePatternError, Rule},
 };

@@ -25,6 +25,7 @@ use crate::{
     client::SeederClient,
     config::{ConfigError, SeederConfig},
     fetch::{Fetches, Parts},
+    images::Images,
     manifests::Manifests,
     metrics::{Counters, Metrics, Uploads},
     notifications::Notifications,
@@ -37,6 +38,8 @@ use crate::{
 
 /// File of the node's identity within the data directory.
 const IDENTITY_FILE: &str = "identity";
+/// File of what is known of images within the data directory.
+const IMAGES_FILE: &str = "images.json";
 
 /// What a seeder shares with the other roles of its machine.
 #[derive(Debug, Clone)]
@@ -83,6 +86,7 @@ pub struct Seeder {
     address: SocketAddr,
     node: Node,
     cache: Arc<Cache>,
+    images: Images,
     fetches: Fetches,
     metrics: Metrics,
     supervisor: JoinHandle<()>,
@@ -154,7 +158,9 @@ impl Seeder {
             writers: writers.clone(),
             draining: shutdown.clone(),
         };
-        let manifests = Manifests::new(deps.registries, access, metrics.clone(), config.manifest_ttl);
+        let images_file = (config.storage != StorageLocation::Memory).then(|| config.data_dir.join(IMAGES_FILE));
+        let images = Images::open(Arc::clone(&cache), images_file).await;
+        let manifests = Manifests::new(deps.registries, access, metrics.clone(), config.manifest_ttl, images.clone());
         let preheat_metrics = PreheatMetrics::default();
         preheat_metrics.register(registry);
         let sources = match config.preheat.seeders.is_empty() {
@@ -176,6 +182,7 @@ impl Seeder {
         let keeper =
             Keeper { cache: Arc::clone(&cache), storage, announcer: announcer.clone(), fetches: fetches.clone() };
         background.spawn(halt.clone().run_until_cancelled_owned(keeper.run(evictions)));
+        background.spawn(images.clone().run(halt.clone()));
         background.spawn(schedule::run(config.preheat.schedule.clone(), preheat.clone(), halt.clone()));
         background.spawn(preheat.run(halt.clone()));
         if let Some(shared) = shared.clone() {
@@ -197,7 +204,7 @@ impl Seeder {
         let info = node.info();
         tracing::info!(%address, peer = %info.id, p2p = %info.address, data = %node.data_address(), "seeder started");
         let supervisor = tokio::spawn(supervisor.run());
-        Ok(Self { address, node, cache, fetches, metrics, supervisor })
+        Ok(Self { address, node, cache, images, fetches, metrics, supervisor })
     }
 
     /// Address of the HTTP API.
@@ -218,6 +225,11 @@ impl Seeder {
     /// The limits on what comes in and on what goes out; to change a rate is to change it for everyone at once.
     pub fn limiters(&self) -> (Limiter, Limiter) {
         (self.node.download_limiter().clone(), self.node.upload_limiter().clone())
+    }
+
+    /// The images that its blobs belong to.
+    pub fn images(&self) -> &Images {
+        &self.images
     }
 
     /// Totals since the start.

@@ -1,4 +1,4 @@
-//! The admin address of a role: health, readiness, metrics, version, status, limits.
+//! The admin address of a role: health, readiness, metrics, version, status, limits, cache.
 //!
 //! It is up before the role starts and until it has drained, so that a probe always gets an answer.
 
@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use eagle_seeder::images::Images;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::HostLimits;
+use crate::{cache_api, limits::HostLimits};
 
 /// Connections served at once. Probes and a scraper need a handful; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 64;
@@ -42,6 +43,8 @@ pub(crate) struct AdminState {
     running: OnceLock<(Registry, Status)>,
     /// Of a role that has any.
     limits: OnceLock<HostLimits>,
+    /// Of a role that has a cache.
+    images: OnceLock<Images>,
 }
 
 impl fmt::Debug for AdminState {
@@ -61,6 +64,21 @@ impl AdminState {
     pub(crate) fn limits(&self, limits: HostLimits) {
         // As above.
         let _ = self.limits.set(limits);
+    }
+
+    /// The cache that can be looked at and changed from now on.
+    pub(crate) fn images(&self, images: Images) {
+        // As above.
+        let _ = self.images.set(images);
+    }
+
+    /// Answers a request at or below `/cache`.
+    async fn cache(&self, method: &Method, path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
+        match self.images.get() {
+            Some(images) => cache_api::answer(images, method, path, query).await,
+            None if self.running.get().is_none() => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            None => text(StatusCode::NOT_FOUND, format!("a {} has no cache\n", self.role)),
+        }
     }
 
     fn ready(&self) -> Result<(), &'static str> {
@@ -104,7 +122,7 @@ impl AdminState {
                     "status": status,
                 }))
             }
-            _ => text(StatusCode::NOT_FOUND, "here are /healthz /readyz /metrics /version /status /limits\n"),
+            _ => text(StatusCode::NOT_FOUND, "here are /healthz /readyz /metrics /version /status /limits /cache\n"),
         }
     }
 
@@ -187,6 +205,7 @@ impl Admin {
             draining,
             running: OnceLock::new(),
             limits: OnceLock::new(),
+            images: OnceLock::new(),
         });
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve(listener, Arc::clone(&state), stop.clone()));
@@ -237,8 +256,11 @@ async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: Cancellation
                 let state = Arc::clone(&state);
                 async move {
                     let changes_limits = request.method() == Method::PUT && request.uri().path() == "/limits";
+                    let uri = request.uri();
                     Ok::<_, Infallible>(if changes_limits {
                         state.change_limits(request.into_body()).await
+                    } else if cache_api::is_cache(uri.path()) {
+                        state.cache(request.method(), uri.path(), uri.query()).await
                     } else {
                         state.answer(request.method(), request.uri().path())
                     })

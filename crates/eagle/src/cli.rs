@@ -1,13 +1,15 @@
 //! The command line.
 
+mod images;
+
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use eagle_core::units::{Rate, Size};
 use eagle_registry::RegistryName;
-use eagle_seeder::preheat::{NodeTarget, Platforms};
 use url::Url;
 
+pub(crate) use self::images::{CacheArgs, CacheCommand, PreheatArgs};
 use crate::telemetry::LogFormat;
 
 /// Peer-to-peer distribution of container images.
@@ -46,6 +48,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Have seeders, and nodes if wanted, fetch images before anybody pulls them.
     Preheat(PreheatArgs),
+    /// Show, remove, pin or verify what a proxy or seeder has cached.
+    Cache(CacheArgs),
     /// Ask a running role how it is.
     Status(StatusArgs),
     /// Check, show or start a configuration.
@@ -280,41 +284,6 @@ pub(crate) struct StatusArgs {
     #[arg(long, default_value = "http://127.0.0.1:43003", value_name = "URL")]
     pub(crate) admin: String,
     /// Print the answer as it is
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  eagle preheat --wait debian:12 ghcr.io/org/app:1.4
-  eagle preheat --platform linux/amd64,linux/arm64 --nodes all --file images.txt
-  eagle preheat --seeder http://seeder:55008 --json --wait debian:12 | jq '.images[].blobs[]'
-
-Without --wait the name of the job is printed; GET /v1/preheat/NAME tells how it goes, DELETE cancels it.")]
-pub(crate) struct PreheatArgs {
-    /// Images, as for docker pull
-    #[arg(value_name = "IMAGE")]
-    pub(crate) images: Vec<String>,
-    /// A file with an image on each line, # for comments; - is standard input
-    #[arg(long, value_name = "LIST")]
-    pub(crate) file: Option<PathBuf>,
-    /// Platforms, as in linux/amd64,linux/arm64, or all
-    #[arg(long, value_name = "PLATFORMS", default_value = "all")]
-    pub(crate) platform: Platforms,
-    /// How many nodes to warm after the seeders: a number, all or none
-    #[arg(long, value_name = "N", default_value = "none")]
-    pub(crate) nodes: NodeTarget,
-    /// HTTP API of a seeder
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:55008")]
-    pub(crate) seeder: String,
-    /// What preheat.token of the seeder says
-    #[arg(long, env = "EAGLE_PREHEAT__TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    pub(crate) token: Option<String>,
-    /// Wait until it is done; fails if anything could not be fetched
-    #[arg(long)]
-    pub(crate) wait: bool,
-    /// Print the job as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -6,6 +6,8 @@
 mod admin;
 mod api_client;
 mod ca;
+mod cache;
+mod cache_api;
 mod cli;
 mod commands;
 mod config;
@@ -55,6 +57,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Standalone(args) => start(Role::Standalone, commands::standalone(args, &log)?),
         Command::Demo(args) => block_on(demo::run(args, &log)),
         Command::Preheat(args) => block_on(preheat::run(&args)),
+        Command::Cache(args) => block_on(cache::run(&args)),
         Command::Status(args) => block_on(status::run(&args)),
         Command::Config(command) => commands::config(command, &log),
         Command::Configure(args) => configure::run(&args),

@@ -139,6 +139,7 @@ impl Service {
             _ => Duration::ZERO,
         };
         if head {
+            self.images.note(&upstream.registry, &upstream.repository, &wanted.reference, &parts.headers, None);
             self.manifests.put(wanted, parts.headers.clone(), None);
             return Ok(Response::from_parts(parts, answer::empty()));
         }
@@ -161,6 +162,7 @@ impl Service {
             let blobs = manifest.blobs.iter().map(|blob| blob.digest);
             self.grants.give(&wanted.caller, &upstream.registry, &upstream.repository, blobs, age);
         }
+        self.images.note(&upstream.registry, &upstream.repository, &wanted.reference, &parts.headers, Some(&body));
         parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         self.manifests.put(wanted, parts.headers.clone(), Some(body.clone()));
         if let (Reference::Tag(_), Some(digest)) = (&wanted.reference, named) {

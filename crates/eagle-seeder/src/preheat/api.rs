@@ -8,10 +8,11 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    node_target::NodeTarget,
     nodes::{MAX_RESULTS, NodeNews},
     platform::Platforms,
     queue::{Cancelled, Order, Preheat},
-    report::{JobId, JobSummary, NodeTarget, Trigger},
+    report::{JobId, JobSummary, Trigger},
 };
 use crate::{
     answer::{self, ResponseBody},

@@ -1,14 +1,14 @@
 //! Jobs on disk, so that a restart knows what was done and goes on with what was not.
 
 use std::{
-    fs::File,
-    io::{self, Read, Write},
+    io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::report::Job;
+use crate::durable_file;
 
 /// Largest journal that is read, bytes; one of as many entries as are kept has about 30 MB.
 const MAX_FILE: u64 = 128 << 20;
@@ -42,16 +42,7 @@ impl Journal {
     /// # Errors
     /// When the file cannot be read or is none of this version's. It then stays as it is until the next write.
     pub(super) fn read(&self) -> io::Result<Vec<Job>> {
-        let file = match File::open(&self.0) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut bytes = Vec::new();
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(io::Error::other("it is larger than any that this program writes"));
-        }
+        let Some(bytes) = durable_file::read(&self.0, MAX_FILE)? else { return Ok(Vec::new()) };
         let read: Stored = serde_json::from_slice(&bytes)?;
         if read.version != VERSION {
             return Err(io::Error::other(format!("it has version {} and not {VERSION}", read.version)));
@@ -64,12 +55,7 @@ impl Journal {
     /// # Errors
     /// When the directory cannot be written.
     pub(super) fn write(&self, jobs: &[Job]) -> io::Result<()> {
-        // There is one writer, so one name beside the file is enough, and a crash leaves at most one.
-        let beside = self.0.with_extension("json.new");
-        let mut file = File::create(&beside)?;
-        file.write_all(&serde_json::to_vec(&Written { version: VERSION, jobs })?)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, &self.0)
+        durable_file::replace(&self.0, &serde_json::to_vec(&Written { version: VERSION, jobs })?)
     }
 
     /// Where it is.

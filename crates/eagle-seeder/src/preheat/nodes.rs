@@ -21,7 +21,8 @@ use rand::seq::IndexedRandom;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::Instant};
 
-use super::report::{JobId, JobState, NodeTarget, one_line};
+use super::node_target::NodeTarget;
+use super::report::{JobId, JobState, one_line};
 
 /// Nodes known at a time: the largest clusters of Kubernetes have 5,000.
 const MAX_NODES: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");

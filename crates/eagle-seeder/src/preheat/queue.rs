@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     journal::Journal,
     metrics::PreheatMetrics,
+    node_target::NodeTarget,
     nodes::Nodes,
     platform::Platforms,
-    report::{BlobState, ImageReport, Job, JobId, JobState, JobSummary, NodeTarget, Trigger, one_line},
+    report::{BlobState, ImageReport, Job, JobId, JobState, JobSummary, Trigger, one_line},
     run,
     sources::Sources,
 };

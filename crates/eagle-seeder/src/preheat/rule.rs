@@ -6,7 +6,7 @@ use eagle_registry::{ImageReference, Reference, RegistryName, RepositoryName, Ta
 use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{platform::Platforms, report::NodeTarget};
+use super::{node_target::NodeTarget, platform::Platforms};
 
 /// Longest pattern, bytes: the longest name of an image with its tag.
 const MAX_PATTERN: usize = 700;

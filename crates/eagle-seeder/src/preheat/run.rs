@@ -8,9 +8,10 @@ use futures::StreamExt;
 use jiff::Timestamp;
 
 use super::{
+    node_target::NodeTarget,
     nodes::WarmBlob,
     queue::{Handle, Inner},
-    report::{BlobKind, BlobReport, BlobState, ImageReport, JobState, NodeTarget},
+    report::{BlobKind, BlobReport, BlobState, ImageReport, JobState},
     sources::{Answer, Problem},
 };
 

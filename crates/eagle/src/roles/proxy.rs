@@ -45,6 +45,7 @@ pub(super) async fn start_with(
         data: Some(proxy.node().data_address()),
     };
     let (download, upload) = (proxy.node().download_limiter().clone(), proxy.node().upload_limiter().clone());
+    admin.state().images(proxy.images().clone());
     admin.state().limits(HostLimits { download, upload });
     admin.state().running(metrics, proxy.status_handle());
     Ok(Running { addresses, admin, ended: Box::pin(proxy.wait()) })

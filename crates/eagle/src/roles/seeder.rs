@@ -48,6 +48,7 @@ pub(super) async fn start_with(
         data: Some(seeder.data_address()),
     };
     let (download, upload) = seeder.limiters();
+    admin.state().images(seeder.images().clone());
     admin.state().limits(HostLimits { download, upload });
     let slot = Slot::new(seeder);
     admin.state().running(metrics, slot.view(Seeder::status));

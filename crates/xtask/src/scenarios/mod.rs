@@ -1,6 +1,7 @@
 //! The end-to-end scenarios.
 
 mod bad_input;
+mod cache;
 mod configured;
 mod forward;
 mod limits;
@@ -146,6 +147,11 @@ const ALL: &[Scenario] = &[
         name: "tls-front",
         proves: "nginx in front of the registry, under an authority of its own, and once more with client certificates; without them the answer says why",
         run: tls_front::tls_front,
+    },
+    Scenario {
+        name: "cache-commands",
+        proves: "eagle cache lists, pins across a restart, finds and removes a corrupt blob, and removes an image from disk and tracker",
+        run: cache::cache,
     },
     Scenario {
         name: "bad-requests",
