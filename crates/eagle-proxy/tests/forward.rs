@@ -161,6 +161,18 @@ async fn who_does_not_trust_the_authority_gets_no_connection() {
     let proxy = named(&origin).start_with(Authority::configure(used.directory.path())).await;
     assert!(trusted.connect(&proxy, "h2").await.is_err());
     assert!(used.connect(&proxy, "h2").await.is_ok());
+    // Nor does who speaks no TLS, or something else within it.
+    let mut plain = raw::connect(proxy.address, &format!("{HOST}:443")).await.unwrap();
+    plain.write_all(b"GET /v2/ HTTP/1.1\r\nHost: registry.example\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = timeout(common::DEADLINE, plain.read_to_end(&mut answer)).await.unwrap();
+    assert!(!answer.starts_with(b"HTTP/"), "{answer:?}");
+    for alpn in ["h2", "http/1.1"] {
+        let mut stream = used.connect(&proxy, alpn).await.unwrap();
+        stream.write_all(&[0xff; 4096]).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = timeout(common::DEADLINE, stream.read_to_end(&mut answer)).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

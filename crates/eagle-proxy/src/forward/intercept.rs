@@ -1,6 +1,13 @@
 //! `CONNECT` to a registry whose images should come from peers: TLS ends here, and requests are answered here.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use eagle_registry::errors::ErrorCode;
 use http::{Request, Response, StatusCode, header, uri::Authority};
@@ -10,7 +17,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use rustls::ServerConfig;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
@@ -25,6 +32,8 @@ use crate::{
 
 /// Deadline of a TLS handshake with a client on this machine.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A connection without a new request for this long gets no more; what is under way ends in peace. Clients open another.
+const IDLE: Duration = Duration::from_secs(300);
 /// Requests at a time on one connection; runtimes fetch three to ten layers at once.
 const MAX_STREAMS: u32 = 64;
 /// An HTTP/2 connection without a request is asked this often whether it still lives, and closed without an answer.
@@ -70,7 +79,10 @@ async fn serve(
         Err(_) => return,
     };
     let (registry, host) = (target.registry.clone(), target.host.clone());
+    let requests = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&requests);
     let handler = service_fn(move |request: Request<Incoming>| {
+        counted.fetch_add(1, Ordering::Relaxed);
         let (front, target) = (Arc::clone(&front), target.clone());
         async move {
             let response = match meant_for(&request, &target) {
@@ -80,7 +92,10 @@ async fn serve(
             Ok::<_, Infallible>(response)
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // Agreed on in the handshake, so that nobody has to wait for the first bytes to know.
+    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if is_h2 { builder.http2_only() } else { builder.http1_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADERS);
     builder
         .http2()
@@ -90,7 +105,8 @@ async fn serve(
         .keep_alive_interval(PING);
     let serving = builder.serve_connection(TokioIo::new(stream), handler);
     tokio::pin!(serving);
-    let mut draining = false;
+    let (mut draining, mut before) = (false, 0);
+    let mut deadline = Instant::now() + HEADER_TIMEOUT;
     loop {
         tokio::select! {
             result = serving.as_mut() => {
@@ -103,6 +119,14 @@ async fn serve(
                 draining = true;
                 serving.as_mut().graceful_shutdown();
             }
+            () = sleep_until(deadline), if !draining => match requests.load(Ordering::Relaxed) {
+                0 => break,
+                now if now == before => {
+                    draining = true;
+                    serving.as_mut().graceful_shutdown();
+                }
+                now => (before, deadline) = (now, Instant::now() + IDLE),
+            },
         }
     }
     tracing::trace!(%registry, "an intercepted connection is over");
