@@ -16,7 +16,11 @@ use eagle_proxy::config::Push;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 const CONTENT: &[u8] = b"a layer";
 
@@ -163,6 +167,23 @@ async fn large_content_is_streamed_and_one_that_breaks_off_is_never_whole() {
     let _ = connection.await;
     assert_eq!(origin.requests().len(), before);
     assert_eq!(proxy.get("/v2/").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_an_upload_that_stands_still() {
+    let origin = StubOrigin::start(origin).await;
+    let proxy = passing(&origin).await;
+    let (_, headers) = send(proxy.address, "POST", "/v2/library/app/blobs/uploads/", Bytes::new()).await;
+    let location = headers["location"].to_str().unwrap();
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    let head = format!(
+        "PATCH {location} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic secret\r\nContent-Length: 100\r\n\r\nhalf"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The stall timeout of the stub's configuration is two seconds.
+    let mut status = [0; 12];
+    timeout(common::DEADLINE, stream.read_exact(&mut status)).await.expect("an answer in time").unwrap();
+    assert_eq!(&status, b"HTTP/1.1 502");
 }
 
 #[tokio::test(flavor = "multi_thread")]
