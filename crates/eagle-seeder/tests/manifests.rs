@@ -11,6 +11,7 @@ use eagle_registry::{
     Caller, ForwardRequest, Registries, RegistryConfig,
     body::read_up_to,
     embedded::{Fault, FaultRule, FaultTarget},
+    manifest::MAX_MANIFEST_SIZE,
 };
 use eagle_seeder::{SeederClient, SeederConfig};
 use futures::future::join_all;
@@ -273,6 +274,23 @@ async fn a_wrong_manifest_is_refused_and_not_kept() {
     assert_eq!(running.get(by_tag, &[]).await.1, "{ }");
     assert_eq!(running.get(by_tag, &[]).await.1, right);
     assert_eq!(running.get(by_tag, &[]).await.0.headers()["eagle-source"], "cache");
+    within(origin).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_too_large_is_passed_on_and_not_kept() {
+    // More than a registry has to take (distribution-spec 1.1: 4 MiB).
+    let large: &'static str = Box::leak(format!("{{{}}}", " ".repeat(MAX_MANIFEST_SIZE)).into_boxed_str());
+    let digest = Digest::of(large.as_bytes());
+    // Collected in vain, and then passed through: each time anew.
+    let (registries, origin) = scripted(digest, vec![large; 4]).await;
+    let running = Running::start(memory(), registries).await;
+    for _ in 0..2 {
+        let (response, body) = running.get("/v1/registries/scripted.test/v2/a/manifests/1", &[]).await;
+        assert_eq!((response.status(), body.len()), (StatusCode::OK, large.len()));
+        assert_eq!(response.headers()["eagle-source"], "origin");
+    }
     within(origin).await.unwrap();
     running.stop().await;
 }
