@@ -60,6 +60,14 @@ fn an_authority_is_made_once_and_its_key_is_kept_from_others() {
     assert_eq!(fs::metadata(ca.join("ca.key")).unwrap().permissions().mode() & 0o777, 0o600);
     let certificate = fs::read_to_string(ca.join("ca.pem")).unwrap();
     assert!(certificate.starts_with("-----BEGIN CERTIFICATE-----"), "{certificate}");
+    let file = directory.path().join("eagle.yaml");
+    fs::write(&file, format!("proxy:\n  forward:\n    ca_dir: {}\n", ca.display())).unwrap();
+    let check = || output(eagle().args(["config", "check", "--role", "proxy", "--config"]).arg(&file));
+    assert_eq!(check().status.code(), Some(0));
+    fs::set_permissions(ca.join("ca.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = check();
+    assert_eq!(refused.status.code(), Some(78));
+    assert!(stderr(&refused).contains(":3:") && stderr(&refused).contains("chmod 600"), "{}", stderr(&refused));
     let again = init(&[]);
     assert_eq!(again.status.code(), Some(1));
     assert!(stderr(&again).contains("is there already"), "{}", stderr(&again));

@@ -2,6 +2,8 @@
 
 use std::{fs::File, net::SocketAddr, path::Path};
 
+use eagle_proxy::forward::authority::Certificates;
+
 use super::{ConfigErrors, Loaded, read::ConfigError};
 use crate::cli::RoleArg;
 
@@ -48,6 +50,11 @@ pub(crate) fn check(loaded: &Loaded, role: RoleArg) -> Result<(), ConfigErrors> 
     }
     if proxy && let Err(error) = settings.proxy.role.validate() {
         errors.push(loaded.error(&["proxy", error.key], error.problem));
+    } else if proxy
+        && let Some(directory) = &settings.proxy.role.forward.ca_dir
+        && let Err(problem) = Certificates::load(directory)
+    {
+        errors.push(loaded.error(&["proxy", "forward", "ca_dir"], problem));
     }
     registries(loaded, &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }

@@ -31,6 +31,7 @@ pub(super) async fn start_with(
     let mut metrics = Registry::default();
     let proxy = Proxy::start(config, deps, &mut metrics, shutdown).await.map_err(|error| match error {
         StartError::Config(error) => Exit::config(loaded.error(&["proxy", error.key], error.problem)).into(),
+        StartError::Authority(error) => Exit::config(loaded.error(&["proxy", "forward", "ca_dir"], error)).into(),
         StartError::Listen { address, source } => {
             failed_at(loaded, &["proxy", "listen"], format_args!("cannot listen on {address}: {source}"))
         }
