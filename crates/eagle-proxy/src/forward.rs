@@ -2,11 +2,11 @@
 //!
 //! - A request in **absolute form** (`GET http://registry/v2/...`, RFC 9112 section 3.2.2) is answered as one to the
 //!   mirror, with the registry from its target.
-//! - **`CONNECT`** (RFC 9110 section 9.3.6) becomes a [`tunnel`] to the host. With a certificate authority that the
+//! - **`CONNECT`** (RFC 9110 section 9.3.6) becomes a tunnel to the host. With a certificate authority that the
 //!   daemon trusts, connections to registries whose images should come from peers are answered here instead
-//!   ([`intercept`]), under certificates made on the fly ([`authority`]).
+//!   (`intercept`), under certificates made on the fly ([`authority`]).
 //!
-//! Only hosts that [`policy`] allows are reached: this is no open proxy.
+//! Only hosts that `policy` allows are reached: this is no open proxy.
 
 pub mod authority;
 mod intercept;

@@ -33,7 +33,7 @@ impl ForwardRequest {
     /// A request for `path`, which is below `/v2/` and may have a query: `library/debian/manifests/12`.
     ///
     /// Of `headers` every value is kept (docker sends six `Accept` headers) but those of the connection,
-    /// `Host`, `Content-Length`, `Authorization` (the [`Caller`] has it), cookies, and `Accept-Encoding`:
+    /// `Host`, `Content-Length`, `Authorization` (the `Caller` has it), cookies, and `Accept-Encoding`:
     /// content is always asked for as it is stored, for its digest to be checked.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ pub fn backoff(next: u32) -> Duration {
 }
 
 /// The delay that a server asks for with `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3), at
-/// most [`LONGEST_PAUSE`]; none when there is no such header or it makes no sense.
+/// most `LONGEST_PAUSE`; none when there is no such header or it makes no sense.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let delay = match digits(value) {
