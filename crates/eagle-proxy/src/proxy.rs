@@ -168,9 +168,14 @@ impl Proxy {
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
-        let warmer = Warmer { node: node.info().id, seeders: seeders.clone(), downloads: downloads.clone() };
-        tasks.spawn(warmer.run(config.seeders.clone(), stop.clone()));
         let rules = Rules::new(config.rules);
+        let warmer = Warmer {
+            node: node.info().id,
+            seeders: seeders.clone(),
+            downloads: downloads.clone(),
+            rules: rules.clone(),
+        };
+        tasks.spawn(warmer.run(config.seeders.clone(), stop.clone()));
         let reached = deps.registries.configured().into_iter().chain([config.default_registry.clone()]);
         let policy = Policy::new(rules.clone(), reached);
         let images = Images::open(Arc::clone(&cache), Some(config.data_dir.join("images.json"))).await;

@@ -19,7 +19,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::download::{BlobRequest, Downloads};
+use crate::{
+    download::{BlobRequest, Downloads},
+    rules::{Action, Rules},
+};
 
 /// Blobs fetched at a time, for each seeder: as many as a runtime pulls.
 const AT_ONCE: usize = 3;
@@ -38,6 +41,7 @@ pub(crate) struct Warmer {
     pub(crate) node: NodeId,
     pub(crate) seeders: SeederClient,
     pub(crate) downloads: Downloads,
+    pub(crate) rules: Rules,
 }
 
 impl Warmer {
@@ -105,7 +109,13 @@ impl Warmer {
         // asks without any; who may read it here is asked when a runtime comes.
         let request =
             BlobRequest { digest, registry: blob.registry, repository: blob.repository, caller: Caller::anonymous() };
-        let error = self.downloads.keep(request).await.err().map(|error| error.to_string());
+        let error = match self.rules.action(&request.registry, &request.repository) {
+            Action::Peers => self.downloads.keep(request).await.err().map(|error| error.to_string()),
+            Action::Origin | Action::Refuse => Some(format!(
+                "proxy.rules of this node keep {}/{} out of the cache",
+                request.registry, request.repository
+            )),
+        };
         match &error {
             Some(error) => tracing::warn!(%digest, error, "a blob could not be warmed"),
             None => tracing::debug!(%digest, "a blob is warm"),

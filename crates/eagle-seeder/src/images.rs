@@ -1,7 +1,7 @@
 //! Which images the blobs of a node belong to.
 //!
 //! Blobs are stored by digest and know nothing of images. So a seeder or proxy notes of each manifest that it
-//! serves what it consists of ([`table`]), bounded and kept across a restart: that tells what is cached, which blobs
+//! serves what it consists of (`table`), bounded and kept across a restart: that tells what is cached, which blobs
 //! go with an image that is removed and which are another's too, and what a pin keeps. Blobs whose manifest was never
 //! asked for here, or is forgotten, are known by their digest only.
 //!

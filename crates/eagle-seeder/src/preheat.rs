@@ -1,10 +1,10 @@
 //! Preheating: images are fetched before anybody pulls them.
 //!
-//! A *job* names images; it is asked for at the HTTP API ([`api`]), waits in the [`queue`], and is done by
-//! [`run`]: manifests are read through the seeder's own cache of them, blobs are fetched by the same fetches
+//! A *job* names images; it is asked for at the HTTP API (`api`), waits in the `queue`, and is done by
+//! `run`: manifests are read through the seeder's own cache of them, blobs are fetched by the same fetches
 //! that serve pulls, so that each comes from its registry once whoever asks first. With several seeders each
-//! blob is stored by the one that proxies will ask for it ([`sources`]). What came of every blob is reported
-//! ([`report`]), and kept across a restart ([`journal`]). Afterwards proxies can be warmed too ([`nodes`]).
+//! blob is stored by the one that proxies will ask for it (`sources`). What came of every blob is reported
+//! (`report`), and kept across a restart (`journal`). Afterwards proxies can be warmed too (`nodes`).
 
 mod api;
 mod config;

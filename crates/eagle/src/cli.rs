@@ -87,7 +87,7 @@ pub(crate) struct ListenArgs {
     /// Address of the role's HTTP side; port 0 picks a free one [ROLE.listen]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Address of /healthz, /readyz, /metrics, /version, /status and /limits [ROLE.admin]
+    /// Address of /healthz, /readyz, /metrics, /version, /status, /limits and /cache [ROLE.admin]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) admin_listen: Option<SocketAddr>,
 }
