@@ -26,6 +26,7 @@ mod reroute;
 mod service;
 mod spread;
 mod upload;
+mod waiting;
 mod zones;
 
 use std::{cell::Cell, collections::VecDeque};
@@ -37,6 +38,7 @@ pub use self::{
     action::{Action, BanReason, FarZone, PeerKey, RequestId, SwarmTotals, Verdict},
     config::SwarmConfig,
     picker::{PieceChoice, PiecePicker, RarestFirst},
+    waiting::WaitingUploads,
 };
 use self::{
     choker::Choker,

@@ -2,7 +2,11 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use eagle_core::{PieceIndex, swarm::RequestId};
+use eagle_core::{
+    PieceIndex,
+    swarm::{RequestId, WaitingUploads},
+    wire::control::HostRate,
+};
 
 /// Time that a chunk stands for, and the least and the most that it has, bytes: a turn of the real
 /// limiter (`eagle_p2p::limits`), but for the least, which bounds the number of events.
@@ -63,7 +67,7 @@ pub(crate) struct Uplink {
     pub(crate) rate: f64,
     slots: usize,
     active: VecDeque<Transfer>,
-    waiting: VecDeque<Transfer>,
+    waiting: WaitingUploads<Transfer>,
     /// A chunk is being sent, of the transfer at the end of `active`.
     pub(crate) sending: bool,
     /// When it is to be looked at again, nanoseconds.
@@ -72,40 +76,39 @@ pub(crate) struct Uplink {
 
 impl Uplink {
     pub(crate) fn new(rate: f64, slots: usize) -> Self {
-        Self { rate, slots, active: VecDeque::new(), waiting: VecDeque::new(), sending: false, wake: None }
+        Self { rate, slots, active: VecDeque::new(), waiting: WaitingUploads::default(), sending: false, wake: None }
     }
 
     pub(crate) fn load(&self) -> u16 {
         u16::try_from(self.active.len() + self.waiting.len()).unwrap_or(u16::MAX)
     }
 
-    pub(crate) fn wait(&mut self, transfer: Transfer) {
-        self.waiting.push_back(transfer);
+    /// A transfer waits, to a node that can take this much.
+    pub(crate) fn wait(&mut self, receiver: HostRate, transfer: Transfer) {
+        self.waiting.push(receiver, transfer);
     }
 
     /// Takes back a transfer that has not begun.
     pub(crate) fn cancel(&mut self, to: u32, id: RequestId, blob: u16) -> Option<Transfer> {
-        let at = self.waiting.iter().position(|t| (t.to, t.id, t.blob) == (to, id, blob))?;
-        self.waiting.remove(at)
+        self.waiting.cancel(|t| (t.to, t.id, t.blob) == (to, id, blob))
     }
 
     /// Takes back every transfer to a node that has gone, but the one whose chunk is on the link.
     pub(crate) fn forget(&mut self, to: u32) -> Vec<Transfer> {
         let on_link = if self.sending { self.active.pop_back() } else { None };
         let mut forgotten = Vec::new();
-        for queue in [&mut self.active, &mut self.waiting] {
-            queue.retain(|transfer| {
-                if transfer.to == to {
-                    forgotten.push(*transfer);
-                }
-                transfer.to != to
-            });
-        }
+        self.active.retain(|transfer| {
+            if transfer.to == to {
+                forgotten.push(*transfer);
+            }
+            transfer.to != to
+        });
+        forgotten.extend(std::iter::from_fn(|| self.waiting.cancel(|transfer| transfer.to == to)));
         self.active.extend(on_link);
         forgotten
     }
 
-    /// The first waiting transfer that a free slot takes; transfers to one node go one after another.
+    /// The waiting transfer that a free slot takes; transfers to one node go one after another.
     ///
     /// A link that is idle, since the receivers in its slots take no more, has a slot more for each one.
     pub(crate) fn admit(&mut self, now: u64) -> Option<Transfer> {
@@ -114,8 +117,7 @@ impl Uplink {
             return None;
         }
         let free = |transfer: &Transfer| self.active.iter().all(|active| active.to != transfer.to);
-        let at = self.waiting.iter().position(free)?;
-        let transfer = self.waiting.remove(at)?;
+        let transfer = self.waiting.next(free)?;
         // Before the one on the link, which stays at the end.
         let place = self.active.len() - usize::from(self.sending);
         self.active.insert(place, transfer);
@@ -199,7 +201,7 @@ mod tests {
     fn uplink(slots: usize, to: &[u32]) -> Uplink {
         let mut uplink = Uplink::new(100e6, slots);
         for (number, &to) in (0..).zip(to) {
-            uplink.wait(Transfer::new(to, 0, RequestId(number), PieceIndex(0), 1 << 20));
+            uplink.wait(HostRate::UNKNOWN, Transfer::new(to, 0, RequestId(number), PieceIndex(0), 1 << 20));
         }
         while uplink.admit(0).is_some() {}
         uplink

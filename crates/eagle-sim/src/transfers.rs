@@ -30,7 +30,8 @@ impl World<'_> {
             Ok(_) if dead => {}
             Ok(piece) => {
                 let length = swarm.geometry().length(piece);
-                self.nodes[to as usize].up.wait(Transfer::new(from, blob, id, piece, length));
+                let receiver = swarm.rate_of(key(from));
+                self.nodes[to as usize].up.wait(receiver, Transfer::new(from, blob, id, piece, length));
                 self.admit(to);
             }
             Err(reason) => self.reject(to, from, blob, id, reason),

@@ -1,7 +1,11 @@
 //! Deciding what a peer is given.
 
 use super::{PeerKey, Swarm, rates};
-use crate::{geometry::PieceIndex, time::Timestamp, wire::data::RejectReason};
+use crate::{
+    geometry::PieceIndex,
+    time::Timestamp,
+    wire::{control::HostRate, data::RejectReason},
+};
 
 impl Swarm {
     /// Decides whether `peer` gets a piece, and which one when it leaves that open.
@@ -40,6 +44,11 @@ impl Swarm {
         }
         let slow = rates::enough_are_faster(&self.peers, &self.spread, peer);
         (!self.rates.passes_over(now, self.config.shortest_stall, slow)).then_some(piece)
+    }
+
+    /// What a peer says that it can take, for its place among the [`super::WaitingUploads`].
+    pub fn rate_of(&self, peer: PeerKey) -> HostRate {
+        self.peers.get(&peer).map_or(HostRate::UNKNOWN, |state| state.rate)
     }
 
     /// A piece that [`Swarm::handle_request`] granted was sent, or will not be.

@@ -2,7 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use eagle_core::{Bitfield, Digest, Metainfo, PeerInfo, PieceHash, PieceIndex, wire::data::RejectReason};
+use eagle_core::{
+    Bitfield, Digest, Metainfo, PeerInfo, PieceHash, PieceIndex,
+    wire::{control::HostRate, data::RejectReason},
+};
 use eagle_store::{
     cache::{CachedBlob, PartialEntry},
     ssi::BlobReader,
@@ -66,6 +69,8 @@ pub(super) struct Grant {
     pub(super) reader: Arc<dyn BlobReader>,
     pub(super) offset: u64,
     pub(super) length: u32,
+    /// What the receiver can take.
+    pub(super) receiver: HostRate,
 }
 
 /// News that come from places that cannot wait (`Drop`, callbacks). Bounded by what they are about:

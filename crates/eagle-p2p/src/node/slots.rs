@@ -6,12 +6,13 @@
 //! and more when idle, where the first piece comes in half the time (`eagle-sim`, example `sweep`).
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use eagle_core::{swarm::WaitingUploads, wire::control::HostRate};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::oneshot,
     time::{Instant, sleep},
 };
 
@@ -33,61 +34,127 @@ const IDLE: f64 = 0.75;
 #[derive(Debug)]
 pub(super) struct Slots {
     limiter: Limiter,
-    /// tokio's semaphore serves in the order of arrival.
-    busy: Arc<Semaphore>,
-    extra: Arc<Semaphore>,
+    queue: Arc<Queue>,
     /// When the link was last looked at, and what it had moved by then, bytes.
     looked: Mutex<(Instant, u64)>,
+}
+
+/// Who has a slot, and who waits for one.
+#[derive(Debug, Default)]
+struct Queue(Mutex<Taken>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// Slots that are taken.
+    slots: usize,
+    /// Slots that there are whatever the link does.
+    least: usize,
+    waiting: WaitingUploads<oneshot::Sender<Slot>>,
+}
+
+/// A slot; free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// Absent in one that nobody took over.
+    queue: Option<Arc<Queue>>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            let least = {
+                let mut taken = queue.lock();
+                taken.slots -= 1;
+                taken.least
+            };
+            queue.fill(least);
+        }
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        // Nothing in here panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives slots to those that wait, as long as fewer than `most` are taken.
+    fn fill(self: &Arc<Self>, most: usize) {
+        let mut taken = self.lock();
+        while taken.slots < most {
+            let Some(next) = taken.waiting.next(|waiting| !waiting.is_closed()) else { return };
+            match next.send(Slot { queue: Some(Arc::clone(self)) }) {
+                Ok(()) => taken.slots += 1,
+                // It was given up in this moment. Its drop must not come back here under the lock.
+                Err(mut slot) => drop(slot.queue.take()),
+            }
+        }
+    }
+
+    /// Forgets those that gave up.
+    fn tidy(&self) {
+        let mut taken = self.lock();
+        while taken.waiting.cancel(oneshot::Sender::is_closed).is_some() {}
+    }
 }
 
 impl Slots {
     /// Slots of the link with this limiter.
     pub(super) fn new(limiter: Limiter) -> Self {
         let looked = Mutex::new((Instant::now(), limiter.passed()));
-        Self { limiter, busy: Arc::new(Semaphore::new(BUSY)), extra: Arc::new(Semaphore::new(MOST - BUSY)), looked }
+        Self { limiter, queue: Arc::default(), looked }
     }
 
-    /// Waits for a slot; `None` when there are none any more.
-    pub(super) async fn take(&self) -> Option<OwnedSemaphorePermit> {
-        if let Some(extra) = self.without_limit() {
-            return Some(extra);
-        }
-        let next = Arc::clone(&self.busy).acquire_owned();
-        tokio::pin!(next);
+    /// Waits for a slot, for a receiver of this rate; `None` when there are no slots any more.
+    pub(super) async fn take(&self, receiver: HostRate) -> Option<Slot> {
+        // Made before the channel, so that it is dropped after it.
+        let _tidy = Tidy(&self.queue);
+        let (give, mut given) = oneshot::channel();
+        self.queue.lock().waiting.push(receiver, give);
+        self.fill();
         loop {
             tokio::select! {
                 biased;
-                slot = &mut next => return slot.ok(),
-                () = sleep(LOOK) => {
-                    if let Some(extra) = self.without_limit().or_else(|| self.when_idle()) {
-                        return Some(extra);
-                    }
-                }
+                slot = &mut given => return slot.ok(),
+                () = sleep(LOOK) => self.fill(),
             }
         }
     }
 
-    fn without_limit(&self) -> Option<OwnedSemaphorePermit> {
-        let few = self.extra.available_permits() > MOST - UNLIMITED;
-        if self.limiter.rate().bytes_per_second().is_some() || !few {
-            return None;
+    /// Gives out what slots there are now.
+    fn fill(&self) {
+        let least = if self.limiter.rate().bytes_per_second().is_some() { BUSY } else { UNLIMITED };
+        self.queue.lock().least = least;
+        self.queue.fill(least);
+        if self.is_idle() {
+            let taken = self.queue.lock().slots;
+            self.queue.fill((taken + 1).min(MOST));
         }
-        Arc::clone(&self.extra).try_acquire_owned().ok()
     }
 
-    fn when_idle(&self) -> Option<OwnedSemaphorePermit> {
+    fn is_idle(&self) -> bool {
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, moved) = (Instant::now(), self.limiter.passed());
         let elapsed = now - looked.0;
         if elapsed < LOOK {
-            return None;
+            return false;
         }
-        let could = self.limiter.rate().bytes_per_second()? as f64 * elapsed.as_secs_f64();
+        let Some(rate) = self.limiter.rate().bytes_per_second() else { return false };
+        let could = rate as f64 * elapsed.as_secs_f64();
         let idle = ((moved - looked.1) as f64) < could * IDLE;
         *looked = (now, moved);
         // Nobody waited for a long time, so that span says nothing of the link now.
         let recent = elapsed < LOOK * 4;
-        if idle && recent { Arc::clone(&self.extra).try_acquire_owned().ok() } else { None }
+        idle && recent
+    }
+}
+
+/// Takes the one that gave up out of the queue.
+struct Tidy<'a>(&'a Queue);
+
+impl Drop for Tidy<'_> {
+    fn drop(&mut self) {
+        self.0.tidy();
     }
 }
 
@@ -105,7 +172,7 @@ mod tests {
         let slots = Slots::new(Limiter::new(Rate::Limited(10_000_000)));
         let mut taken = Vec::new();
         for _ in 0..5 {
-            taken.push(timeout(LONG, slots.take()).await.expect("the link is idle"));
+            taken.push(timeout(LONG, slots.take(HostRate::UNKNOWN)).await.expect("the link is idle"));
         }
     }
 
@@ -118,11 +185,11 @@ mod tests {
                 limiter.acquire(50_000).await;
             }
         });
-        let first = slots.take().await;
-        let _second = slots.take().await;
-        assert!(timeout(LONG, slots.take()).await.is_err(), "a third went out on a busy link");
+        let first = slots.take(HostRate::UNKNOWN).await;
+        let _second = slots.take(HostRate::UNKNOWN).await;
+        assert!(timeout(LONG, slots.take(HostRate::UNKNOWN)).await.is_err(), "a third went out on a busy link");
         drop(first);
-        assert!(timeout(LONG, slots.take()).await.is_ok());
+        assert!(timeout(LONG, slots.take(HostRate::UNKNOWN)).await.is_ok());
         busy.abort();
     }
 
@@ -130,9 +197,43 @@ mod tests {
     async fn without_a_limit_there_are_some_and_then_no_more() {
         let slots = Slots::new(Limiter::new(Rate::Unlimited));
         let mut taken = Vec::new();
-        while let Ok(slot) = timeout(LONG, slots.take()).await {
+        while let Ok(slot) = timeout(LONG, slots.take(HostRate::UNKNOWN)).await {
             taken.push(slot);
         }
         assert_eq!(taken.len(), UNLIMITED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_free_slot_goes_to_the_fastest_that_waits_and_none_is_lost() {
+        let limiter = Limiter::new(Rate::Limited(10_000_000));
+        let slots = Arc::new(Slots::new(limiter.clone()));
+        let busy = tokio::spawn(async move {
+            loop {
+                limiter.acquire(50_000).await;
+            }
+        });
+        let held = [slots.take(HostRate(1)).await, slots.take(HostRate(1)).await];
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiting = Vec::new();
+        for rate in [10, 20, 100, 5] {
+            let (slots, order) = (Arc::clone(&slots), Arc::clone(&order));
+            waiting.push(tokio::spawn(async move {
+                let slot = slots.take(HostRate(rate)).await;
+                order.lock().unwrap().push(rate);
+                drop(slot);
+            }));
+            tokio::task::yield_now().await;
+        }
+        // One gives up; its place is nobody's.
+        waiting[0].abort();
+        tokio::task::yield_now().await;
+        drop(held);
+        for task in waiting {
+            let _ = task.await;
+        }
+        assert_eq!(*order.lock().unwrap(), [100, 20, 5]);
+        assert_eq!(slots.queue.lock().slots, 0);
+        assert!(slots.queue.lock().waiting.is_empty());
+        busy.abort();
     }
 }

@@ -107,7 +107,7 @@ impl UploadHandler for Uploads {
         let mut unfinished = Unfinished { mailbox: &self.mailbox, upload: Some((peer, digest, grant.piece)) };
         // Both locks are held across the upload on purpose: they are what bounds it.
         let turn = turn.lock_owned().await;
-        let Some(slot) = self.slots.take().await else {
+        let Some(slot) = self.slots.take(grant.receiver).await else {
             return Upload::Reject { reason: RejectReason::Failed, load: self.load() };
         };
         unfinished.upload = None;

@@ -117,6 +117,7 @@ impl Engine {
                 reader: blob.source.reader(),
                 offset: geometry.offset(piece),
                 length: geometry.length(piece),
+                receiver: blob.swarm.rate_of(key),
             })
         })
         .unwrap_or(Err(RejectReason::NotHere))
