@@ -17,6 +17,7 @@ use eagle_registry::{
 use eagle_store::{BlobReader, Cache, CachedBlob};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
+use tokio::sync::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -44,6 +45,10 @@ pub(crate) struct Blobs {
     pub(crate) registries: Arc<Registries>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) node: Node,
+    /// One answer over HTTP waits for the upload limit at a time. Without it, many nodes that fall back to HTTP
+    /// at once would leave next to nothing for the pieces that each node gets once and passes on, and so keep
+    /// falling back: 32 nodes at 5 MB/s then got 8 % of a blob in 150 s instead of all of it in 60.
+    pub(crate) http_turn: Arc<Mutex<()>>,
     pub(crate) metrics: Metrics,
     /// Tasks that write bodies.
     pub(crate) writers: TaskTracker,
@@ -263,6 +268,13 @@ impl Blobs {
         }
     }
 
+    /// Waits for the host's upload limit, as one among the uploads to peers for all answers together.
+    async fn pay_upload(&self, bytes: u64) {
+        // Held across the wait on purpose: this is the queue.
+        let _turn = self.http_turn.lock().await;
+        self.node.upload_limiter().acquire(bytes).await;
+    }
+
     /// Copies bytes that are stored, under the host's upload limit.
     async fn copy(
         &self,
@@ -276,7 +288,7 @@ impl Blobs {
             let left = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
             let length = left.min(limiter.chunk());
             let bytes = reader.read_at(offset, length).await?;
-            limiter.acquire(length as u64).await;
+            self.pay_upload(length as u64).await;
             writer.send(bytes).await?;
             self.metrics.http_bytes(length as u64);
             offset += length as u64;
@@ -300,7 +312,7 @@ impl Blobs {
                 continue;
             }
             let count = bytes.len() as u64;
-            self.node.upload_limiter().acquire(count).await;
+            self.pay_upload(count).await;
             writer.send(bytes).await?;
             self.metrics.http_bytes(count);
             left -= count;

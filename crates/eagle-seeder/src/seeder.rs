@@ -154,6 +154,7 @@ impl Seeder {
             registries: Arc::clone(&deps.registries),
             cache: Arc::clone(&cache),
             node: node.clone(),
+            http_turn: Arc::default(),
             metrics: metrics.clone(),
             writers: writers.clone(),
             draining: shutdown.clone(),

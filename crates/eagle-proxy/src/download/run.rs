@@ -45,6 +45,9 @@ struct Progress {
     piece: Instant,
     /// Whether a seeder tells hashes at present.
     feed: bool,
+    /// Bytes of pieces that the node had received from peers and seeders when that was last looked at, and
+    /// when they became more.
+    arrived: (u64, Instant),
 }
 
 /// Hashes from a seeder that contradict those known.
@@ -74,7 +77,7 @@ impl Run {
             swarm,
             metainfo: Mutex::new(metainfo),
             recovered: Mutex::new(recovered),
-            progress: Mutex::new(Progress { piece: Instant::now(), feed: false }),
+            progress: Mutex::new(Progress { piece: Instant::now(), feed: false, arrived: (0, Instant::now()) }),
         }
     }
 
@@ -203,7 +206,20 @@ impl Run {
             return idle >= if nothing_to_get { stall / GRACE } else { stall };
         }
         let behind = self.known_hashes() > self.owned().count();
-        (behind && idle >= stall) || idle >= stall * PATIENCE
+        // As long as pieces reach this node, the peer network works and is busy: what a node takes past it then
+        // is missing to all.
+        let works = self.arrived_within(stall);
+        (behind && idle >= stall && !works) || idle >= stall * PATIENCE
+    }
+
+    /// Whether bytes of any piece have come from peers or seeders in that time.
+    fn arrived_within(&self, time: Duration) -> bool {
+        let arrived = self.context.node.counters().downloaded;
+        let mut progress = self.progress();
+        if progress.arrived.0 != arrived {
+            progress.arrived = (arrived, Instant::now());
+        }
+        arrived > 0 && progress.arrived.1.elapsed() < time
     }
 
     /// Whether the origin is better left to the seeder, which lives and has or gets the blob: a cluster
