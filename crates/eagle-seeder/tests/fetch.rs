@@ -385,3 +385,33 @@ async fn the_host_limit_holds_for_the_origin() {
     assert!(began.elapsed() >= Duration::from_millis(1800), "{:?}", began.elapsed());
     running.stop().await;
 }
+
+/// Nodes that fall back to HTTP all at once must not take the seeder from the swarm: pieces that go to one node
+/// each, and on from there, are what ends their need.
+#[tokio::test]
+async fn answers_over_http_leave_peers_their_share_of_the_upload_limit() {
+    let origin = Origin::start(&[LAYER]).await;
+    let config = SeederConfig { upload_rate: Rate::Limited(LAYER), ..memory() };
+    let running = Running::start(config, origin.registries()).await;
+    let late = story(running.metainfo(&origin, 0, &Caller::anonymous()).await.unwrap()).await;
+    assert_eq!(late.end, Ok(()));
+    let path = running.blob_path(&origin, 0);
+    let (_, limiter) = running.seeder.limiters();
+    let before = limiter.passed();
+    // One transfer to a peer, as a data channel would make it, beside eight nodes that read over HTTP.
+    let mut to_peer = 0;
+    let upload = async {
+        for _ in 0..50 {
+            let chunk = limiter.chunk() as u64;
+            limiter.acquire(chunk).await;
+            to_peer += chunk;
+        }
+    };
+    tokio::select! {
+        () = upload => {}
+        _ = join_all((0..8).map(|_| running.get(&path, &[]))) => panic!("the limit does not hold"),
+    }
+    let share = to_peer as f64 / (limiter.passed() - before) as f64;
+    assert!(share > 0.3, "the peer got {share:.2} of what went out");
+    running.stop().await;
+}
