@@ -58,6 +58,9 @@ use crate::{
 /// Requests in flight that a swarm may have whatever the others do. With 3 instead of 1 of 12, the first
 /// of four layers took 13 s instead of 11, and the last as long as before (simulated).
 const LEAST_BUDGET: usize = 1;
+/// Seeders that are greeted whatever the limits for peers: the one that fetches the blob, and those that a tracker knows
+/// to have it; more are peers like others.
+const MOST_SEEDERS: usize = 4;
 
 /// One blob's swarm; see the module's documentation for the calling contract.
 #[derive(Debug)]
@@ -76,6 +79,8 @@ pub struct Swarm {
     /// How many neighbours own each piece.
     availability: Vec<u16>,
     peers: Peers,
+    /// Seeders greeted beyond the limits for peers.
+    seeders: Vec<PeerKey>,
     requests: Requests,
     spread: Spread,
     zones: Zones,
@@ -140,6 +145,7 @@ impl Swarm {
             unknown,
             availability: vec![0; pieces as usize],
             peers: Peers::default(),
+            seeders: Vec::new(),
             requests: Requests::new(config.initial_service_time),
             position: PieceIndex(0),
             budget: config.requests_in_flight,
@@ -198,6 +204,20 @@ impl Swarm {
         self.note_named(peer, zone);
     }
 
+    /// A seeder that was named to us is connected: it is greeted however many peers we know. Where all nodes
+    /// came to know enough of each other before they reached the seeder, nobody had anything.
+    pub fn handle_seeder(&mut self, peer: PeerKey, zone: Option<FarZone>) {
+        if self.seeders.contains(&peer) {
+            return;
+        }
+        if self.seeders.len() < MOST_SEEDERS {
+            self.seeders.push(peer);
+            self.greet(peer, zone);
+        } else {
+            self.handle_peer(peer, zone);
+        }
+    }
+
     /// A peer greets us: it is greeted in turn, as long as we know fewer than
     /// [`SwarmConfig::max_peers`]. Its message is still to be handled. Without a `zone` it is near.
     pub fn handle_greeting(&mut self, peer: PeerKey, zone: Option<FarZone>) {
@@ -217,6 +237,7 @@ impl Swarm {
     /// A peer is gone.
     pub fn handle_peer_left(&mut self, now: Timestamp, peer: PeerKey) {
         self.rates.named.retain(|(named, _)| *named != peer);
+        self.seeders.retain(|seeder| *seeder != peer);
         if let Some(state) = self.peers.remove(&peer) {
             for piece in state.have.iter() {
                 let count = &mut self.availability[piece.0 as usize];

@@ -129,12 +129,16 @@ impl World<'_> {
     pub(crate) fn connected(&mut self, node: u32, blob: u16, peers: &[u32]) {
         let gone: BTreeSet<u32> = peers.iter().copied().filter(|peer| self.nodes[*peer as usize].gone).collect();
         let zones: Vec<_> = peers.iter().map(|peer| self.far_zone(node, *peer)).collect();
+        let seeders = self.plan.seeders.count;
         let state = &mut self.nodes[node as usize];
         let banned = state.banned.clone();
         let Some(swarm) = state.swarm(blob) else { return };
         for (&peer, zone) in peers.iter().zip(zones) {
             if !gone.contains(&peer) && !banned.contains(&peer) {
-                swarm.handle_peer(key(peer), zone);
+                match peer < seeders {
+                    true => swarm.handle_seeder(key(peer), zone),
+                    false => swarm.handle_peer(key(peer), zone),
+                }
             }
         }
         self.settle(node, blob);

@@ -162,3 +162,29 @@ fn fast_ones_that_do_not_ask_hold_nobody_up_for_long() {
     assert!(seeder.handle_request(NOW + patience, PeerKey(0), None).is_ok());
     assert!(seeder.handle_request(NOW + patience, PeerKey(39), None).is_err());
 }
+
+#[test]
+fn the_seeder_is_greeted_however_many_peers_came_first() {
+    let mut swarm = swarm(10 * MB, true);
+    for peer in 0..200 {
+        swarm.handle_peer(PeerKey(peer), None);
+        swarm.handle_greeting(PeerKey(peer), None);
+        answer(&mut swarm, peer, 10 * MB, false);
+    }
+    assert_eq!(swarm.peer_count(), SwarmConfig::default().max_peers);
+    sent(&mut swarm);
+    for seeder in [1000, 1001] {
+        swarm.handle_seeder(PeerKey(seeder), None);
+        swarm.handle_seeder(PeerKey(seeder), None);
+        assert_eq!(greeted(&mut swarm), 1);
+    }
+    // Whoever calls itself one too is a peer like others.
+    for seeder in 2000..2100 {
+        swarm.handle_seeder(PeerKey(seeder), None);
+    }
+    assert_eq!(greeted(&mut swarm), MOST_SEEDERS - 2);
+    // One that left makes room.
+    swarm.handle_peer_left(NOW, PeerKey(1000));
+    swarm.handle_seeder(PeerKey(1000), None);
+    assert!(swarm.has_peer(PeerKey(1000)));
+}

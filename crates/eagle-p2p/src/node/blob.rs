@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use eagle_core::{Bitfield, Geometry, Metainfo, PieceCheck, PieceHash, PieceIndex, Timestamp, swarm::Swarm};
+use eagle_core::{
+    Bitfield, Geometry, Metainfo, NodeRole, PieceCheck, PieceHash, PieceIndex, Timestamp,
+    swarm::{FarZone, PeerKey, Swarm},
+};
 use eagle_store::{
     cache::{CachedBlob, PartialEntry},
     ssi::BlobReader,
@@ -87,6 +90,14 @@ impl Blob {
         if count != self.published {
             self.published = count;
             self.pieces.send_replace(Arc::new(self.swarm.have().clone()));
+        }
+    }
+
+    /// A peer that trackers or seeders named is connected.
+    pub(super) fn name(&mut self, peer: PeerKey, role: NodeRole, zone: Option<FarZone>) {
+        match role {
+            NodeRole::Seeder => self.swarm.handle_seeder(peer, zone),
+            NodeRole::Proxy => self.swarm.handle_peer(peer, zone),
         }
     }
 

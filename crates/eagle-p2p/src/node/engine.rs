@@ -354,8 +354,8 @@ impl Engine {
                     let zone = self.note_zone(id, &peer.topology);
                     if let Some(state) = self.peers.get_mut(&id) {
                         state.role = peer.role;
-                        let key = state.key;
-                        self.with(digest, |blob, _| blob.swarm.handle_peer(key, zone));
+                        let (key, role) = (state.key, state.role);
+                        self.with(digest, |blob, _| blob.name(key, role, zone));
                     } else if self.blobs.get_mut(&digest).is_some_and(|blob| blob.add_candidate(id)) {
                         self.parts.network.connect(id, peer.address);
                     }

@@ -80,7 +80,7 @@ impl Engine {
                     false => self.note_zone(peer, &topology),
                 };
                 for digest in waiting {
-                    self.with(digest, |blob, _| blob.swarm.handle_peer(key, zone));
+                    self.with(digest, |blob, _| blob.name(key, role, zone));
                 }
             }
             NetworkEvent::Message { peer, message: ControlMessage::Blob(digest, message) } => {
