@@ -45,9 +45,9 @@ pub(crate) struct Blobs {
     pub(crate) registries: Arc<Registries>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) node: Node,
-    /// One answer over HTTP waits for the upload limit at a time. Without it, many nodes that fall back to HTTP
-    /// at once would leave next to nothing for the pieces that each node gets once and passes on, and so keep
-    /// falling back: 32 nodes at 5 MB/s then got 8 % of a blob in 150 s instead of all of it in 60.
+    /// One answer over HTTP waits for the upload limit at a time. The limit serves whoever waits in turn, so many nodes
+    /// that fall back to HTTP at once would otherwise leave little of it for the pieces that each go to one node
+    /// and on from there, and so keep falling back.
     pub(crate) http_turn: Arc<Mutex<()>>,
     pub(crate) metrics: Metrics,
     /// Tasks that write bodies.
