@@ -19,6 +19,7 @@ const ORDER: &[&str] = &[
     "eagle-p2p",
     "eagle-registry",
     "eagle-store",
+    "eagle-cluster",
     "eagle-sim",
     "eagle-core",
 ];
