@@ -25,7 +25,7 @@ use eagle_p2p::{
     },
     identity::{self, PeerId},
     limits::Limiter,
-    network::{Network, NetworkConfig, NetworkEvent},
+    network::{Membership, Network, NetworkConfig, NetworkEvent},
 };
 use eagle_store::{BlobReader, StorageError};
 use tokio_util::sync::CancellationToken;
@@ -97,6 +97,7 @@ async fn network(
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = NetworkConfig {
         keypair: keypair.clone(),
+        membership: Membership::Open,
         listen,
         data_port,
         encryption,

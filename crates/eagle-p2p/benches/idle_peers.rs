@@ -13,7 +13,7 @@ use std::{
 use eagle_core::{NodeRole, Topology, wire::control::Encryption};
 use eagle_p2p::{
     identity,
-    network::{Network, NetworkConfig, NetworkEvent},
+    network::{Membership, Network, NetworkConfig, NetworkEvent},
     node::{Node, NodeConfig},
 };
 use eagle_store::{Cache, MemoryStorage};
@@ -88,6 +88,7 @@ async fn be_peers(arguments: &[String]) {
     for _ in 0..count {
         let config = NetworkConfig {
             keypair: identity::ephemeral(),
+            membership: Membership::Open,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             data_port: 1,
             encryption: Encryption::Tls,

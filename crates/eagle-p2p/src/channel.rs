@@ -4,7 +4,8 @@
 //! ([`UploadServer`]); a pair of peers that serve each other has one channel in each direction. The
 //! frames are in [`eagle_core::wire::data`]. With `tls`, both ends prove their PeerId by the
 //! certificates that libp2p uses; with `none`, the dialling end shows a one-time ticket that it got
-//! over the control connection. Either way the other end must be a peer that is connected at that
+//! over the control connection. In a cluster with a key a channel begins with the same hint as a control
+//! connection, so that a stranger gets no answer at all. Either way the other end must be a peer that is connected at that
 //! moment, and a channel ends with the session that it belongs to.
 //!
 //! Both ends answer to a [`Limiter`](crate::limits::Limiter) chunk by chunk.

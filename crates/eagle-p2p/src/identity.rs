@@ -9,6 +9,7 @@ use std::{
 
 use eagle_core::{NodeId, peer::ParseNodeIdError};
 pub use libp2p::{PeerId, identity::Keypair};
+use zeroize::Zeroizing;
 
 /// Longest key file that is read, bytes. An encoded Ed25519 key pair has 68.
 const MAX_KEY_FILE: u64 = 4096;
@@ -88,14 +89,14 @@ fn load(path: &Path, file: File) -> Result<Keypair, IdentityError> {
     if mode & OTHERS != 0 {
         return Err(IdentityError::Exposed { path: path.to_owned(), mode });
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Zeroizing::new(Vec::new());
     file.take(MAX_KEY_FILE).read_to_end(&mut bytes).map_err(io)?;
     Keypair::from_protobuf_encoding(&bytes).map_err(|_| IdentityError::Malformed { path: path.to_owned() })
 }
 
 /// Writes the key beside its place and then moves it there.
 fn create(path: &Path, keypair: &Keypair) -> io::Result<()> {
-    let bytes = keypair.to_protobuf_encoding().map_err(io::Error::other)?;
+    let bytes = Zeroizing::new(keypair.to_protobuf_encoding().map_err(io::Error::other)?);
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -2,6 +2,7 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | `gate` | who may connect at all: members of the cluster |
 //! | [`identity`] | the Ed25519 key of a node, which its name is made of |
 //! | [`limits`] | bandwidth limits of the host, one per direction |
 //! | [`network`] | who is connected, and control messages between peers, over libp2p |
@@ -10,6 +11,7 @@
 #![warn(missing_docs)]
 
 pub mod channel;
+mod gate;
 pub mod identity;
 pub mod limits;
 pub mod network;

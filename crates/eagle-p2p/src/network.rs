@@ -1,7 +1,7 @@
 //! Control connections: who is there, and messages between peers.
 //!
-//! A libp2p swarm (TCP, TLS 1.3 with identity certificates, yamux) finds out who is at the other
-//! end. On top of it, each side opens one stream to the other and sends on it
+//! A libp2p swarm (TCP, with a cluster key its private network, TLS 1.3 with identity certificates,
+//! yamux) finds out who is at the other end. On top of it, each side opens one stream to the other and sends on it
 //! ([`eagle_core::wire::control`]); both streams together are a *session*. There is at most one
 //! session per peer, whatever the number of connections: when both sides dial at once there are two
 //! connections, each side sends on the one it saw first, and the session may span both. So nothing
@@ -22,6 +22,7 @@
 
 mod behaviour;
 mod driver;
+mod private;
 mod session;
 mod shared;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use eagle_cluster::Membership;
 use eagle_core::{
     Topology,
     wire::control::{self, ControlMessage, Encryption, Ticket},
@@ -47,6 +49,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::shared::Shared;
+use crate::gate::Gate;
 
 /// Events that wait for their reader; beyond that, sessions stop reading. A few per peer of a
 /// usual swarm.
@@ -60,6 +63,8 @@ const TICKET_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct NetworkConfig {
     /// Who this node is.
     pub keypair: Keypair,
+    /// Who may connect, and is connected to.
+    pub membership: Membership,
     /// Where to listen; port 0 takes any free one.
     pub listen: SocketAddr,
     /// Port of this node's data channel listener, told to every peer.
@@ -76,6 +81,7 @@ impl fmt::Debug for NetworkConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NetworkConfig")
             .field("peer", &self.keypair.public().to_peer_id())
+            .field("membership", &self.membership)
             .field("listen", &self.listen)
             .field("data_port", &self.data_port)
             .field("encryption", &self.encryption)
@@ -215,6 +221,13 @@ impl Network {
         self.shared.request_dial(peer, address);
     }
 
+    /// Dials a peer again that was lost, if this node had dialled it under a cluster key that is no longer the one it
+    /// uses: such connections end when the key is taken away. Says whether it does; then
+    /// [`NetworkEvent::Connected`] or [`NetworkEvent::Unreachable`] follows.
+    pub fn reconnect(&self, peer: PeerId) -> bool {
+        self.shared.request_redial(peer)
+    }
+
     /// Sends a message to a connected peer, after those sent before; says whether it was taken.
     ///
     /// Returns at once. A peer that reads so slowly that its queue is full is disconnected, since a
@@ -247,6 +260,16 @@ impl Network {
     /// Bytes of control messages sent to peers since the start, without those of TLS and the muxer.
     pub fn control_sent(&self) -> u64 {
         self.shared.control_sent()
+    }
+
+    /// Connections, also of data channels, that did not begin as a member's, since the start.
+    pub fn strangers(&self) -> u64 {
+        self.shared.gate.strangers()
+    }
+
+    /// Who may open a data channel.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.shared.gate
     }
 
     /// Asks a connected peer for a ticket for one plain data channel.

@@ -26,6 +26,7 @@ use std::{
     sync::Arc,
 };
 
+use eagle_cluster::Membership;
 use eagle_core::{Metainfo, NodeRole, PeerInfo, Topology, swarm::SwarmConfig, units::Rate, wire::control::Encryption};
 use eagle_store::cache::{Cache, PartialEntry};
 use libp2p::identity::Keypair;
@@ -65,6 +66,8 @@ pub struct NodeConfig {
     pub data_listen: SocketAddr,
     /// Address that other nodes reach this one by, when it differs from `listen`.
     pub advertise: Option<IpAddr>,
+    /// Who is a member of the cluster.
+    pub membership: Membership,
     /// What this node is.
     pub role: NodeRole,
     /// Where this node is.
@@ -82,13 +85,14 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// A node on loopback with any free ports and no limits.
+    /// A node on loopback with any free ports, no limits and no cluster key.
     pub fn local(role: NodeRole) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
             listen: any,
             data_listen: any,
             advertise: None,
+            membership: Membership::Open,
             role,
             topology: Topology::default(),
             encryption: Encryption::Tls,
@@ -111,6 +115,8 @@ pub struct NodeCounters {
     pub control_sent: u64,
     /// Peers connected now.
     pub connected_peers: usize,
+    /// Connections that were turned away because they did not begin as a member's.
+    pub strangers: u64,
 }
 
 /// A node; clones are the same node.
@@ -140,6 +146,7 @@ impl Node {
         let data_address = listener.local_addr();
         let network_config = NetworkConfig {
             keypair: config.identity.clone(),
+            membership: config.membership,
             listen: config.listen,
             data_port: data_address.port(),
             encryption: config.encryption,
@@ -247,6 +254,7 @@ impl Node {
             uploaded: self.server.uploaded(),
             control_sent: self.network.control_sent(),
             connected_peers: self.network.connected(),
+            strangers: self.network.strangers(),
         }
     }
 

@@ -219,6 +219,7 @@ impl Collector for StateCollector {
             ("cache_evictions", "Blobs removed to make room", stats.evictions),
             ("cache_evicted_bytes", "Bytes removed to make room", stats.evicted_bytes),
             ("upload_bytes", "Bytes of pieces given to peers", node.uploaded),
+            ("peer_strangers", "Connections to peer ports that did not begin as a member's", node.strangers),
         ] {
             let metric = ConstCounter::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;

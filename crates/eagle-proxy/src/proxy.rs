@@ -10,6 +10,7 @@ use std::{
 use eagle_core::{NodeRole, PeerInfo, PieceSet, Topology, wire::control::Encryption};
 use eagle_p2p::{
     identity::{self, IdentityError},
+    network::Membership,
     node::{Node, NodeConfig},
 };
 use eagle_registry::Registries;
@@ -56,6 +57,8 @@ const FOUND_QUEUE: usize = 64;
 pub struct ProxyDeps {
     /// The registries.
     pub registries: Arc<Registries>,
+    /// Who is a member of the cluster.
+    pub membership: Membership,
     /// Where this node is.
     pub topology: Topology,
     /// How data channels are protected.
@@ -143,6 +146,7 @@ impl Proxy {
             listen: config.p2p_listen,
             data_listen: config.data_listen,
             advertise: config.advertise,
+            membership: deps.membership,
             topology: deps.topology,
             encryption: deps.encryption,
             download: config.download_rate,
@@ -285,6 +289,7 @@ fn status(
         "peers_connected": counters.connected_peers,
         "uploaded_bytes": counters.uploaded,
         "control_bytes": counters.control_sent,
+        "strangers": counters.strangers,
         "traffic_bytes": metrics.traffic(),
         "cache": {
             "bytes": stats.bytes, "limit": stats.limit, "blobs": stats.blobs, "partial_blobs": stats.partials,

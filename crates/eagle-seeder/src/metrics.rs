@@ -217,9 +217,10 @@ impl Metrics {
     }
 }
 
-/// What tells how many bytes went to peers.
+/// What tells how many bytes went to peers, and how many connections were no peers'.
 pub(crate) trait Uploads: std::fmt::Debug + Send + Sync + 'static {
     fn uploaded(&self) -> u64;
+    fn strangers(&self) -> u64;
 }
 
 /// Reads at each scrape what others count.
@@ -243,6 +244,7 @@ impl<N: Uploads> Collector for NodeCollector<N> {
         for (name, help, value) in [
             ("evictions", "Blobs removed to make room", stats.evictions),
             ("uploaded_bytes", "Bytes of pieces given to peers", self.node.uploaded()),
+            ("peer_strangers", "Connections to peer ports that did not begin as a member's", self.node.strangers()),
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;

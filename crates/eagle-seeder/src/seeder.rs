@@ -6,6 +6,7 @@ use eagle_core::{Digest, NodeRole, PeerInfo, PieceSet, Topology, wire::control::
 use eagle_p2p::{
     identity::{self, IdentityError, Keypair},
     limits::Limiter,
+    network::Membership,
     node::{Node, NodeConfig},
 };
 use eagle_registry::Registries;
@@ -46,6 +47,8 @@ const IMAGES_FILE: &str = "images.json";
 pub struct SeederDeps {
     /// The origins.
     pub registries: Arc<Registries>,
+    /// Who is a member of the cluster.
+    pub membership: Membership,
     /// Where the machine is.
     pub topology: Topology,
     /// How data channels are protected.
@@ -119,6 +122,7 @@ impl Seeder {
             listen: config.p2p_listen,
             data_listen: config.data_listen,
             advertise: config.advertise,
+            membership: deps.membership,
             topology: deps.topology,
             encryption: deps.encryption,
             download: config.download_rate,
@@ -256,6 +260,7 @@ impl Seeder {
             "connected_peers": node.connected_peers,
             "uploaded_bytes": node.uploaded,
             "control_bytes": node.control_sent,
+            "strangers": node.strangers,
             "counters": self.metrics.counters(),
         })
     }
@@ -285,6 +290,10 @@ struct NodeUploads(Node);
 impl Uploads for NodeUploads {
     fn uploaded(&self) -> u64 {
         self.0.counters().uploaded
+    }
+
+    fn strangers(&self) -> u64 {
+        self.0.counters().strangers
     }
 }
 

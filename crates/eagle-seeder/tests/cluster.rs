@@ -254,6 +254,7 @@ async fn what_is_wrong_at_the_start_is_said() {
     let start = async |config| {
         let deps = eagle_seeder::SeederDeps {
             registries: origin.registries(),
+            membership: eagle_p2p::network::Membership::Open,
             topology: eagle_core::Topology::default(),
             encryption: eagle_core::wire::control::Encryption::Tls,
         };

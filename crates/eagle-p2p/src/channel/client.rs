@@ -120,7 +120,8 @@ impl Client {
             Encryption::None => Some(self.pool.network.request_ticket(self.to.peer).await.map_err(io::Error::other)?),
         };
         let dial = async {
-            let stream = transport::dial(self.to.data_address).await?;
+            let mut stream = transport::dial(self.to.data_address).await?;
+            self.pool.network.gate().knock(&mut stream).await?;
             match ticket {
                 None => transport::connect(&self.pool.keypair, self.to.peer, stream).await,
                 Some(ticket) => {

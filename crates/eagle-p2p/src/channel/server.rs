@@ -223,8 +223,9 @@ impl Server {
     }
 
     /// Who dialled, and the session that the channel belongs to.
-    async fn identify(&self, stream: TcpStream) -> io::Result<(PeerId, CancellationToken, Reader, Writer)> {
+    async fn identify(&self, mut stream: TcpStream) -> io::Result<(PeerId, CancellationToken, Reader, Writer)> {
         stream.set_nodelay(true)?;
+        self.network.gate().admit(&mut stream).await?;
         let (peer, reader, writer) = match &self.acceptor {
             Some(acceptor) => transport::accept(acceptor, stream).await?,
             None => {

@@ -1,5 +1,7 @@
 //! Real channels between two real networks on the loopback interface.
 
+mod strangers;
+
 use std::{
     collections::{HashMap, VecDeque},
     fs::File,
@@ -9,17 +11,11 @@ use std::{
     time::Instant,
 };
 
-use bytes::BytesMut;
-use eagle_core::{
-    Geometry,
-    units::Rate,
-    wire::control::{Encryption, Ticket},
-};
+use eagle_cluster::{ClusterKey, ClusterKeys};
+use eagle_core::{Geometry, units::Rate, wire::control::Encryption};
 use eagle_store::StorageError;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     time::timeout,
 };
 
@@ -27,7 +23,10 @@ use super::*;
 use crate::{
     identity,
     limits::Limiter,
-    network::tests::{Node, pair},
+    network::{
+        Membership,
+        tests::{Node, pair_of, private::cluster},
+    },
 };
 
 /// Longest that anything here may take; a busy machine needs some of it.
@@ -104,6 +103,7 @@ impl UploadHandler for TestHandler {
 
 /// An uploader `a` and a downloader `b`, connected.
 struct Fixture {
+    _keys: Option<watch::Sender<ClusterKeys>>,
     a: Node,
     b: Node,
     server: UploadServer,
@@ -119,6 +119,7 @@ struct Fixture {
 #[derive(Clone, Copy)]
 struct Setup {
     encryption: Encryption,
+    keyed: bool,
     size: usize,
     piece_length: u32,
     in_file: bool,
@@ -129,6 +130,7 @@ struct Setup {
 
 const SETUP: Setup = Setup {
     encryption: Encryption::Tls,
+    keyed: false,
     size: 5 * PIECE as usize + 1234,
     piece_length: PIECE,
     in_file: true,
@@ -160,7 +162,12 @@ impl Fixture {
         });
         let listener = DataListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let data_address = listener.local_addr();
-        let (a, b) = pair([data_address.port(), 1], setup.encryption).await;
+        let (keys, membership) = match setup.keyed {
+            true => Some(cluster(&ClusterKey::generate().unwrap())).unzip(),
+            false => (None, None),
+        };
+        let membership = membership.unwrap_or(Membership::Open);
+        let (a, b) = pair_of(&membership, [data_address.port(), 1], setup.encryption).await;
         let config = UploadServerConfig {
             keypair: a.keypair.clone(),
             encryption: setup.encryption,
@@ -177,7 +184,7 @@ impl Fixture {
         };
         let (channels, events) = DataChannels::new(config, b.network.clone(), b.shutdown.clone());
         let to = Uploader { peer: a.peer(), data_address, encryption: setup.encryption };
-        Self { a, b, server, handler, channels, events, to, digest, geometry, data }
+        Self { _keys: keys, a, b, server, handler, channels, events, to, digest, geometry, data }
     }
 
     fn ask(&self, id: u32, piece: Option<PieceIndex>) -> Result<(), RequestError> {
@@ -341,59 +348,6 @@ async fn a_channel_ends_with_its_session() {
     let (ids, reason, _) = fixture.failed().await;
     assert_eq!((ids, reason.as_str()), (vec![2], "the peer is not connected"));
     drop(all);
-}
-
-#[tokio::test]
-async fn strangers_get_nothing() {
-    for encryption in [Encryption::Tls, Encryption::None] {
-        let mut fixture = Fixture::start(Setup { encryption, ..SETUP }).await;
-        let address = fixture.server.local_addr();
-        for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 32], &[0; 5000]] {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(garbage).await.unwrap();
-            let _ = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.expect("an end");
-        }
-        // The piece that is asked for below is for the peer that is connected.
-        fixture.ask(1, Some(PieceIndex(5))).unwrap();
-        fixture.piece(1).await;
-        assert_eq!(fixture.handler.asked.load(Ordering::SeqCst), 1);
-    }
-}
-
-#[tokio::test]
-async fn an_identity_that_is_not_connected_gets_nothing() {
-    let fixture = Fixture::start(SETUP).await;
-    let stranger = identity::ephemeral();
-    let stream = transport::dial(fixture.to.data_address).await.unwrap();
-    let (mut reader, mut writer) = transport::connect(&stranger, fixture.to.peer, stream).await.unwrap();
-    let mut ask = BytesMut::new();
-    eagle_core::wire::data::Ask::Request { id: 1, digest: fixture.digest, piece: None }.encode(&mut ask);
-    writer.write_all(&ask).await.unwrap();
-    writer.flush().await.unwrap();
-    let mut answer = BytesMut::new();
-    let end = timeout(PATIENCE, reader.read(&mut answer, 100)).await.expect("an end");
-    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
-    assert_eq!(fixture.handler.asked.load(Ordering::SeqCst), 0);
-    // And who is not the peer that was meant is not talked to.
-    let stream = transport::dial(fixture.to.data_address).await.unwrap();
-    let other = stranger.public().to_peer_id();
-    assert!(transport::connect(&fixture.b.keypair, other, stream).await.is_err());
-}
-
-#[tokio::test]
-async fn a_ticket_opens_one_channel() {
-    let fixture = Fixture::start(Setup { encryption: Encryption::None, ..SETUP }).await;
-    let Ticket(secret) = fixture.b.network.request_ticket(fixture.to.peer).await.unwrap();
-    let mut ask = BytesMut::new();
-    eagle_core::wire::data::Ask::Request { id: 1, digest: Digest::of(b"?"), piece: None }.encode(&mut ask);
-    for good in [true, false] {
-        let mut stream = TcpStream::connect(fixture.to.data_address).await.unwrap();
-        stream.write_all(&secret).await.unwrap();
-        stream.write_all(&ask).await.unwrap();
-        let mut answer = [0; 9];
-        let read = timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("an answer or the end");
-        assert_eq!(read.is_ok(), good);
-    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The one task that owns the swarm.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr, TcpListener},
     sync::{
@@ -21,7 +21,6 @@ use libp2p::{
         ConnectionId, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
     },
-    tcp, tls, yamux,
 };
 use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -29,11 +28,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     NetworkConfig, NetworkEvent, StartError,
     behaviour::{Behaviour, BehaviourEvent, Control, Outcome, StreamEvent},
+    private,
     session::{End, Ended, Session},
-    shared::Shared,
+    shared::{Dialled, Shared},
 };
 
-/// TCP, TLS and yamux together, in either direction.
+/// TCP, the private network, TLS and yamux together, in either direction.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Dials under way at once; each costs a TLS handshake.
 const MAX_DIALING: usize = 32;
@@ -61,7 +61,7 @@ pub(super) struct Driver {
     shutdown: CancellationToken,
     max_peers: usize,
     peers: HashMap<PeerId, Peer>,
-    dialing: HashSet<PeerId>,
+    dialing: HashMap<PeerId, Dialled>,
     sessions: JoinSet<Ended>,
     next_session: u64,
     unreported: VecDeque<NetworkEvent>,
@@ -111,9 +111,11 @@ impl Driver {
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
             control: Control::new(Arc::clone(&shared)),
         };
+        let transport = private::transport(&config.keypair, Arc::clone(&shared.gate))?;
         let swarm = SwarmBuilder::with_existing_identity(config.keypair.clone())
             .with_tokio()
-            .with_tcp(tcp::Config::default().nodelay(true), tls::Config::new, yamux::Config::default)?
+            .with_other_transport(|_| transport)
+            .unwrap_or_else(|never| match never {})
             .with_behaviour(|_| behaviour)
             .unwrap_or_else(|never| match never {})
             .with_swarm_config(|swarm| swarm.with_idle_connection_timeout(IDLE_TIMEOUT))
@@ -125,7 +127,7 @@ impl Driver {
             shutdown,
             max_peers: config.max_peers,
             peers: HashMap::new(),
-            dialing: HashSet::new(),
+            dialing: HashMap::new(),
             sessions: JoinSet::new(),
             next_session: 0,
             unreported: VecDeque::new(),
@@ -220,7 +222,7 @@ impl Driver {
         } else if self.peers.len() >= self.max_peers {
             return self.unreachable(peer, self.full());
         }
-        if self.dialing.contains(&peer) {
+        if self.dialing.contains_key(&peer) {
             return;
         }
         let options = DialOpts::peer_id(peer)
@@ -231,7 +233,7 @@ impl Driver {
             .build();
         match self.swarm.dial(options) {
             Ok(()) => {
-                self.dialing.insert(peer);
+                self.dialing.insert(peer, Dialled { address, key: self.shared.gate.own() });
             }
             Err(error) => self.unreachable(peer, error.to_string()),
         }
@@ -250,8 +252,8 @@ impl Driver {
         match event {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 let dialled = endpoint.is_dialer();
-                if dialled {
-                    self.dialing.remove(&peer_id);
+                if dialled && let Some(dialled) = self.dialing.remove(&peer_id) {
+                    self.shared.note_dialled(peer_id, dialled);
                 }
                 match socket_address(endpoint.get_remote_address()) {
                     Some(address) => self.connection_opened(peer_id, connection_id, address.ip(), dialled),

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::SocketAddr,
+    num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -11,15 +12,18 @@ use std::{
 };
 
 use bytes::Bytes;
+use eagle_cluster::ClusterKey;
 use eagle_core::{
     Topology,
     wire::control::{ControlMessage, Encryption, Ticket},
 };
 use libp2p::PeerId;
+use lru::LruCache;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{NetworkConfig, NetworkEvent, TicketError, tickets::TicketBook};
+use crate::gate::Gate;
 
 /// Most frames that wait to be sent to one peer. A peer that is this far behind does not read.
 const QUEUE_FRAMES: usize = 4096;
@@ -31,9 +35,20 @@ const MAX_DIALS: usize = 4096;
 const MAX_BANS: usize = 1024;
 /// Most tickets asked for from one peer at once.
 const MAX_TICKET_WAITERS: usize = 4;
+/// Peers of which it is known how they were dialled: as many as a node is connected to.
+const MAX_DIALLED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// How a peer was dialled.
+#[derive(Debug, Clone)]
+pub(super) struct Dialled {
+    pub(super) address: SocketAddr,
+    /// The cluster key of the connection, or one that was in use just before it.
+    pub(super) key: Option<ClusterKey>,
+}
 
 pub(super) struct Shared {
     pub(super) local: PeerId,
+    pub(super) gate: Arc<Gate>,
     pub(super) data_port: u16,
     pub(super) topology: Topology,
     pub(super) encryption: Encryption,
@@ -45,6 +60,7 @@ pub(super) struct Shared {
     began: watch::Sender<()>,
     requests: Mutex<Requests>,
     bans: Mutex<HashMap<PeerId, Instant>>,
+    dialled: Mutex<LruCache<PeerId, Dialled>>,
     /// There is something in `requests`.
     pub(super) wake: Notify,
     /// Bytes of control messages queued since the start.
@@ -105,6 +121,7 @@ impl Shared {
     pub(super) fn new(config: &NetworkConfig, events: mpsc::Sender<NetworkEvent>) -> Self {
         Self {
             local: config.keypair.public().to_peer_id(),
+            gate: Arc::new(Gate::new(config.membership.clone())),
             data_port: config.data_port,
             encryption: config.encryption,
             topology: config.topology.clone(),
@@ -114,6 +131,7 @@ impl Shared {
             began: watch::channel(()).0,
             requests: Mutex::default(),
             bans: Mutex::default(),
+            dialled: Mutex::new(LruCache::new(MAX_DIALLED)),
             wake: Notify::new(),
             control_sent: AtomicU64::new(0),
         }
@@ -132,6 +150,16 @@ impl Shared {
         } else {
             tracing::warn!(%peer, "not dialling: {MAX_DIALS} dials wait already");
         }
+    }
+
+    /// Dials a lost peer again if the connection was this node's and under another key than it uses now; says whether.
+    pub(super) fn request_redial(&self, peer: PeerId) -> bool {
+        let Some(dialled) = lock(&self.dialled).pop(&peer) else { return false };
+        let again = dialled.key != self.gate.own() && !self.is_banned(&peer);
+        if again {
+            self.request_dial(peer, dialled.address);
+        }
+        again
     }
 
     pub(super) fn send(&self, peer: PeerId, message: &ControlMessage) -> bool {
@@ -230,6 +258,10 @@ impl Shared {
     }
 
     // Called by the driver.
+
+    pub(super) fn note_dialled(&self, peer: PeerId, dialled: Dialled) {
+        lock(&self.dialled).put(peer, dialled);
+    }
 
     pub(super) fn take_disconnects(&self) -> HashSet<PeerId> {
         std::mem::take(&mut lock(&self.requests).disconnects)

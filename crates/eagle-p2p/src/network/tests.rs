@@ -1,5 +1,7 @@
 //! Two and three real networks on the loopback interface.
 
+pub(crate) mod private;
+
 use std::collections::VecDeque;
 
 use eagle_core::{
@@ -35,11 +37,26 @@ impl Node {
         Self::with(identity::ephemeral(), data_port, encryption, 8).await
     }
 
+    pub(crate) async fn member(membership: Membership, data_port: u16, encryption: Encryption) -> Self {
+        Self::of(membership, identity::ephemeral(), data_port, encryption, 8).await
+    }
+
     async fn with(keypair: Keypair, data_port: u16, encryption: Encryption, max_peers: usize) -> Self {
+        Self::of(Membership::Open, keypair, data_port, encryption, max_peers).await
+    }
+
+    async fn of(
+        membership: Membership,
+        keypair: Keypair,
+        data_port: u16,
+        encryption: Encryption,
+        max_peers: usize,
+    ) -> Self {
         let shutdown = CancellationToken::new();
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = NetworkConfig {
             keypair: keypair.clone(),
+            membership,
             listen,
             data_port,
             encryption,
@@ -92,8 +109,12 @@ impl Drop for Node {
 
 /// Two nodes, connected.
 pub(crate) async fn pair(data_ports: [u16; 2], encryption: Encryption) -> (Node, Node) {
-    let mut a = Node::start(data_ports[0], encryption).await;
-    let mut b = Node::start(data_ports[1], encryption).await;
+    pair_of(&Membership::Open, data_ports, encryption).await
+}
+
+pub(crate) async fn pair_of(membership: &Membership, data_ports: [u16; 2], encryption: Encryption) -> (Node, Node) {
+    let mut a = Node::member(membership.clone(), data_ports[0], encryption).await;
+    let mut b = Node::member(membership.clone(), data_ports[1], encryption).await;
     a.dial(&b);
     a.connected(b.peer()).await;
     b.connected(a.peer()).await;
@@ -283,6 +304,7 @@ async fn a_port_in_use_is_named() {
     let a = Node::start(1, Encryption::Tls).await;
     let config = NetworkConfig {
         keypair: identity::ephemeral(),
+        membership: Membership::Open,
         listen: a.network.listen_address(),
         data_port: 1,
         encryption: Encryption::Tls,

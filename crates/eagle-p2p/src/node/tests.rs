@@ -1,5 +1,7 @@
 //! Whole nodes over real sockets on loopback.
 
+mod rotation;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -42,8 +44,11 @@ struct Host {
 
 impl Host {
     async fn start(role: NodeRole, encryption: Encryption, shutdown: &CancellationToken) -> Self {
+        Self::with(NodeConfig { encryption, ..NodeConfig::local(role) }, shutdown).await
+    }
+
+    async fn with(config: NodeConfig, shutdown: &CancellationToken) -> Self {
         let cache = Cache::open(Arc::new(MemoryStorage::new()), 1 << 30).await.unwrap();
-        let config = NodeConfig { encryption, ..NodeConfig::local(role) };
         let node = Node::start(config, Arc::clone(&cache), shutdown.clone()).await.unwrap();
         Self { node, cache }
     }

@@ -13,6 +13,7 @@ use eagle_core::{
     units::{Rate, Size},
     wire::control::Encryption,
 };
+use eagle_p2p::network::Membership;
 use eagle_proxy::{Proxy, ProxyConfig, ProxyDeps};
 use eagle_registry::{
     EmbeddedRegistry, Registries, RegistryConfig,
@@ -109,6 +110,7 @@ impl KillableSeeder {
         };
         let deps = SeederDeps {
             registries: Arc::clone(registries),
+            membership: Membership::Open,
             topology: Topology::default(),
             encryption: Encryption::None,
         };
@@ -214,6 +216,7 @@ impl ProxyOptions {
         let shutdown = CancellationToken::new();
         let deps = ProxyDeps {
             registries: Arc::clone(&self.registries),
+            membership: Membership::Open,
             topology: Topology::default(),
             encryption: Encryption::None,
         };

@@ -9,6 +9,7 @@ use eagle_core::{
     Digest, Geometry, Metainfo, PeerInfo, PieceHash, Topology, digest::Algorithm, metainfo::Frame, units::Rate,
     wire::control::Encryption,
 };
+use eagle_p2p::network::Membership;
 use eagle_registry::{
     Caller, Registries, RegistryConfig, RegistryName, RepositoryName,
     embedded::{Access, EmbeddedConfig, EmbeddedRegistry, GeneratedImage, User},
@@ -120,7 +121,12 @@ pub(crate) fn memory() -> SeederConfig {
 
 impl Running {
     pub(crate) async fn start(config: SeederConfig, registries: Arc<Registries>) -> Self {
-        let deps = SeederDeps { registries, topology: Topology::default(), encryption: Encryption::Tls };
+        let deps = SeederDeps {
+            registries,
+            membership: Membership::Open,
+            topology: Topology::default(),
+            encryption: Encryption::Tls,
+        };
         let (mut metrics, shutdown) = (Registry::default(), CancellationToken::new());
         let seeder = Seeder::start(config, deps, &mut metrics, shutdown.clone()).await.unwrap();
         let url = format!("http://{}", seeder.address()).parse().unwrap();

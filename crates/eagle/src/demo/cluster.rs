@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
+use eagle_cluster::Membership;
 use eagle_core::{
     Topology,
     units::{Rate, Size},
@@ -132,7 +133,12 @@ impl Cluster {
             trackers: trackers.clone(),
             ..SeederConfig::default()
         };
-        let deps = SeederDeps { registries: Arc::clone(&registries), topology: Topology::default(), encryption };
+        let deps = SeederDeps {
+            registries: Arc::clone(&registries),
+            membership: Membership::Open,
+            topology: Topology::default(),
+            encryption,
+        };
         let seeder = Seeder::start(seeder, deps, &mut Registry::default(), shutdown.clone())
             .await
             .context("the seeder does not start")?;
@@ -152,7 +158,12 @@ impl Cluster {
                 default_registry: default_registry.clone(),
                 ..ProxyConfig::default()
             };
-            let deps = ProxyDeps { registries: Arc::clone(&registries), topology: Topology::default(), encryption };
+            let deps = ProxyDeps {
+                registries: Arc::clone(&registries),
+                membership: Membership::Open,
+                topology: Topology::default(),
+                encryption,
+            };
             let shutdown = shutdown.clone();
             async move {
                 let proxy = Proxy::start(config, deps, &mut Registry::default(), shutdown).await;

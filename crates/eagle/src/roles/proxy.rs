@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use eagle_cluster::Membership;
 use eagle_p2p::node::StartError as NodeError;
 use eagle_proxy::{Proxy, ProxyConfig, ProxyDeps, StartError};
 use eagle_registry::Registries;
@@ -27,7 +28,12 @@ pub(super) async fn start_with(
     let admin = admin(loaded, "proxy", loaded.settings.proxy.admin, &shutdown).await?;
     prepare_data_dir(loaded, "proxy", &config.data_dir)?;
     let p2p = &loaded.settings.p2p;
-    let deps = ProxyDeps { registries, topology: p2p.topology.clone(), encryption: p2p.encryption };
+    let deps = ProxyDeps {
+        registries,
+        membership: Membership::Open,
+        topology: p2p.topology.clone(),
+        encryption: p2p.encryption,
+    };
     let mut metrics = Registry::default();
     let proxy = Proxy::start(config, deps, &mut metrics, shutdown).await.map_err(|error| match error {
         StartError::Config(error) => Exit::config(loaded.error(&["proxy", error.key], error.problem)).into(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use eagle_cluster::Membership;
 use eagle_p2p::node::StartError as NodeError;
 use eagle_registry::Registries;
 use eagle_seeder::{Seeder, SeederConfig, SeederDeps, StartError, StorageLocation};
@@ -30,7 +31,12 @@ pub(super) async fn start_with(
         prepare_data_dir(loaded, "seeder", &config.data_dir)?;
     }
     let p2p = &loaded.settings.p2p;
-    let deps = SeederDeps { registries, topology: p2p.topology.clone(), encryption: p2p.encryption };
+    let deps = SeederDeps {
+        registries,
+        membership: Membership::Open,
+        topology: p2p.topology.clone(),
+        encryption: p2p.encryption,
+    };
     let mut metrics = Registry::default();
     let seeder = Seeder::start(config, deps, &mut metrics, shutdown.clone()).await.map_err(|error| match error {
         StartError::Config(error) => Exit::config(loaded.error(&["seeder", error.key], error.problem)).into(),

@@ -87,7 +87,18 @@ impl Engine {
                 self.blob_message(peer, digest, message);
             }
             NetworkEvent::Message { .. } => {}
-            NetworkEvent::Disconnected { peer } => self.forget(peer),
+            NetworkEvent::Disconnected { peer } => {
+                let shared = self.shared_with(peer);
+                self.forget(peer);
+                if !shared.is_empty() && self.parts.network.reconnect(peer) {
+                    debug!(%peer, blobs = shared.len(), "connecting again under the present cluster key");
+                    for digest in shared {
+                        if let Some(blob) = self.blobs.get_mut(&digest) {
+                            blob.add_candidate(peer);
+                        }
+                    }
+                }
+            }
             NetworkEvent::Unreachable { peer, reason } => {
                 debug!(%peer, reason, "peer not reached");
                 for blob in self.blobs.values_mut() {
@@ -105,6 +116,13 @@ impl Engine {
             None => self.far_zones.pop(&peer),
         };
         zone
+    }
+
+    /// The blobs that a connected peer takes part in with this node.
+    fn shared_with(&self, peer: PeerId) -> Vec<Digest> {
+        let Some(state) = self.peers.get(&peer) else { return Vec::new() };
+        let shared = self.blobs.iter().filter(|(_, blob)| blob.swarm.has_peer(state.key));
+        shared.map(|(digest, _)| *digest).collect()
     }
 
     pub(super) fn forget(&mut self, peer: PeerId) {
