@@ -35,8 +35,9 @@ const NONCE: usize = 16;
 const TAG: usize = 16;
 /// Length of a hint, bytes.
 const HINT: usize = NONCE + TAG;
-/// How long the other end may take to send its hint, which it does at once: a packet lost on a slow network.
-const HINT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the other end may take to send its hint, or to answer one. It does so at once, so this is for a packet lost on
+/// a slow network.
+pub(crate) const HINT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Strangers are logged at most once in this time; all of them are counted.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 

@@ -22,8 +22,10 @@ use libp2p::{
     tls, yamux,
 };
 
+use tokio::time::timeout;
+
 use super::StartError;
-use crate::gate::{Gate, Revoked};
+use crate::gate::{Gate, HINT_TIMEOUT, Revoked};
 
 /// TCP, the gate, the private network, TLS and yamux.
 ///
@@ -62,17 +64,23 @@ async fn enter(gate: Arc<Gate>, mut stream: TcpStream, end: ConnectedPoint) -> i
         ConnectedPoint::Listener { .. } => gate.admit(&mut stream.0).await,
     };
     let Some(key) = key? else { return Ok(Gated::Open(stream)) };
-    let stream = PnetConfig::new(shared_key(&key)).handshake(stream).await.map_err(|error| match error {
-        PnetError::HandshakeError(error) | PnetError::IoError(error) => match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => io::Error::new(
-                error.kind(),
-                "it closed the connection without a word, as a node does that has another cluster key or none",
-            ),
-            _ => error,
-        },
-    })?;
+    // A node without a key may take the hint for the beginning of something long, and wait for the rest.
+    let handshake = timeout(HINT_TIMEOUT, PnetConfig::new(shared_key(&key)).handshake(stream)).await;
+    let stream = handshake.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())).map_err(refused)?;
     let revoked = gate.revoked(key);
     Ok(Gated::Private(Box::new(Private { stream, revoked })))
+}
+
+/// What became of the handshake, for operators.
+fn refused(error: PnetError) -> io::Error {
+    let (PnetError::HandshakeError(error) | PnetError::IoError(error)) = error;
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::TimedOut => io::Error::new(
+            error.kind(),
+            "it does not answer as a node with this cluster key: it has another one or none",
+        ),
+        _ => error,
+    }
 }
 
 fn shared_key(key: &ClusterKey) -> PreSharedKey {
