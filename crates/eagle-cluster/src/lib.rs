@@ -3,11 +3,29 @@
 //! All nodes of a cluster hold the same **cluster key**, 32 random bytes. Whoever holds it is a member; everybody else
 //! is a stranger and learns nothing. What each part of Eagle needs is derived from the key for that purpose alone
 //! ([`ClusterKey::derive`]), so that no part can be turned against another.
+//!
+//! HTTP between members goes through [`MemberTls`]: a [`MemberClient`] or [`MemberConnector`] at one end, a
+//! [`MemberAcceptor`] at the other, which lets plain HTTP in as that of a [`Who::Stranger`].
 
+mod acceptor;
+mod authority;
+mod client;
+mod connector;
+mod files;
 mod key;
 mod keys;
+mod stream;
+mod tls;
+mod verify;
+mod waiting_room;
 
 pub use self::{
+    acceptor::{AcceptError, Accepted, MemberAcceptor, Who},
+    client::MemberClient,
+    connector::{ConnectError, MemberConnector},
+    files::{FilesError, TlsFiles},
     key::{ClusterKey, ParseKeyError, Purpose},
     keys::{ClusterKeys, Membership, ParseKeysError},
+    stream::MemberStream,
+    tls::{MemberTls, TlsError},
 };

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use eagle_cluster::MemberTls;
 use eagle_core::{NodeRole, PeerInfo, PieceSet, Topology, wire::control::Encryption};
 use eagle_p2p::{
     identity::{self, IdentityError},
@@ -63,6 +64,8 @@ pub struct ProxyDeps {
     pub topology: Topology,
     /// How data channels are protected.
     pub encryption: Encryption,
+    /// What this node proves its membership with.
+    pub members: MemberTls,
 }
 
 /// Why a proxy does not start.
@@ -156,10 +159,11 @@ impl Proxy {
         };
         let node = Node::start(node_config, Arc::clone(&cache), stop.clone()).await?;
         let (found_sender, found) = mpsc::channel(FOUND_QUEUE);
-        let announcer = Announcer::start(config.trackers.clone(), node.info(), found_sender, stop.clone());
+        let announcer =
+            Announcer::start(config.trackers.clone(), node.info(), found_sender, deps.members.clone(), stop.clone());
         let metrics = Metrics::default();
         metrics.register(registry, &cache, &node);
-        let seeders = SeederClient::new(config.seeders.clone());
+        let seeders = SeederClient::new(config.seeders.clone(), &deps.members);
         let tasks = TaskTracker::new();
         let downloads = Downloads::new(Context {
             cache: Arc::clone(&cache),

@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use eagle_cluster::{MemberClient, MemberTls};
 use eagle_core::{Digest, rendezvous};
 use eagle_registry::{
     BlobBody, Body, Caller, ForwardRequest, RegistryName, RepositoryName,
@@ -144,7 +145,7 @@ pub struct SeederClient(Arc<Inner>);
 
 struct Inner {
     seeders: Vec<Url>,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: MemberClient<Full<Bytes>>,
     /// When each failed last. Only configured seeders are entered, so their number bounds it.
     down: Mutex<HashMap<Url, Instant>>,
 }
@@ -156,12 +157,13 @@ impl fmt::Debug for SeederClient {
     }
 }
 
-/// Checks that a URL can be that of a seeder: `http://HOST[:PORT]`, possibly with a path before the API.
+/// Checks that a URL can be that of a seeder: `http://HOST[:PORT]`, possibly with a path before the API. With a cluster key
+/// `http://` is TLS too; `https://` can be written where there is one.
 ///
 /// # Errors
 /// With what is wrong with it.
 pub fn check_seeder_url(url: &Url) -> Result<(), &'static str> {
-    if url.scheme() != "http" {
+    if !["http", "https"].contains(&url.scheme()) {
         return Err("a seeder's URL begins with http://");
     }
     if url.host_str().is_none_or(str::is_empty) {
@@ -174,20 +176,18 @@ pub fn check_seeder_url(url: &Url) -> Result<(), &'static str> {
 }
 
 impl SeederClient {
-    /// A client of these seeders ([`check_seeder_url`]). Every proxy must know them by the same URLs, or
+    /// A client of these seeders ([`check_seeder_url`]), as a member by `members`. Every proxy must know them by the same URLs, or
     /// else blobs are fetched more than once.
-    pub fn new(seeders: Vec<Url>) -> Self {
+    pub fn new(seeders: Vec<Url>, members: &MemberTls) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
         connector.set_keepalive(Some(KEEPALIVE));
         connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
         connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .build(connector);
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).pool_max_idle_per_host(MAX_IDLE);
+        let client = MemberClient::new(members, connector, builder);
         Self(Arc::new(Inner { seeders, client, down: Mutex::default() }))
     }
 
@@ -427,10 +427,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_seeder_that_failed_is_tried_last_for_a_while() {
-        let client = SeederClient::new(urls(3));
+        let client = SeederClient::new(urls(3), &MemberTls::open());
         let digest = Digest::of(b"blob");
         let order = client.order(&digest);
-        assert_eq!(SeederClient::new(urls(3)).order(&digest), order);
+        assert_eq!(SeederClient::new(urls(3), &MemberTls::open()).order(&digest), order);
         client.mark_down(&order[0]);
         client.mark_down(&"http://other:1".parse().unwrap());
         assert_eq!(client.order(&digest), [order[1].clone(), order[2].clone(), order[0].clone()]);
@@ -442,7 +442,8 @@ mod tests {
     #[test]
     fn refuses_urls_of_something_else() {
         assert_eq!(check_seeder_url(&"http://seeder:55008".parse().unwrap()), Ok(()));
-        for bad in ["https://seeder", "file:///x", "http://u:p@seeder", "http://seeder/?x=1"] {
+        assert_eq!(check_seeder_url(&"https://seeder:55008".parse().unwrap()), Ok(()));
+        for bad in ["ftp://seeder", "file:///x", "http://u:p@seeder", "http://seeder/?x=1"] {
             assert!(check_seeder_url(&bad.parse().unwrap()).is_err(), "{bad}");
         }
     }

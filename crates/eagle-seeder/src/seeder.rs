@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
+use eagle_cluster::MemberTls;
 use eagle_core::{Digest, NodeRole, PeerInfo, PieceSet, Topology, wire::control::Encryption};
 use eagle_p2p::{
     identity::{self, IdentityError, Keypair},
@@ -53,6 +54,8 @@ pub struct SeederDeps {
     pub topology: Topology,
     /// How data channels are protected.
     pub encryption: Encryption,
+    /// Who is served, and what this seeder proves its own membership with.
+    pub members: MemberTls,
 }
 
 /// Why a seeder did not start.
@@ -133,7 +136,8 @@ impl Seeder {
         let node = Node::start(node_config, Arc::clone(&cache), halt.clone()).await?;
         // A seeder serves who dials it and looks for nobody, so it never asks for peers.
         let (found, _) = mpsc::channel(1);
-        let announcer = Announcer::start(config.trackers.clone(), node.info(), found, shutdown.clone());
+        let announcer =
+            Announcer::start(config.trackers.clone(), node.info(), found, deps.members.clone(), shutdown.clone());
 
         let metrics = Metrics::default();
         metrics.register(registry, &cache, NodeUploads(node.clone()));
@@ -170,7 +174,7 @@ impl Seeder {
         preheat_metrics.register(registry);
         let sources = match config.preheat.seeders.is_empty() {
             true => Sources::Own { manifests: manifests.clone(), fetches: fetches.clone() },
-            false => Sources::Cluster(SeederClient::new(config.preheat.seeders.clone())),
+            false => Sources::Cluster(SeederClient::new(config.preheat.seeders.clone(), &deps.members)),
         };
         // Where blobs do not survive a restart, what was done of them need not either.
         let kept = (config.storage != StorageLocation::Memory).then_some(config.data_dir.as_path());
@@ -196,7 +200,7 @@ impl Seeder {
         }
         background.close();
         let supervisor = Supervisor {
-            server: server::listen(listener, api, shutdown),
+            server: server::listen(listener, deps.members.acceptor(), api, shutdown),
             halt,
             writers,
             background,

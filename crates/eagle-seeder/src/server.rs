@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use eagle_cluster::{Accepted, MemberAcceptor, Who};
 use eagle_core::Digest;
 use eagle_registry::{Caller, ForwardRequest, Secret, errors::ErrorCode};
 use eagle_store::Cache;
@@ -36,6 +37,8 @@ const MAX_CONNECTIONS: usize = 8192;
 /// How long a client may take to send a request, and how long an idle connection is kept. Longer than
 /// the 20 s for which the client of this crate keeps idle connections.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for strangers, who have little to say.
+const STRANGER_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of a request line and headers: docker's largest requests have 4 KiB, tokens of registries
 /// up to 16 KiB.
 const MAX_HEAD: usize = 64 << 10;
@@ -60,7 +63,12 @@ pub(crate) struct Api {
 }
 
 /// Accepts connections until `draining`, then lets those there are finish for [`DRAIN`].
-pub(crate) async fn listen(listener: TcpListener, api: Arc<Api>, draining: CancellationToken) {
+pub(crate) async fn listen(
+    listener: TcpListener,
+    acceptor: MemberAcceptor,
+    api: Arc<Api>,
+    draining: CancellationToken,
+) {
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -70,9 +78,9 @@ pub(crate) async fn listen(listener: TcpListener, api: Arc<Api>, draining: Cance
         };
         match accepted {
             Some((stream, peer, slot)) => {
-                let (api, draining) = (Arc::clone(&api), draining.clone());
+                let (acceptor, api, draining) = (acceptor.clone(), Arc::clone(&api), draining.clone());
                 connections.spawn(async move {
-                    serve(stream, peer, api, draining).await;
+                    serve(stream, peer, acceptor, api, draining).await;
                     drop(slot);
                 });
             }
@@ -99,17 +107,37 @@ async fn accept(
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, api: Arc<Api>, draining: CancellationToken) {
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: MemberAcceptor,
+    api: Arc<Api>,
+    draining: CancellationToken,
+) {
     // Without these the connection works too.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    let accepted = tokio::select! {
+        accepted = acceptor.accept(stream) => accepted,
+        () = draining.cancelled() => return,
+    };
+    let Accepted { stream, who } = match accepted {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a connection is not served");
+            return;
+        }
+    };
     let service = service_fn(move |request| {
         let api = Arc::clone(&api);
-        async move { Ok::<_, Infallible>(api.answer(request, peer.ip()).await) }
+        async move { Ok::<_, Infallible>(api.answer(request, peer.ip(), who).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(match who {
+            Who::Member => HEADER_TIMEOUT,
+            Who::Stranger => STRANGER_HEADER_TIMEOUT,
+        })
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
@@ -129,9 +157,20 @@ async fn serve(stream: TcpStream, peer: SocketAddr, api: Arc<Api>, draining: Can
 }
 
 impl Api {
-    async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
+    /// Whether a path is meant for those outside the cluster too, who prove by a secret that they may use it.
+    fn is_for_strangers(&self, path: &str) -> bool {
+        match path {
+            NOTIFICATIONS_PATH => self.notifications.secret.is_some(),
+            path => is_preheat(path) && self.preheat_token.is_some(),
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: IpAddr, who: Who) -> Response<ResponseBody> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
+        if who == Who::Stranger && !self.is_for_strangers(path) {
+            return refuse_stranger();
+        }
         if is_preheat(path) {
             return self.preheat.answer(&parts.method, path, &parts.headers, body, self.preheat_token.as_ref()).await;
         }
@@ -177,6 +216,15 @@ impl Api {
             }
         }
     }
+}
+
+/// The answer to a stranger, whatever it asks for.
+fn refuse_stranger() -> Response<ResponseBody> {
+    let message = "this seeder serves members of its cluster; give this node the cluster key, see docs/membership.md";
+    let mut response = answer::error(StatusCode::FORBIDDEN, ErrorCode::Denied, message);
+    // A body that may come is not read.
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// One blob of `GET /v1/blobs`.

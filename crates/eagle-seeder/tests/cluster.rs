@@ -84,7 +84,9 @@ async fn start_tracker(shutdown: &CancellationToken) -> (Tracker, url::Url) {
         interval_active: Duration::from_millis(100),
         ..TrackerConfig::default()
     };
-    let tracker = Tracker::start(config, &mut Registry::default(), shutdown.clone()).await.unwrap();
+    let tracker = Tracker::start(config, &eagle_cluster::MemberTls::open(), &mut Registry::default(), shutdown.clone())
+        .await
+        .unwrap();
     let url = format!("http://{}", tracker.local_addr()).parse().unwrap();
     (tracker, url)
 }
@@ -131,7 +133,7 @@ async fn the_next_seeder_takes_over() {
     let origin = Origin::start(&[LAYER]).await;
     let (a, b) =
         (Running::start(memory(), origin.registries()).await, Running::start(memory(), origin.registries()).await);
-    let client = SeederClient::new(vec![a.url.clone(), b.url.clone()]);
+    let client = SeederClient::new(vec![a.url.clone(), b.url.clone()], &eagle_cluster::MemberTls::open());
     let digest = origin.digests[0];
     let order = client.order(&digest);
     let (first, second) = if order[0] == a.url { (a, b) } else { (b, a) };
@@ -183,7 +185,7 @@ async fn a_seeder_that_says_nothing_or_nonsense_is_given_up() {
     let listener = TcpListener::bind(any_port()).await.unwrap();
     let url: url::Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let (registry, repository) = ("a.b".parse().unwrap(), "c".parse().unwrap());
-    let client = SeederClient::new(vec![url.clone()]);
+    let client = SeederClient::new(vec![url.clone()], &eagle_cluster::MemberTls::open());
     let (digest, anonymous) = (Digest::of(b"x"), Caller::anonymous());
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.eagle.metainfo.v2\r\nconnection: close\r\n\r\n";
     for garbage in [&b"\xff\xff\xff\xff"[..], b"\x01\x00\x00\x00\x09", b"\x01\x00\x00\x00\x02"] {
@@ -257,6 +259,7 @@ async fn what_is_wrong_at_the_start_is_said() {
             membership: eagle_p2p::network::Membership::Open,
             topology: eagle_core::Topology::default(),
             encryption: eagle_core::wire::control::Encryption::Tls,
+            members: eagle_cluster::MemberTls::open(),
         };
         let shutdown = CancellationToken::new();
         let started = eagle_seeder::Seeder::start(config, deps, &mut Registry::default(), shutdown).await;

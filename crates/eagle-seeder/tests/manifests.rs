@@ -320,7 +320,7 @@ async fn the_client_asks_the_next_seeder() {
     let running = Running::start(memory(), origin.registries()).await;
     // Nothing listens on port 1.
     let dead = "http://127.0.0.1:1".parse().unwrap();
-    let client = SeederClient::new(vec![dead, running.url.clone()]);
+    let client = SeederClient::new(vec![dead, running.url.clone()], &eagle_cluster::MemberTls::open());
     for tag in 0..8 {
         // Under several names, so that each of the two is the first choice of some.
         let registry = origin.name.clone();

@@ -174,7 +174,8 @@ async fn with_several_seeders_each_blob_is_stored_where_proxies_ask_for_it() {
     let begun = submit(&running, &patient(&origin)).await;
     let job = ended(&running, &begun.id).await;
     assert_eq!(job.state, JobState::Succeeded, "{job:?}");
-    let client = eagle_seeder::SeederClient::new(others.iter().map(|running| running.url.clone()).collect());
+    let urls = others.iter().map(|running| running.url.clone()).collect();
+    let client = eagle_seeder::SeederClient::new(urls, &eagle_cluster::MemberTls::open());
     for blob in job.images[0].blobs.iter().filter(|blob| blob.kind == BlobKind::Layer) {
         assert_eq!(blob.source.as_deref(), Some(client.order(&blob.digest)[0].as_str()));
         assert_eq!(origin.registry().stats().blob(blob.digest).gets, 1);

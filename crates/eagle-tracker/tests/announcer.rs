@@ -3,6 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use eagle_cluster::MemberTls;
 use eagle_core::{Digest, Geometry, NodeRole, PeerInfo, PieceSet};
 use eagle_tracker::{Announcer, BlobStatus, Found, Tracker, TrackerConfig};
 use prometheus_client::registry::Registry;
@@ -31,7 +32,9 @@ impl Running {
         let start = async {
             loop {
                 // A port that was just freed may take a moment.
-                match Tracker::start(config.clone(), &mut Registry::default(), shutdown.clone()).await {
+                match Tracker::start(config.clone(), &MemberTls::open(), &mut Registry::default(), shutdown.clone())
+                    .await
+                {
                     Ok(tracker) => return tracker,
                     Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
@@ -72,7 +75,11 @@ impl Node {
         let (sender, found) = mpsc::channel(16);
         let shutdown = CancellationToken::new();
         let node = PeerInfo { id: id.parse().unwrap(), role, ..PeerInfo::example() };
-        Self { announcer: Announcer::start(trackers, node, sender, shutdown.clone()), found, shutdown }
+        Self {
+            announcer: Announcer::start(trackers, node, sender, MemberTls::open(), shutdown.clone()),
+            found,
+            shutdown,
+        }
     }
 
     fn owns(&self, content: &[u8]) {

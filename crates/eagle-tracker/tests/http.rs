@@ -3,6 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use eagle_cluster::MemberTls;
 use eagle_core::{Digest, Geometry, NodeRole, PeerInfo, PieceSet};
 use eagle_tracker::{
     AnnounceRequest, AnnounceResponse, BlobAnnounce, Event, Tracker, TrackerConfig,
@@ -28,7 +29,7 @@ impl Running {
     async fn start(config: TrackerConfig) -> Self {
         let config = TrackerConfig { listen: "127.0.0.1:0".parse().unwrap(), ..config };
         let (mut registry, shutdown) = (Registry::default(), CancellationToken::new());
-        let tracker = Tracker::start(config, &mut registry, shutdown.clone()).await.unwrap();
+        let tracker = Tracker::start(config, &MemberTls::open(), &mut registry, shutdown.clone()).await.unwrap();
         Self { tracker, registry, shutdown }
     }
 
@@ -270,7 +271,10 @@ async fn shutdown_ends_idle_connections_and_frees_the_port() {
 async fn a_taken_port_and_bad_settings_are_named() {
     let running = Running::start(TrackerConfig::default()).await;
     let start = async |config| {
-        Tracker::start(config, &mut Registry::default(), CancellationToken::new()).await.unwrap_err().to_string()
+        Tracker::start(config, &MemberTls::open(), &mut Registry::default(), CancellationToken::new())
+            .await
+            .unwrap_err()
+            .to_string()
     };
     let error = start(TrackerConfig { listen: running.addr(), ..TrackerConfig::default() }).await;
     assert!(error.contains(&running.addr().to_string()) && error.contains("tracker.listen"), "{error}");

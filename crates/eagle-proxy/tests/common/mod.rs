@@ -8,6 +8,7 @@ pub(crate) mod stub;
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use eagle_cluster::MemberTls;
 use eagle_core::{
     Digest, Topology,
     units::{Rate, Size},
@@ -83,7 +84,7 @@ pub(crate) fn client_config(origin: &EmbeddedRegistry) -> RegistryConfig {
 
 pub(crate) async fn tracker() -> Tracker {
     let config = TrackerConfig { listen: local(), ..TrackerConfig::default() };
-    Tracker::start(config, &mut Registry::default(), CancellationToken::new()).await.unwrap()
+    Tracker::start(config, &MemberTls::open(), &mut Registry::default(), CancellationToken::new()).await.unwrap()
 }
 
 /// A seeder in a runtime of its own, so that it can be killed.
@@ -113,6 +114,7 @@ impl KillableSeeder {
             membership: Membership::Open,
             topology: Topology::default(),
             encryption: Encryption::None,
+            members: MemberTls::open(),
         };
         let handle = runtime.handle().clone();
         let start = std::thread::spawn(move || {
@@ -219,6 +221,7 @@ impl ProxyOptions {
             membership: Membership::Open,
             topology: Topology::default(),
             encryption: Encryption::None,
+            members: MemberTls::open(),
         };
         let mut config = self.config(data.path());
         change(&mut config);

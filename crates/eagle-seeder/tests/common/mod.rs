@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use eagle_cluster::MemberTls;
 use eagle_core::{
     Digest, Geometry, Metainfo, PeerInfo, PieceHash, Topology, digest::Algorithm, metainfo::Frame, units::Rate,
     wire::control::Encryption,
@@ -126,6 +127,7 @@ impl Running {
             membership: Membership::Open,
             topology: Topology::default(),
             encryption: Encryption::Tls,
+            members: MemberTls::open(),
         };
         let (mut metrics, shutdown) = (Registry::default(), CancellationToken::new());
         let seeder = Seeder::start(config, deps, &mut metrics, shutdown.clone()).await.unwrap();
@@ -139,7 +141,7 @@ impl Running {
     }
 
     pub(crate) fn client(&self) -> SeederClient {
-        SeederClient::new(vec![self.url.clone()])
+        SeederClient::new(vec![self.url.clone()], &MemberTls::open())
     }
 
     pub(crate) async fn metainfo(

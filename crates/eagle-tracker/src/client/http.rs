@@ -3,6 +3,7 @@
 use std::{error::Error, fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
+use eagle_cluster::{MemberClient, MemberTls};
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::{
@@ -57,19 +58,16 @@ impl Endpoint {
 
 /// HTTP client with a small pool of connections.
 #[derive(Debug, Clone)]
-pub(super) struct HttpClient(Client<HttpConnector, Full<Bytes>>);
+pub(super) struct HttpClient(MemberClient<Full<Bytes>>);
 
 impl HttpClient {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(members: &MemberTls) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .pool_max_idle_per_host(1)
-            .build(connector);
-        Self(client)
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE_TIMEOUT).pool_max_idle_per_host(1);
+        Self(MemberClient::new(members, connector, builder))
     }
 
     /// Sends one announce.

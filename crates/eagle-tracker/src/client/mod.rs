@@ -18,6 +18,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use eagle_cluster::MemberTls;
 use eagle_core::{Digest, Geometry, PeerInfo, PieceSet};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -48,7 +49,7 @@ pub struct Found {
 /// Why a URL cannot be that of a tracker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrackerUrlError {
-    /// Another scheme than http.
+    /// Another scheme than http or https.
     #[error("tracker URL {0}: the scheme {1} is not supported; write http://HOST:PORT")]
     Scheme(Url, String),
     /// User name, password, query or fragment.
@@ -59,7 +60,8 @@ pub enum TrackerUrlError {
     Host(Url),
 }
 
-/// Checks that a URL can be that of a tracker: `http://HOST[:PORT][/PREFIX]`.
+/// Checks that a URL can be that of a tracker: `http://HOST[:PORT][/PREFIX]`. With a cluster key `http://` is TLS too;
+/// `https://` can be written where there is one.
 ///
 /// # Errors
 /// When it has another scheme, no host, or parts that a tracker has no use for.
@@ -70,7 +72,7 @@ pub fn check_tracker_url(url: &Url) -> Result<(), TrackerUrlError> {
         let shown = format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path());
         return Err(TrackerUrlError::Excess(shown));
     }
-    if url.scheme() != "http" {
+    if !["http", "https"].contains(&url.scheme()) {
         return Err(TrackerUrlError::Scheme(url.clone(), url.scheme().to_owned()));
     }
     if url.host_str().is_none_or(str::is_empty) {
@@ -101,7 +103,7 @@ impl Shared {
 }
 
 impl Announcer {
-    /// Starts announcing `node` to `trackers`, the preferred one first, until `shutdown`.
+    /// Starts announcing `node` to `trackers`, the preferred one first, as a member by `members`, until `shutdown`.
     ///
     /// Peers come through `found`; when it is full for a second, they are dropped, and come again with
     /// the next announce. Without trackers nothing is announced. A URL that [`check_tracker_url`] refuses
@@ -112,11 +114,12 @@ impl Announcer {
         trackers: Vec<Url>,
         node: PeerInfo,
         found: mpsc::Sender<Found>,
+        members: MemberTls,
         shutdown: CancellationToken,
     ) -> Announcer {
         let shared = Arc::new(Shared { state: Mutex::new(State::new()), wake: Notify::new() });
         let tasks = TaskTracker::new();
-        tasks.spawn(task::run(Arc::clone(&shared), trackers, node, found, shutdown));
+        tasks.spawn(task::run(Arc::clone(&shared), trackers, node, found, members, shutdown));
         tasks.close();
         Self { shared, tasks }
     }
@@ -161,7 +164,8 @@ mod tests {
         let check = |text: &str| check_tracker_url(&text.parse().unwrap()).map_err(|error| error.to_string());
         assert_eq!(check("http://tracker:6969"), Ok(()));
         assert_eq!(check("http://[::1]:6969/eagle/"), Ok(()));
-        for bad in ["https://tracker", "udp://tracker:1", "file:///tmp/x"] {
+        assert_eq!(check("https://tracker:6969"), Ok(()));
+        for bad in ["ftp://tracker", "udp://tracker:1", "file:///tmp/x"] {
             assert!(check(bad).unwrap_err().contains("http://HOST:PORT"), "{bad}");
         }
         for bad in ["http://user:secret@tracker", "http://tracker/?token=secret", "https://u:secret@x"] {

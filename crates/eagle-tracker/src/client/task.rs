@@ -2,6 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use eagle_cluster::MemberTls;
 use eagle_core::PeerInfo;
 use tokio::{
     sync::mpsc,
@@ -71,13 +72,14 @@ pub(super) async fn run(
     trackers: Vec<Url>,
     node: PeerInfo,
     found: mpsc::Sender<Found>,
+    members: MemberTls,
     shutdown: CancellationToken,
 ) {
     let trackers: Vec<Tracker> = trackers.into_iter().filter_map(usable).collect();
     if trackers.is_empty() {
         return;
     }
-    let client = HttpClient::new();
+    let client = HttpClient::new(&members);
     let mut task = Task { shared, node, found, client, trackers, current: 0, failures: 0, last_full: None };
     task.announce_until(&shutdown).await;
     task.stop().await;

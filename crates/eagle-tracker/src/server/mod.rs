@@ -7,6 +7,7 @@ mod routes;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use eagle_cluster::{Accepted, MemberAcceptor, MemberTls, Who};
 use eagle_core::Timestamp;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -32,6 +33,8 @@ const MAX_CONNECTIONS: usize = 32_000;
 /// Longest wait for the head of a request, also on a connection kept open: longer than clients keep
 /// an unused one (30 s), so that it is they who close it and no request meets a closing connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(65);
+/// The same for strangers, who keep no connection open.
+const STRANGER_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Read buffer of a connection, bytes: heads are small, bodies pass through in parts.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Wait after the system refuses a connection, for instance for want of file descriptors.
@@ -85,12 +88,13 @@ impl Shared {
 }
 
 impl Tracker {
-    /// Starts a tracker with an empty store in memory, registers its metrics, and runs until `shutdown`.
+    /// Starts a tracker with an empty store in memory, registers its metrics, and serves members until `shutdown`.
     ///
     /// # Errors
     /// When a setting cannot work or the address cannot be listened on.
     pub async fn start(
         config: TrackerConfig,
+        members: &MemberTls,
         registry: &mut Registry,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
@@ -108,7 +112,7 @@ impl Tracker {
             config,
         });
         let tasks = TaskTracker::new();
-        tasks.spawn(accept(listener, Arc::clone(&shared), shutdown.clone(), tasks.clone()));
+        tasks.spawn(accept(listener, members.acceptor(), Arc::clone(&shared), shutdown.clone(), tasks.clone()));
         tasks.spawn(sweep(Arc::clone(&shared), shutdown.clone()));
         tasks.close();
         info!(address = %local_addr, "tracker listens");
@@ -141,7 +145,13 @@ impl Tracker {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, shutdown: CancellationToken, tasks: TaskTracker) {
+async fn accept(
+    listener: TcpListener,
+    acceptor: MemberAcceptor,
+    shared: Arc<Shared>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -155,7 +165,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, shutdown: Cancellati
         };
         match accepted {
             Ok((stream, peer, place)) => {
-                let serve = serve(stream, peer, Arc::clone(&shared), shutdown.clone());
+                let serve = serve(stream, peer, acceptor.clone(), Arc::clone(&shared), shutdown.clone());
                 tasks.spawn(async move {
                     serve.await;
                     drop(place);
@@ -173,17 +183,37 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, shutdown: Cancellati
 }
 
 /// Serves one connection; on shutdown, until the request under way is answered, for the time of draining.
-async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, shutdown: CancellationToken) {
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: MemberAcceptor,
+    shared: Arc<Shared>,
+    shutdown: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%peer, %error, "cannot switch off Nagle's algorithm");
     }
+    let accepted = tokio::select! {
+        accepted = acceptor.accept(stream) => accepted,
+        () = shutdown.cancelled() => return,
+    };
+    let Accepted { stream, who } = match accepted {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            debug!(%peer, %error, "connection is not served");
+            return;
+        }
+    };
     let service = service_fn(|request| {
         let shared = Arc::clone(&shared);
-        async move { routes::handle(&shared, request, peer.ip().to_canonical()).await }
+        async move { routes::handle(&shared, request, peer.ip().to_canonical(), who).await }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(match who {
+            Who::Member => HEAD_TIMEOUT,
+            Who::Stranger => STRANGER_HEAD_TIMEOUT,
+        })
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);

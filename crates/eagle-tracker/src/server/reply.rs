@@ -15,6 +15,8 @@ pub(super) type Reply = Response<Full<Bytes>>;
 pub(super) enum RequestError {
     #[error("{0}")]
     Bad(String),
+    #[error("this tracker serves members of its cluster; give this node the cluster key, see docs/membership.md")]
+    Stranger,
     #[error("there is nothing at this path; see docs/tracker-api.md")]
     NoSuchPath,
     #[error("no peer announces blob {0}")]
@@ -39,6 +41,7 @@ impl RequestError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Bad(_) => StatusCode::BAD_REQUEST,
+            Self::Stranger => StatusCode::FORBIDDEN,
             Self::NoSuchPath | Self::NoSuchSwarm(_) => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
@@ -61,7 +64,7 @@ impl RequestError {
                 reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             // The rest of the body is not read: the connection is of no more use.
-            Self::Slow | Self::LargeBody => {
+            Self::Slow | Self::LargeBody | Self::Stranger => {
                 reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}

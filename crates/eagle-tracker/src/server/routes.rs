@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, net::IpAddr, str::FromStr, sync::Arc};
 
+use eagle_cluster::Who;
 use eagle_core::{Digest, NodeId};
 use http::{HeaderMap, Method, Request, header};
 use hyper::body::Incoming;
@@ -24,7 +25,11 @@ pub(super) async fn handle(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
     source: IpAddr,
+    who: Who,
 ) -> Result<Reply, Infallible> {
+    if who == Who::Stranger {
+        return Ok(RequestError::Stranger.reply());
+    }
     Ok(route(shared, request, source).await.unwrap_or_else(|error| error.reply()))
 }
 

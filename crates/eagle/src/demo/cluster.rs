@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
-use eagle_cluster::Membership;
+use eagle_cluster::{MemberTls, Membership};
 use eagle_core::{
     Topology,
     units::{Rate, Size},
@@ -117,7 +117,7 @@ impl Cluster {
             EncryptionArg::None => Encryption::None,
         };
         let tracker = TrackerConfig { listen: any_port(), ..TrackerConfig::default() };
-        let tracker = Tracker::start(tracker, &mut Registry::default(), shutdown.clone()).await?;
+        let tracker = Tracker::start(tracker, &MemberTls::open(), &mut Registry::default(), shutdown.clone()).await?;
         let trackers = vec![url(tracker.local_addr())?];
 
         let seeder_directory = directory.join("seeder");
@@ -138,6 +138,7 @@ impl Cluster {
             membership: Membership::Open,
             topology: Topology::default(),
             encryption,
+            members: MemberTls::open(),
         };
         let seeder = Seeder::start(seeder, deps, &mut Registry::default(), shutdown.clone())
             .await
@@ -163,6 +164,7 @@ impl Cluster {
                 membership: Membership::Open,
                 topology: Topology::default(),
                 encryption,
+                members: MemberTls::open(),
             };
             let shutdown = shutdown.clone();
             async move {

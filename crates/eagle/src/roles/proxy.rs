@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use eagle_cluster::Membership;
+use eagle_cluster::{MemberTls, Membership};
 use eagle_p2p::node::StartError as NodeError;
 use eagle_proxy::{Proxy, ProxyConfig, ProxyDeps, StartError};
 use eagle_registry::Registries;
@@ -33,6 +33,7 @@ pub(super) async fn start_with(
         membership: Membership::Open,
         topology: p2p.topology.clone(),
         encryption: p2p.encryption,
+        members: MemberTls::open(),
     };
     let mut metrics = Registry::default();
     let proxy = Proxy::start(config, deps, &mut metrics, shutdown).await.map_err(|error| match error {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use eagle_cluster::Membership;
+use eagle_cluster::{MemberTls, Membership};
 use eagle_p2p::node::StartError as NodeError;
 use eagle_registry::Registries;
 use eagle_seeder::{Seeder, SeederConfig, SeederDeps, StartError, StorageLocation};
@@ -36,6 +36,7 @@ pub(super) async fn start_with(
         membership: Membership::Open,
         topology: p2p.topology.clone(),
         encryption: p2p.encryption,
+        members: MemberTls::open(),
     };
     let mut metrics = Registry::default();
     let seeder = Seeder::start(config, deps, &mut metrics, shutdown.clone()).await.map_err(|error| match error {

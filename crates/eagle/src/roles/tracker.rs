@@ -1,6 +1,7 @@
 //! `eagle tracker`.
 
 use anyhow::Result;
+use eagle_cluster::MemberTls;
 use eagle_tracker::{StartError, Tracker};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -12,8 +13,9 @@ pub(super) async fn start(loaded: &Loaded, shutdown: CancellationToken) -> Resul
     let section = &loaded.settings.tracker;
     let admin = admin(loaded, "tracker", section.admin, &shutdown).await?;
     let mut metrics = Registry::default();
-    let tracker =
-        Tracker::start(section.role.clone(), &mut metrics, shutdown.clone()).await.map_err(|error| match error {
+    let tracker = Tracker::start(section.role.clone(), &MemberTls::open(), &mut metrics, shutdown.clone())
+        .await
+        .map_err(|error| match error {
             StartError::Config(error) => Exit::config(loaded.error(&["tracker", error.key], error.problem)).into(),
             StartError::Bind { address, source } => {
                 failed_at(loaded, &["tracker", "listen"], format_args!("cannot listen on {address}: {source}"))
