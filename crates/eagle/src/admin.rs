@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{cache_api, limits::HostLimits};
+use crate::{cache_api, limits::HostLimits, process_metrics};
 
 /// Connections served at once. Probes and a scraper need a handful; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 64;
@@ -55,7 +55,8 @@ impl fmt::Debug for AdminState {
 
 impl AdminState {
     /// The role is up: from now on it is ready, with these metrics and this status.
-    pub(crate) fn running(&self, metrics: Registry, status: impl Fn() -> Value + Send + Sync + 'static) {
+    pub(crate) fn running(&self, mut metrics: Registry, status: impl Fn() -> Value + Send + Sync + 'static) {
+        process_metrics::register(&mut metrics);
         // A role starts once; a second call would change nothing.
         let _ = self.running.set((metrics, Box::new(status)));
     }

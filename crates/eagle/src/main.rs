@@ -17,6 +17,7 @@ mod exit;
 mod limits;
 mod p2p;
 mod preheat;
+mod process_metrics;
 mod roles;
 mod shutdown;
 mod status;

@@ -127,6 +127,8 @@ fn every_role_is_ready_in_a_second_answers_and_drains() {
         let (status, text) = get(admin, "/metrics");
         assert_eq!(status, 200);
         assert!(text.contains(&format!("eagle_{role}_")) && text.ends_with("# EOF\n"), "{text}");
+        let tasks = text.lines().find_map(|line| line.strip_prefix("eagle_process_tasks "));
+        assert!(tasks.unwrap().parse::<u32>().unwrap() > 0, "{text}");
         assert_eq!(get(admin, "/nothing").0, 404);
         let status = output(eagle().args(["status", "--admin", admin]));
         assert!(String::from_utf8_lossy(&status.stdout).contains(role), "{}", stderr(&status));

@@ -5,6 +5,7 @@
 //! skopeo, and let them pull a real image through real `eagle` processes.
 
 mod boundaries;
+mod chaos;
 mod chart;
 mod cluster;
 mod http;
@@ -42,6 +43,8 @@ enum Task {
     Test(TestArgs),
     /// The end-to-end scenarios alone: real registries, real runtimes, real `eagle` processes.
     E2e(E2eArgs),
+    /// Real processes pull real images while everything around them goes wrong: kills, cuts, full disks, flipped bits.
+    Chaos(chaos::ChaosArgs),
     /// The Helm chart alone: lint, render, validate against the Kubernetes schemas.
     Chart,
     /// Installs the Debian packages that the tests need (as root), or says which are missing.
@@ -49,6 +52,9 @@ enum Task {
     /// The inner half of `e2e`, inside its own namespaces. Not for use by hand.
     #[command(hide = true)]
     E2eInside(lab::InsideArgs),
+    /// One run of `chaos`, inside its own namespaces. Not for use by hand.
+    #[command(hide = true)]
+    ChaosInside(chaos::InsideArgs),
 }
 
 #[derive(Debug, Args)]
@@ -107,6 +113,12 @@ fn run(task: Task) -> Result<bool> {
             Ok(report.finish())
         }
         Task::E2eInside(args) => lab::run_inside(&args),
+        Task::Chaos(args) => {
+            let mut report = Report::default();
+            chaos::run(&mut report, &args)?;
+            Ok(args.list || report.finish())
+        }
+        Task::ChaosInside(args) => chaos::run_inside(&args),
         Task::Test(args) => {
             let mut report = Report::default();
             workspace::test(&mut report, args.only.as_deref())?;

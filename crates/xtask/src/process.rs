@@ -50,6 +50,19 @@ impl Process {
         Ok(Self { name, child, log: log.to_owned() })
     }
 
+    /// The process's number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal to the process and everything it started.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid() {
+            // Fails only if the group is gone.
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+
     fn pid(&self) -> Option<Pid> {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
     }

@@ -46,6 +46,23 @@ impl Report {
         }
     }
 
+    /// Prints and counts one test that ran beside others, so that its line comes when it is over.
+    pub(crate) fn outcome(&mut self, name: &str, took: Duration, outcome: Result<()>) {
+        let took = seconds(took);
+        match outcome {
+            Ok(()) => {
+                println!("test {name} ... ok ({took})");
+                self.counts.passed += 1;
+            }
+            Err(error) => {
+                println!("test {name} ... FAILED ({took})");
+                println!("  {}", format!("{error:#}").replace('\n', "\n  "));
+                self.counts.failed += 1;
+                self.failures.push(name.to_owned());
+            }
+        }
+    }
+
     /// Says plainly that something was not tested, and why.
     pub(crate) fn skip(&mut self, name: &str, reason: &str) {
         println!("test {name} ... skipped ({reason})");

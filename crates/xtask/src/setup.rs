@@ -40,11 +40,23 @@ const E2E: &[Tool] = &[
     tool("gzip", &["gzip"]),
 ];
 
+/// What `cargo xtask chaos` starts.
+const CHAOS: &[Tool] = &[
+    tool("ip", &["iproute2"]),
+    tool("tc", &["iproute2"]),
+    tool("nft", &["nftables"]),
+    tool("mount", &["mount"]),
+    tool("unshare", &["util-linux"]),
+    tool("nsenter", &["util-linux"]),
+    tool("setpriv", &["util-linux"]),
+];
+
 /// What the checks of the chart start. helm and the schemas come from their own registries (`chart.rs`).
 const CHART: &[Tool] = &[tool("python3", &["python3"])];
 
 /// Packages without a program of their own.
 const E2E_EXTRA: &[&[&str]] = &[&["ca-certificates"]];
+const CHAOS_EXTRA: &[&[&str]] = &[&["libfaketime"]];
 const CHART_EXTRA: &[&[&str]] = &[&["python3-venv"]];
 
 /// apt on a slow mirror.
@@ -54,6 +66,7 @@ const APT_DEADLINE: Duration = Duration::from_secs(900);
 pub(crate) enum Need {
     E2e,
     Chart,
+    Chaos,
     All,
 }
 
@@ -107,11 +120,14 @@ fn missing(need: Need) -> Vec<&'static [&'static str]> {
         packages.extend(tools.iter().filter(|tool| !program(tool.program)).map(|tool| tool.packages));
         packages.extend(extra.iter().filter(|packages| !packages.iter().any(|package| installed(package))));
     };
-    if need != Need::Chart {
+    if matches!(need, Need::E2e | Need::All) {
         look(E2E, E2E_EXTRA);
     }
-    if need != Need::E2e {
+    if matches!(need, Need::Chart | Need::All) {
         look(CHART, CHART_EXTRA);
+    }
+    if matches!(need, Need::Chaos | Need::All) {
+        look(CHAOS, CHAOS_EXTRA);
     }
     packages.sort_unstable();
     packages.dedup();
@@ -133,7 +149,10 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
 }
 
 fn installed(package: &str) -> bool {
-    Path::new("/var/lib/dpkg/info").join(format!("{package}.list")).exists()
+    // A package that may be installed for several architectures at once has its own in the name.
+    let architectures = ["", ":amd64", ":arm64"].iter();
+    let mut lists = architectures.map(|suffix| format!("/var/lib/dpkg/info/{package}{suffix}.list"));
+    lists.any(|list| Path::new(&list).exists())
 }
 
 /// `policy-rc.d` that keeps packages from starting daemons, for as long as it lives. One that is there already stays.
