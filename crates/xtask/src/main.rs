@@ -20,6 +20,7 @@ mod runtimes;
 mod s3;
 mod scenarios;
 mod setup;
+mod soak;
 mod token_server;
 mod tree;
 mod workspace;
@@ -45,6 +46,8 @@ enum Task {
     E2e(E2eArgs),
     /// Real processes pull real images while everything around them goes wrong: kills, cuts, full disks, flipped bits.
     Chaos(chaos::ChaosArgs),
+    /// A cluster pulls, evicts and loses nodes for a long time; what its processes hold has to level off.
+    Soak(soak::SoakArgs),
     /// The Helm chart alone: lint, render, validate against the Kubernetes schemas.
     Chart,
     /// Installs the Debian packages that the tests need (as root), or says which are missing.
@@ -55,6 +58,9 @@ enum Task {
     /// One run of `chaos`, inside its own namespaces. Not for use by hand.
     #[command(hide = true)]
     ChaosInside(chaos::InsideArgs),
+    /// The inner half of `soak`. Not for use by hand.
+    #[command(hide = true)]
+    SoakInside(soak::InsideArgs),
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +125,12 @@ fn run(task: Task) -> Result<bool> {
             Ok(args.list || report.finish())
         }
         Task::ChaosInside(args) => chaos::run_inside(&args),
+        Task::Soak(args) => {
+            let mut report = Report::default();
+            soak::run(&mut report, &args)?;
+            Ok(report.finish())
+        }
+        Task::SoakInside(args) => soak::run_inside(&args),
         Task::Test(args) => {
             let mut report = Report::default();
             workspace::test(&mut report, args.only.as_deref())?;

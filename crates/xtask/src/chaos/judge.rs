@@ -3,10 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::SocketAddr,
     path::Path,
-    sync::Mutex,
+    sync::{Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
+
+use anyhow::{Context, Result, bail};
 
 use super::{
     client::{Problem, Pull, Record, Request},
@@ -105,18 +109,7 @@ pub(crate) fn look(nodes: &mut [Node], network: &Mutex<Network>, evidence: &mut 
             note(format!("{error:#}"));
             continue;
         }
-        let admin = node.admin;
-        // In a thread of its own, because it stays on that machine.
-        let answers = std::thread::scope(|scope| {
-            let asked = scope.spawn(|| -> anyhow::Result<(u16, String)> {
-                network.lock().unwrap_or_else(std::sync::PoisonError::into_inner).enter(member)?;
-                let health = http::request(admin, "GET", "/healthz", &[])?.status;
-                let metrics = http::request(admin, "GET", "/metrics", &[])?.bytes()?;
-                Ok((health, String::from_utf8_lossy(&metrics).into_owned()))
-            });
-            asked.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the request broke")))
-        });
-        let tasks = match answers {
+        let tasks = match ask(network, member, node.admin) {
             Ok((200, metrics)) => sample(&metrics, "eagle_process_tasks"),
             Ok((status, _)) => {
                 note(format!("/healthz answers {status}"));
@@ -135,8 +128,28 @@ pub(crate) fn look(nodes: &mut [Node], network: &Mutex<Network>, evidence: &mut 
     }
 }
 
+/// Status of `/healthz` and text of `/metrics`, asked on the machine of the member.
+fn ask(network: &Mutex<Network>, member: Member, admin: SocketAddr) -> Result<(u16, String)> {
+    // In a thread of its own, because it stays on that machine.
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| -> Result<(u16, String)> {
+            network.lock().unwrap_or_else(PoisonError::into_inner).enter(member)?;
+            let health = http::request(admin, "GET", "/healthz", &[])?.status;
+            let metrics = http::request(admin, "GET", "/metrics", &[])?.bytes()?;
+            Ok((health, String::from_utf8_lossy(&metrics).into_owned()))
+        });
+        asked.join().unwrap_or_else(|_| bail!("the request broke"))
+    })
+}
+
+/// How many asynchronous tasks a member has.
+pub(crate) fn tasks(network: &Mutex<Network>, member: Member, admin: SocketAddr) -> Result<f64> {
+    let (_, metrics) = ask(network, member, admin)?;
+    sample(&metrics, "eagle_process_tasks").with_context(|| format!("{member} has no eagle_process_tasks"))
+}
+
 /// The value of a metric without labels.
-pub(crate) fn sample(metrics: &str, name: &str) -> Option<f64> {
+fn sample(metrics: &str, name: &str) -> Option<f64> {
     metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 

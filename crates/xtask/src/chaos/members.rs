@@ -63,8 +63,7 @@ impl Node {
         fs::create_dir_all(&data)?;
         let cache_limit = match member {
             Member::Tracker(_) => None,
-            // Never too small, so that what the cluster needs from the origin is known.
-            Member::Seeder(_) => Some(4 * plan.total()),
+            Member::Seeder(_) => Some(plan.seeder_cache_limit),
             Member::Proxy(_) => Some(plan.cache_limit),
         };
         if let (true, Some(limit)) = (network.has_namespaces(), cache_limit) {

@@ -2,17 +2,17 @@
 //!
 //! `docs/reliability.md` says what is done, what has to hold, and how to replay a run.
 
-mod client;
+pub(crate) mod client;
 mod clock;
-mod content;
+pub(crate) mod content;
 mod corrupt;
 mod judge;
-mod members;
-mod network;
-mod origin;
-mod plan;
+pub(crate) mod members;
+pub(crate) mod network;
+pub(crate) mod origin;
+pub(crate) mod plan;
 mod run;
-mod watch;
+pub(crate) mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -30,6 +30,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use judge::Verdict;
+pub(crate) use judge::tasks;
 use plan::Plan;
 
 use crate::{process::Process, report::Report, setup, workspace};
@@ -170,30 +171,35 @@ fn directory(output: &Path, seed: u64) -> PathBuf {
     output.join(format!("seed-{seed}"))
 }
 
-/// One run in a process of its own, in namespaces of its own.
-fn one(seed: u64, slot: u8, namespaces: bool, eagle: &Path, output: &Path) -> Result<Verdict> {
-    let directory = directory(output, seed);
-    let _ = fs::remove_dir_all(&directory);
-    fs::create_dir_all(&directory)?;
-    let own = std::env::current_exe()?;
-    // As the end-to-end scenarios do it: whatever ends this process ends everything inside.
+/// This program again, in mount, network and process namespaces of its own if so asked. As with the end-to-end scenarios,
+/// whatever ends this process ends everything inside.
+pub(crate) fn inside(namespaces: bool) -> Result<Command> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]);
     if namespaces {
         command.args(["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     }
-    command.arg(own).arg("chaos-inside").args(["--seed", &seed.to_string(), "--slot", &slot.to_string()]);
-    command.arg("--directory").arg(&directory).arg("--eagle").arg(eagle);
-    if namespaces {
-        command.arg("--namespaces");
-    }
+    command.arg(std::env::current_exe()?).stdin(Stdio::null());
     for (key, _) in std::env::vars_os() {
         // Settings of whoever starts this are no part of it.
         if key.to_string_lossy().starts_with("EAGLE_") {
             command.env_remove(key);
         }
     }
-    command.stdin(Stdio::null());
+    Ok(command)
+}
+
+/// One run in a process of its own, in namespaces of its own.
+fn one(seed: u64, slot: u8, namespaces: bool, eagle: &Path, output: &Path) -> Result<Verdict> {
+    let directory = directory(output, seed);
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory)?;
+    let mut command = inside(namespaces)?;
+    command.arg("chaos-inside").args(["--seed", &seed.to_string(), "--slot", &slot.to_string()]);
+    command.arg("--directory").arg(&directory).arg("--eagle").arg(eagle);
+    if namespaces {
+        command.arg("--namespaces");
+    }
     let log = directory.join("run.log");
     let mut process = Process::start("the run", &mut command, &log)?;
     let started = Instant::now();

@@ -161,6 +161,8 @@ pub(crate) struct Plan {
     pub(crate) rate: u64,
     /// Of the proxies, bytes.
     pub(crate) cache_limit: u64,
+    /// Of the seeders, bytes.
+    pub(crate) seeder_cache_limit: u64,
     /// Sizes of the layers of each image, bytes.
     pub(crate) images: Vec<Vec<u64>>,
     /// In order of their times.
@@ -176,13 +178,15 @@ impl Plan {
         let trackers = rng.random_range(1..=2);
         let (seeders, proxies) = (2, rng.random_range(4..=5));
         let encryption = if rng.random_bool(0.6) { "tls" } else { "none" };
-        let rate = rng.random_range(6..=16) * MIB;
+        let rate = rng.random_range(4..=12) * MIB;
         let images: Vec<Vec<u64>> = (0..rng.random_range(1..=3))
             .map(|_| (0..rng.random_range(2..=5)).map(|_| layer(&mut rng)).collect())
             .collect();
         let total: u64 = images.iter().flatten().sum();
         // Half of the clusters have to evict.
         let cache_limit = if rng.random_bool(0.5) { 4 * total } else { (total * 2 / 3).max(MIB) };
+        // Never too small, so that it is known what the cluster needs from the origin.
+        let seeder_cache_limit = 4 * total;
         let mut pulls: Vec<_> = (0..rng.random_range(6..=14))
             .map(|_| PlannedPull {
                 at: rng.random_range(0..=LAST_PULL),
@@ -210,7 +214,19 @@ impl Plan {
         faults.sort_by_key(|fault| fault.at);
         // After all draws, so that the rest of the run is the same.
         faults.retain(|planned| namespaces || !planned.fault.needs_namespaces());
-        Self { seed, trackers, seeders, proxies, encryption, rate, cache_limit, images, pulls, faults }
+        Self {
+            seed,
+            trackers,
+            seeders,
+            proxies,
+            encryption,
+            rate,
+            cache_limit,
+            seeder_cache_limit,
+            images,
+            pulls,
+            faults,
+        }
     }
 
     /// Everyone in it.
@@ -220,11 +236,6 @@ impl Plan {
             .chain((0..self.seeders).map(Member::Seeder))
             .chain((0..self.proxies).map(Member::Proxy))
             .collect()
-    }
-
-    /// Bytes of all layers.
-    pub(crate) fn total(&self) -> u64 {
-        self.images.iter().flatten().sum()
     }
 
     /// Whether a clock moves, for which processes have to be started in another way.
