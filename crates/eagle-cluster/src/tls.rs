@@ -243,7 +243,7 @@ impl State {
         }
         // First of all: whatever comes of the rest, these are over.
         for authority in known.iter().filter(|authority| !accepted.accepted().contains(&authority.key)) {
-            tracing::info!(key = authority.key.id(), "the cluster key is no longer accepted");
+            tracing::debug!(key = authority.key.id(), "the cluster key is no longer accepted");
             authority.gone.cancel();
         }
         let next = authorities(&accepted, known)
@@ -251,7 +251,7 @@ impl State {
         match next {
             Ok((generation, authorities)) => {
                 let accepted: Vec<String> = accepted.accepted().iter().map(ClusterKey::id).collect();
-                tracing::info!(?accepted, "the cluster keys have changed");
+                tracing::debug!(?accepted, "the cluster keys have changed");
                 *known = authorities;
                 self.current = Arc::new(generation);
             }

@@ -83,8 +83,13 @@ pub(crate) fn client_config(origin: &EmbeddedRegistry) -> RegistryConfig {
 }
 
 pub(crate) async fn tracker() -> Tracker {
+    tracker_as(&Membership::Open).await
+}
+
+pub(crate) async fn tracker_as(membership: &Membership) -> Tracker {
     let config = TrackerConfig { listen: local(), ..TrackerConfig::default() };
-    Tracker::start(config, &MemberTls::open(), &mut Registry::default(), CancellationToken::new()).await.unwrap()
+    let members = MemberTls::new(membership).unwrap();
+    Tracker::start(config, &members, &mut Registry::default(), CancellationToken::new()).await.unwrap()
 }
 
 /// A seeder in a runtime of its own, so that it can be killed.
@@ -97,6 +102,15 @@ pub(crate) struct KillableSeeder {
 
 impl KillableSeeder {
     pub(crate) fn start(registries: &Arc<Registries>, trackers: Vec<Url>, upload: Rate) -> Self {
+        Self::start_as(registries, trackers, upload, Membership::Open)
+    }
+
+    pub(crate) fn start_as(
+        registries: &Arc<Registries>,
+        trackers: Vec<Url>,
+        upload: Rate,
+        membership: Membership,
+    ) -> Self {
         let data = tempfile::tempdir().unwrap();
         let runtime = Runtime::new().unwrap();
         let config = SeederConfig {
@@ -109,14 +123,18 @@ impl KillableSeeder {
             trackers,
             ..SeederConfig::default()
         };
+        let handle = runtime.handle().clone();
+        let members = {
+            let _runtime = handle.enter();
+            MemberTls::new(&membership).unwrap()
+        };
         let deps = SeederDeps {
             registries: Arc::clone(registries),
-            membership: Membership::Open,
+            membership,
             topology: Topology::default(),
             encryption: Encryption::None,
-            members: MemberTls::open(),
+            members,
         };
-        let handle = runtime.handle().clone();
         let start = std::thread::spawn(move || {
             handle.block_on(Seeder::start(config, deps, &mut Registry::default(), CancellationToken::new())).unwrap()
         });
@@ -156,6 +174,7 @@ pub(crate) struct ProxyOptions {
     pub(crate) cache_limit: u64,
     pub(crate) rate: Rate,
     pub(crate) stall_timeout: Duration,
+    pub(crate) membership: Membership,
 }
 
 impl ProxyOptions {
@@ -168,6 +187,7 @@ impl ProxyOptions {
             cache_limit: 1 << 30,
             rate: Rate::Unlimited,
             stall_timeout: Duration::from_secs(1),
+            membership: Membership::Open,
         }
     }
 
@@ -181,6 +201,7 @@ impl ProxyOptions {
             cache_limit: 1 << 30,
             rate: Rate::Unlimited,
             stall_timeout: Duration::from_secs(1),
+            membership: Membership::Open,
         }
     }
 
@@ -218,10 +239,10 @@ impl ProxyOptions {
         let shutdown = CancellationToken::new();
         let deps = ProxyDeps {
             registries: Arc::clone(&self.registries),
-            membership: Membership::Open,
+            membership: self.membership.clone(),
             topology: Topology::default(),
             encryption: Encryption::None,
-            members: MemberTls::open(),
+            members: MemberTls::new(&self.membership).unwrap(),
         };
         let mut config = self.config(data.path());
         change(&mut config);

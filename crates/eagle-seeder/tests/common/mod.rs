@@ -122,13 +122,14 @@ pub(crate) fn memory() -> SeederConfig {
 
 impl Running {
     pub(crate) async fn start(config: SeederConfig, registries: Arc<Registries>) -> Self {
-        let deps = SeederDeps {
-            registries,
-            membership: Membership::Open,
-            topology: Topology::default(),
-            encryption: Encryption::Tls,
-            members: MemberTls::open(),
-        };
+        Self::start_as(config, registries, Membership::Open).await
+    }
+
+    /// In a cluster, with one key at both ends of everything.
+    pub(crate) async fn start_as(config: SeederConfig, registries: Arc<Registries>, membership: Membership) -> Self {
+        let members = MemberTls::new(&membership).unwrap();
+        let deps =
+            SeederDeps { registries, membership, topology: Topology::default(), encryption: Encryption::Tls, members };
         let (mut metrics, shutdown) = (Registry::default(), CancellationToken::new());
         let seeder = Seeder::start(config, deps, &mut metrics, shutdown.clone()).await.unwrap();
         let url = format!("http://{}", seeder.address()).parse().unwrap();
