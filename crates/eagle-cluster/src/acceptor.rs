@@ -118,7 +118,7 @@ impl MemberAcceptor {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|at| at.elapsed() >= TELL) {
             *told = Some(Instant::now());
-            tracing::warn!(%peer, %error, "a connection was refused; nodes of one cluster need the same cluster key");
+            tracing::warn!(%peer, %error, "a connection was refused; nodes of one cluster need the same cluster key, or certificates of one authority");
         }
     }
 }

@@ -60,7 +60,7 @@ impl Authority {
         (params.not_before, params.not_after) = (date_time_ymd(1970, 1, 1), date_time_ymd(4096, 1, 1));
         let mut signing_key = signing_key(key)?;
         let issuer = CertifiedIssuer::self_signed(params, &signing_key)?;
-        let leaf_key = KeyPair::generate()?;
+        let mut leaf_key = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec![MEMBER_NAME.to_owned()])?;
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, "Eagle member");
@@ -72,6 +72,7 @@ impl Authority {
         drop(issuer);
         signing_key.zeroize();
         let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der()));
+        leaf_key.zeroize();
         let leaf = CertifiedKey::from_der(vec![leaf.der().clone()], private, provider)?;
 
         let mut roots = RootCertStore::empty();

@@ -312,3 +312,62 @@ pub(crate) fn client_config(
         .dangerous()
         .with_custom_certificate_verifier(verifier))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::HandshakeKind;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+
+    fn keys(keys: &[&ClusterKey]) -> ClusterKeys {
+        let lines: Vec<String> = keys.iter().map(|key| key.expose().to_string()).collect();
+        lines.join("\n").parse().unwrap()
+    }
+
+    /// How the two ends agree on a connection.
+    async fn handshake(client: &MemberTls, server: &MemberTls) -> HandshakeKind {
+        let (near, far) = duplex(1 << 16);
+        let (client, server) = (client.current().unwrap(), server.current().unwrap());
+        let host = ServerName::try_from("10.1.2.3").unwrap();
+        let connect = async {
+            let mut stream = TlsConnector::from(Arc::clone(&client.client)).connect(host, near).await.unwrap();
+            // What the session can be resumed with comes behind the handshake.
+            assert_eq!(stream.read_u8().await.unwrap(), 7);
+            assert!(client.trust.gone(stream.get_ref().1.peer_certificates()).is_some());
+            stream.get_ref().1.handshake_kind().unwrap()
+        };
+        let accept = async {
+            let mut stream = TlsAcceptor::from(Arc::clone(&server.server)).accept(far).await.unwrap();
+            stream.write_u8(7).await.unwrap();
+            assert!(server.trust.gone(stream.get_ref().1.peer_certificates()).is_some());
+            stream
+        };
+        tokio::join!(connect, accept).0
+    }
+
+    #[tokio::test]
+    async fn sessions_are_resumed_until_the_keys_change() {
+        let (a, b) = (ClusterKey::generate().unwrap(), ClusterKey::generate().unwrap());
+        let (sender, receiver) = watch::channel(keys(&[&a]));
+        let membership = Membership::Keyed(receiver);
+        let (client, server) = (MemberTls::new(&membership).unwrap(), MemberTls::new(&membership).unwrap());
+        assert_eq!(handshake(&client, &server).await, HandshakeKind::Full);
+        assert_eq!(handshake(&client, &server).await, HandshakeKind::Resumed);
+        let under_a = client.current().unwrap().trust.gone_of(&a).unwrap();
+        for (step, ended) in [(keys(&[&a, &b]), false), (keys(&[&b, &a]), false), (keys(&[&b]), true)] {
+            sender.send_replace(step);
+            assert_eq!(handshake(&client, &server).await, HandshakeKind::Full, "of a new generation");
+            assert_eq!(handshake(&client, &server).await, HandshakeKind::Resumed);
+            assert_eq!(under_a.is_cancelled(), ended);
+        }
+    }
+
+    impl Trust {
+        fn gone_of(&self, key: &ClusterKey) -> Option<CancellationToken> {
+            let Self::Keys(authorities) = self else { return None };
+            authorities.iter().find(|authority| authority.key == *key).map(|found| found.gone.clone())
+        }
+    }
+}
