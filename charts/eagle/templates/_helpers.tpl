@@ -69,6 +69,17 @@ has to be named, and not hidden behind one address.
 {{- toJson $urls -}}
 {{- end -}}
 
+{{/* The Secret with the cluster key. */}}
+{{- define "eagle.keySecret" -}}
+{{- default (printf "%s-cluster" (include "eagle.fullname" .)) .Values.cluster.keySecret.name -}}
+{{- end -}}
+
+{{/* What every role reads. */}}
+{{- define "eagle.clusterConfig" -}}
+cluster:
+  key_file: /etc/eagle-cluster/{{ .Values.cluster.keySecret.key }}
+{{- end -}}
+
 {{/* What seeder and proxy read besides their own section. Empty topology labels are absent ones. */}}
 {{- define "eagle.sharedConfig" -}}
 p2p:
@@ -108,6 +119,7 @@ The configuration of each role. The chart's own keys are laid over `config`, who
 {{- $ports := .Values.tracker.ports -}}
 {{- $own := dict "listen" (printf "0.0.0.0:%d" (int $ports.http)) "admin" (printf "0.0.0.0:%d" (int $ports.admin)) -}}
 {{ include "eagle.logConfig" . }}
+{{ include "eagle.clusterConfig" . }}
 tracker:
   {{- include "eagle.section" (merge $own (deepCopy .Values.tracker.config)) | trim | nindent 2 }}
 {{- end -}}
@@ -123,6 +135,7 @@ tracker:
   "trackers" (list (include "eagle.trackerUrl" .))
 -}}
 {{ include "eagle.logConfig" . }}
+{{ include "eagle.clusterConfig" . }}
 {{ include "eagle.sharedConfig" . }}
 seeder:
   {{- include "eagle.section" (merge $own (deepCopy .Values.seeder.config)) | trim | nindent 2 }}
@@ -143,6 +156,7 @@ seeder:
   "seeders" (include "eagle.seederUrls" . | fromJsonArray)
 -}}
 {{ include "eagle.logConfig" . }}
+{{ include "eagle.clusterConfig" . }}
 {{ include "eagle.sharedConfig" . }}
 proxy:
   {{- include "eagle.section" (merge $own (deepCopy .Values.proxy.config)) | trim | nindent 2 }}
@@ -242,6 +256,9 @@ readinessProbe:
 - name: config
   mountPath: /etc/eagle
   readOnly: true
+- name: cluster
+  mountPath: /etc/eagle-cluster
+  readOnly: true
 {{- range .Values.caBundles }}
 - name: ca-{{ .name }}
   mountPath: /etc/eagle-ca/{{ .name }}
@@ -257,6 +274,14 @@ readinessProbe:
     items:
       - key: {{ .role }}.yaml
         path: eagle.yaml
+- name: cluster
+  secret:
+    secretName: {{ include "eagle.keySecret" .root }}
+    # For the group of the containers (fsGroup) and nobody else.
+    defaultMode: 0440
+    items:
+      - key: {{ .root.Values.cluster.keySecret.key }}
+        path: {{ .root.Values.cluster.keySecret.key }}
 {{- range .root.Values.caBundles }}
 - name: ca-{{ .name }}
   {{- if .secret }}

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use eagle_cluster::Membership;
 use eagle_seeder::images::Images;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -21,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{cache_api, limits::HostLimits, process_metrics};
+use crate::{cache_api, cluster, limits::HostLimits, process_metrics};
 
 /// Connections served at once. Probes and a scraper need a handful; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 64;
@@ -43,6 +44,8 @@ pub(crate) struct AdminState {
     running: OnceLock<(Registry, Status)>,
     /// Of a role that has any.
     limits: OnceLock<HostLimits>,
+    /// What makes this process a member of its cluster.
+    membership: OnceLock<Membership>,
     /// Of a role that has a cache.
     images: OnceLock<Images>,
 }
@@ -65,6 +68,12 @@ impl AdminState {
     pub(crate) fn limits(&self, limits: HostLimits) {
         // As above.
         let _ = self.limits.set(limits);
+    }
+
+    /// The membership that is told of from now on.
+    pub(crate) fn membership(&self, membership: Membership) {
+        // As above.
+        let _ = self.membership.set(membership);
     }
 
     /// The cache that can be looked at and changed from now on.
@@ -119,6 +128,7 @@ impl AdminState {
                     "state": state,
                     "version": env!("CARGO_PKG_VERSION"),
                     "uptime_seconds": self.started.elapsed().as_secs(),
+                    "cluster": self.membership.get().map(cluster::status),
                     "limits": self.limits.get().map(HostLimits::present),
                     "status": status,
                 }))
@@ -206,6 +216,7 @@ impl Admin {
             draining,
             running: OnceLock::new(),
             limits: OnceLock::new(),
+            membership: OnceLock::new(),
             images: OnceLock::new(),
         });
         let stop = CancellationToken::new();

@@ -29,7 +29,8 @@ const EXAMPLES: &str = "\
 Examples:
   eagle demo                               an image, pulled through six proxies at once
   eagle standalone                         all roles in one process; a mirror on 127.0.0.1:43002
-  eagle proxy --seeder http://seeder:55008 --tracker http://tracker:6969
+  eagle cluster-key --file cluster.key     what all machines of a cluster share, and nobody else has
+  eagle proxy --cluster-key-file cluster.key --seeder http://seeder:55008 --tracker http://tracker:6969
   eagle config example proxy > eagle.yaml  start a configuration file
   eagle config show --config eagle.yaml    what is in effect, and where each value comes from
   eagle configure containerd               let containerd on this machine use the proxy";
@@ -57,6 +58,8 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Point a container runtime of this machine at its proxy, or undo that.
     Configure(ConfigureArgs),
+    /// Make a cluster key, which nodes know each other by.
+    ClusterKey(ClusterKeyArgs),
     /// Make the certificate authority of the forward proxy.
     #[command(subcommand)]
     Ca(CaCommand),
@@ -79,6 +82,9 @@ pub(crate) struct SourceArgs {
     /// YAML file; variables EAGLE_SECTION__KEY and flags win over it
     #[arg(long, short, env = "EAGLE_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// File with the cluster key, which members know each other by [cluster.key_file]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cluster_key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -401,6 +407,19 @@ pub(crate) struct CaInitArgs {
     /// Name in the certificate
     #[arg(long, value_name = "NAME", default_value = "Eagle proxy")]
     pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  eagle cluster-key --file /etc/eagle/cluster.key
+  eagle cluster-key >> /etc/eagle/cluster.key   the second of two, to change the key without a pause
+
+Whoever has the key is a member of the cluster. Give it to every node, as cluster.key_file or EAGLE_CLUSTER_KEY.")]
+pub(crate) struct ClusterKeyArgs {
+    /// Write it to this new file that nobody else can read, instead of printing it [cluster.key_file]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// A container runtime.

@@ -58,10 +58,13 @@ pub(crate) fn config(command: ConfigCommand, log: &LogArgs) -> Result<()> {
         ConfigCommand::Check(args) => {
             let file = args.source.config.clone();
             let role = args.role;
-            load(args.source.clone(), config_flags(&args, log)?, role)?;
+            let loaded = load(args.source.clone(), config_flags(&args, log)?, role)?;
             match file {
                 Some(file) => println!("{}: fine", file.display()),
                 None => println!("fine (no file was given; defaults and environment only)"),
+            }
+            if let Some(notice) = loaded.exposure_notice(check::roles(role)) {
+                println!("note: {notice}");
             }
             Ok(())
         }
@@ -87,7 +90,9 @@ fn launch(source: SourceArgs, flags: Flags, role: RoleArg, ready_file: Option<Pa
     Ok(Launch { loaded: load(source, flags, role)?, ready_file })
 }
 
-fn load(source: SourceArgs, flags: Flags, role: RoleArg) -> Result<Loaded> {
+fn load(source: SourceArgs, mut flags: Flags, role: RoleArg) -> Result<Loaded> {
+    let key_file = source.cluster_key_file.as_ref();
+    flags.value("--cluster-key-file", &["cluster", "key_file"], key_file.map(|file| file.display().to_string()));
     let sources = Sources { file: source.config, environment: std::env::vars_os().collect(), flags };
     let loaded = Loaded::from(sources).map_err(Exit::config)?;
     check::check(&loaded, role).map_err(Exit::config)?;

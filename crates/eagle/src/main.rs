@@ -9,6 +9,7 @@ mod ca;
 mod cache;
 mod cache_api;
 mod cli;
+mod cluster;
 mod commands;
 mod config;
 mod configure;
@@ -62,6 +63,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Status(args) => block_on(status::run(&args)),
         Command::Config(command) => commands::config(command, &log),
         Command::Configure(args) => configure::run(&args),
+        Command::ClusterKey(args) => cluster::command::run(&args),
         Command::Ca(command) => ca::run(&command),
     }
 }

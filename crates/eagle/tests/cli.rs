@@ -255,3 +255,95 @@ fn status_of_nobody_says_so() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains(&free), "{}", stderr(&output));
 }
+
+#[test]
+fn a_cluster_key_is_made_once_and_read_by_every_role() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cluster.key");
+    let make = || output(eagle().args(["cluster-key", "--file"]).arg(&path));
+    let made = make();
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let key = fs::read_to_string(&path).unwrap().trim().to_owned();
+    let shown = String::from_utf8(made.stdout).unwrap();
+    assert!(shown.contains("cluster key ") && !shown.contains(&key), "{shown}");
+    let id = shown.split("cluster key ").nth(1).unwrap().split(',').next().unwrap().to_owned();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    // It is never written over.
+    assert_eq!(make().status.code(), Some(1));
+    assert_eq!(fs::read_to_string(&path).unwrap().trim(), key);
+    let printed = String::from_utf8(output(eagle().arg("cluster-key")).stdout).unwrap();
+    assert_eq!((printed.len(), printed == key), (key.len() + 1, false));
+
+    let flag = ["--cluster-key-file".to_owned(), path.display().to_string()];
+    for role in ["tracker", "seeder", "proxy"] {
+        let data = tempfile::tempdir().unwrap();
+        let mut process = Role::start(eagle().args(anywhere(role, data.path())).args(&flag));
+        let ready = process.ready();
+        let admin = ready["admin"].as_str().unwrap();
+        let status: Value = serde_json::from_str(&get(admin, "/status").1).unwrap();
+        assert_eq!(status["cluster"], serde_json::json!({"key": id, "accepted_keys": [id]}));
+        let metric = format!("eagle_{role}_cluster_key_info{{id=\"{id}\",use=\"own\"}} 1\n");
+        let (_, metrics) = get(admin, "/metrics");
+        assert!(metrics.contains(&metric), "{metrics}");
+        process.signal("TERM");
+        let (code, log) = process.end(Duration::from_secs(10));
+        assert_eq!(code, Some(0));
+        assert!(log.contains(&id) && !log.contains(&key) && !log.contains("there is no cluster key"), "{log}");
+    }
+    let shown = output(eagle().args(["config", "show"]).args(&flag).env("EAGLE_CLUSTER_KEY", ""));
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("key_file: ") && shown.contains("listen: 0.0.0.0:6969") && !shown.contains(&key), "{shown}");
+
+    // The steps of an exchange, as docs/membership.md has them.
+    let shell = |script: &str| {
+        let program = env!("CARGO_BIN_EXE_eagle");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-ec", &format!("umask 077; eagle() {{ {program} \"$@\"; }}; {script}")]);
+        let output = output(command.current_dir(directory.path()));
+        assert_eq!(output.status.code(), Some(0), "{script}: {}", stderr(&output));
+        let checked = eagle().args(["config", "check"]).args(&flag).output().unwrap();
+        assert_eq!(checked.status.code(), Some(0), "{script}: {}", stderr(&checked));
+        fs::read_to_string(&path).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let both = shell("cp -p cluster.key next.key; eagle cluster-key >> next.key; mv next.key cluster.key");
+    assert_eq!((both.len(), &both[0]), (2, &key));
+    let turned = shell("tac cluster.key > next.key; chmod 600 next.key; mv next.key cluster.key");
+    assert_eq!(turned, [both[1].clone(), both[0].clone()]);
+    let new = shell("head -n 1 cluster.key > next.key; chmod 600 next.key; mv next.key cluster.key");
+    assert_eq!(new, both[1..]);
+
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = output(eagle().arg("tracker").args(&flag));
+    assert_eq!(refused.status.code(), Some(78));
+    assert!(stderr(&refused).contains("--cluster-key-file: cluster.key_file: "), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("chmod 600"), "{}", stderr(&refused));
+}
+
+#[test]
+fn without_a_cluster_key_nothing_is_opened_to_others() {
+    for (role, flag) in [
+        ("tracker", "--listen"),
+        ("seeder", "--listen"),
+        ("seeder", "--p2p-listen"),
+        ("seeder", "--data-listen"),
+        ("proxy", "--p2p-listen"),
+        ("proxy", "--data-listen"),
+    ] {
+        let data = tempfile::tempdir().unwrap();
+        let mut arguments = anywhere(role, data.path());
+        let at = arguments.iter().position(|argument| argument == flag).unwrap();
+        arguments[at + 1] = "0.0.0.0:0".to_owned();
+        let refused = output(eagle().args(&arguments));
+        assert_eq!(refused.status.code(), Some(78), "{role} {flag}");
+        assert!(stderr(&refused).contains("eagle cluster-key"), "{}", stderr(&refused));
+        let mut process = Role::start(eagle().args(&arguments).env("EAGLE_CLUSTER__INSECURE", "true"));
+        process.ready();
+        process.signal("TERM");
+        let (_, log) = process.end(Duration::from_secs(10));
+        assert!(log.contains("cluster.insecure"), "{log}");
+    }
+    let checked = output(eagle().args(["config", "check", "--role", "tracker"]));
+    let said = String::from_utf8(checked.stdout).unwrap();
+    assert!(checked.status.success() && said.contains("only nodes on this machine can connect"), "{said}");
+}

@@ -6,12 +6,15 @@
 
 use std::{
     fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine as _;
 
 use crate::{
     process::{finish, succeed},
@@ -43,6 +46,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("seeder.persistence.size=big", "size"),
     ("image.digest=latest", "digest"),
     ("p2p.encryption=maybe", "encryption"),
+    ("cluster.key=secret", "key"),
+    ("cluster.keySecret.key=", "key"),
     ("proxy.ports.registry=70000", "registry"),
     ("registries[0].url=https://registry.example", "name"),
     ("registries[0].name=a.example,registries[0].username=u", "passwordSecret"),
@@ -144,11 +149,21 @@ impl Tools {
     /// What the chart writes for each role is a configuration that the role accepts.
     fn configuration(&self, chart: &Path, values: &Path, eagle: &Path) -> Result<()> {
         let rendered = succeed(&mut self.template(chart, values), DEADLINE)?;
+        let directory = tempfile::tempdir()?;
+        let key_file = directory.path().join("cluster.key");
+        match secret_text(&rendered)? {
+            // As it comes out of the Secret that the chart makes.
+            Some(text) => private_file(&key_file, &text)?,
+            None => drop(succeed(Command::new(eagle).args(["cluster-key", "--file"]).arg(&key_file), DEADLINE)?),
+        }
         for role in ["tracker", "seeder", "proxy"] {
             let config =
                 block(&rendered, &format!("{role}.yaml")).with_context(|| format!("no {role}.yaml in\n{rendered}"))?;
             // In the pod this file is there; here the machine's own stands in for it.
             let config = config.replace("/etc/eagle-ca/corporate/ca.pem", "/etc/ssl/certs/ca-certificates.crt");
+            let mounted =
+                config.lines().find_map(|line| line.trim().strip_prefix("key_file: ")).context("no key_file")?;
+            let config = config.replace(mounted, &key_file.display().to_string());
             let file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
             fs::write(file.path(), &config)?;
             let mut check = Command::new(eagle);
@@ -197,6 +212,21 @@ fn variables(rendered: &str, role: &str) -> Vec<(String, &'static str)> {
             _ => None,
         })
         .collect()
+}
+
+/// The cluster key in the Secret that the chart makes, if it does.
+fn secret_text(rendered: &str) -> Result<Option<Vec<u8>>> {
+    let Some((_, secret)) = rendered.split_once("\nkind: Secret\n") else { return Ok(None) };
+    let encoded = secret.lines().find_map(|line| line.trim().strip_prefix("cluster.key: "));
+    let encoded = encoded.with_context(|| format!("no cluster.key in the Secret:\n{secret}"))?;
+    let decode = || base64::engine::general_purpose::STANDARD.decode(encoded);
+    Ok(Some(decode().context("the data of the Secret is not base64")?))
+}
+
+/// A file for this user alone.
+fn private_file(path: &Path, text: &[u8]) -> Result<()> {
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text)?;
+    Ok(())
 }
 
 fn python_package(venv: &Path, package: &str) -> Result<()> {

@@ -2,8 +2,10 @@
 
 use std::{
     fmt::Write as _,
-    fs,
+    fs::{self, OpenOptions},
+    io::Write as _,
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -11,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     http,
@@ -21,8 +24,14 @@ use crate::{
 /// Every role starts in under a second; this is for a machine that compiles at the same time.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Name of the cluster key's file in the directory of a role.
+const KEY_FILE: &str = "cluster.key";
+
 /// From SIGTERM to the end, with pulls drained.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// The cluster key of the scenarios: `eagle` makes better ones.
+pub(crate) const CLUSTER_KEY: &str = "RWFnbGUncyB0ZXN0cyBhcmUgbWVtYmVycyBvZiBvbmU=";
 
 /// What a scenario sets. Everything else is Eagle's default, but for ports, which every role picks itself.
 #[derive(Debug, Clone, Copy)]
@@ -65,9 +74,15 @@ pub(crate) struct Role {
 }
 
 impl Role {
-    /// Starts `eagle ROLE` with a configuration file and waits until it says that it is ready.
+    /// Starts `eagle ROLE` with a configuration file and waits until it says that it is ready. It holds the cluster key
+    /// unless the configuration has a section about that.
     pub(crate) fn start(eagle: &Path, role: &str, directory: &Path, config: &str) -> Result<Self> {
         fs::create_dir_all(directory)?;
+        let mut config = config.to_owned();
+        if !config.contains("cluster:\n") {
+            write_keys(directory, &[CLUSTER_KEY])?;
+            write!(config, "cluster:\n  key_file: {}\n", directory.join(KEY_FILE).display())?;
+        }
         fs::write(directory.join("eagle.yaml"), config)?;
         let (process, ready) = launch(eagle, role, directory)?;
         Ok(Self { process, ready, directory: directory.to_owned(), eagle: eagle.to_owned() })
@@ -75,6 +90,17 @@ impl Role {
 
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.directory.join("data")
+    }
+
+    /// Gives it other cluster keys, which it finds by itself while it runs.
+    pub(crate) fn change_keys(&self, keys: &[&str]) -> Result<()> {
+        write_keys(&self.directory, keys)
+    }
+
+    /// The names of the cluster keys that it accepts now, its own first.
+    pub(crate) fn accepted_keys(&self) -> Result<Vec<String>> {
+        let status: Value = serde_json::from_slice(&http::request(self.ready.admin, "GET", "/status", &[])?.bytes()?)?;
+        Ok(serde_json::from_value(status["cluster"]["accepted_keys"].clone())?)
     }
 
     /// As a crash, or as a machine that is gone.
@@ -118,6 +144,14 @@ impl Role {
         ensure!(known, "no metric {name} at {}:\n{text}", self.ready.admin);
         Ok(sum)
     }
+}
+
+/// Puts the key file of a role in its place, whole or not at all.
+fn write_keys(directory: &Path, keys: &[&str]) -> Result<()> {
+    let next = directory.join("next.key");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+    file.write_all((keys.join("\n") + "\n").as_bytes())?;
+    Ok(fs::rename(next, directory.join(KEY_FILE))?)
 }
 
 fn launch(eagle: &Path, role: &str, directory: &Path) -> Result<(Process, Ready)> {

@@ -7,6 +7,16 @@ use eagle_proxy::forward::authority::Certificates;
 use super::{ConfigErrors, Loaded, read::ConfigError};
 use crate::cli::RoleArg;
 
+/// Names of the roles that a configuration is read for.
+pub(crate) const fn roles(role: RoleArg) -> &'static [&'static str] {
+    match role {
+        RoleArg::Tracker => &["tracker"],
+        RoleArg::Seeder => &["seeder"],
+        RoleArg::Proxy => &["proxy"],
+        RoleArg::Standalone | RoleArg::All => &["tracker", "seeder", "proxy"],
+    }
+}
+
 type Listener = ([&'static str; 2], SocketAddr);
 
 /// Checks what this role would use. `All` checks every role as if it ran alone, `Standalone` all in one process.
@@ -20,12 +30,9 @@ pub(crate) fn check(loaded: &Loaded, role: RoleArg) -> Result<(), ConfigErrors> 
     let seeder = matches!(role, RoleArg::Seeder | RoleArg::Standalone | RoleArg::All);
     let proxy = matches!(role, RoleArg::Proxy | RoleArg::Standalone | RoleArg::All);
 
-    let roles: &[&str] = match role {
-        RoleArg::Tracker => &["tracker"],
-        RoleArg::Seeder => &["seeder"],
-        RoleArg::Proxy => &["proxy"],
-        RoleArg::Standalone | RoleArg::All => &["tracker", "seeder", "proxy"],
-    };
+    let roles = roles(role);
+    cluster(loaded, &mut errors);
+    errors.extend(loaded.exposed(roles));
     let listeners = listeners(loaded);
     if role == RoleArg::Standalone {
         collisions(loaded, &listeners, &mut errors);
@@ -58,6 +65,30 @@ pub(crate) fn check(loaded: &Loaded, role: RoleArg) -> Result<(), ConfigErrors> 
     }
     registries(loaded, &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+}
+
+fn cluster(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
+    let cluster = &loaded.settings.cluster;
+    if cluster.key_file.is_some() && cluster.key.is_some() {
+        errors.push(loaded.error(&["cluster", "key"], "is given beside cluster.key_file; give one of them"));
+    } else if let Err(error) = cluster.keys() {
+        errors.push(loaded.error(&["cluster", error.key()], &error));
+    }
+    match cluster.tls.files() {
+        Err(missing) => {
+            let problem = "is missing; certificate, key and ca are given together";
+            errors.push(loaded.error(&["cluster", "tls", missing], problem));
+        }
+        Ok(None) => {}
+        Ok(Some(files)) => {
+            for (key, file) in [("certificate", &files.certificate), ("key", &files.key), ("ca", &files.ca)] {
+                if let Err(problem) = readable(file) {
+                    let problem = format_args!("{}: {problem}", file.display());
+                    errors.push(loaded.error(&["cluster", "tls", key], problem));
+                }
+            }
+        }
+    }
 }
 
 fn listeners(loaded: &Loaded) -> Vec<Listener> {

@@ -8,7 +8,8 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuratio
 const BEGIN: &str = "<!-- keys: written by the test of crates/eagle/src/config/documentation.rs -->\n";
 const END: &str = "<!-- end of keys -->\n";
 
-const PARTS: [(&str, &str); 8] = [
+const PARTS: [(&str, &str); 9] = [
+    ("cluster", include_str!("example/cluster.yaml")),
     ("tracker", include_str!("example/tracker.yaml")),
     ("seeder", include_str!("example/seeder.yaml")),
     ("proxy", include_str!("example/proxy.yaml")),

@@ -9,6 +9,8 @@ use super::{
 };
 
 const PREFIX: &str = "EAGLE_";
+/// The cluster key by the name that people give it, the same as `EAGLE_CLUSTER__KEY`.
+const CLUSTER_KEY: &str = "EAGLE_CLUSTER_KEY";
 
 /// Lays the variables that begin with `EAGLE_` on the tree. An empty variable counts as not given, as a pod template
 /// writes it for an optional value.
@@ -29,6 +31,10 @@ pub(crate) fn lay_on(
     for (name, value) in ours {
         let origin = Origin::Env(name.as_str().into());
         let value = value.into_string().map_err(|_| ConfigError::new(origin, &[], "the value is not UTF-8"))?;
+        if name == CLUSTER_KEY {
+            tree.set(&["cluster".to_owned(), "key".to_owned()], yaml::parse_variable(&value, &name)?);
+            continue;
+        }
         let path: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
         tree.set(&path, yaml::parse_variable(&value, &name)?);
     }

@@ -14,6 +14,7 @@ const HEAD: &str = "\
 /// A section's name and its text.
 type Part = (&'static str, &'static str);
 
+const CLUSTER: Part = ("cluster", include_str!("example/cluster.yaml"));
 const TRACKER: Part = ("tracker", include_str!("example/tracker.yaml"));
 const SEEDER: Part = ("seeder", include_str!("example/seeder.yaml"));
 const PROXY: Part = ("proxy", include_str!("example/proxy.yaml"));
@@ -26,10 +27,12 @@ const LOG: Part = ("log", include_str!("example/log.yaml"));
 /// The sections that a role reads, in order.
 const fn parts(role: RoleArg) -> &'static [Part] {
     match role {
-        RoleArg::Tracker => &[TRACKER, LOG],
-        RoleArg::Seeder => &[SEEDER, P2P, REGISTRIES, CREDENTIALS, PREHEAT, LOG],
-        RoleArg::Proxy => &[PROXY, P2P, REGISTRIES, CREDENTIALS, LOG],
-        RoleArg::Standalone | RoleArg::All => &[TRACKER, SEEDER, PROXY, P2P, REGISTRIES, CREDENTIALS, PREHEAT, LOG],
+        RoleArg::Tracker => &[CLUSTER, TRACKER, LOG],
+        RoleArg::Seeder => &[CLUSTER, SEEDER, P2P, REGISTRIES, CREDENTIALS, PREHEAT, LOG],
+        RoleArg::Proxy => &[CLUSTER, PROXY, P2P, REGISTRIES, CREDENTIALS, LOG],
+        RoleArg::Standalone | RoleArg::All => {
+            &[CLUSTER, TRACKER, SEEDER, PROXY, P2P, REGISTRIES, CREDENTIALS, PREHEAT, LOG]
+        }
     }
 }
 

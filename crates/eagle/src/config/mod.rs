@@ -3,6 +3,7 @@
 pub(crate) mod check;
 mod environment;
 pub(crate) mod example;
+mod exposure;
 mod flags;
 pub(crate) mod read;
 pub(crate) mod show;
@@ -23,11 +24,11 @@ use self::{
     read::ConfigError,
     tree::{Node, Origin, Value},
 };
-use crate::{p2p::P2pConfig, telemetry::LogConfig};
+use crate::{cluster::ClusterConfig, p2p::P2pConfig, telemetry::LogConfig};
 
 /// Names of the sections, in the order in which they are shown.
-pub(crate) const SECTIONS: [&str; 8] =
-    ["tracker", "seeder", "proxy", "p2p", "registries", "credentials", "preheat", "log"];
+pub(crate) const SECTIONS: [&str; 9] =
+    ["cluster", "tracker", "seeder", "proxy", "p2p", "registries", "credentials", "preheat", "log"];
 /// Largest configuration file, bytes. A real one has a few thousand; more is a wrong path.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -41,6 +42,7 @@ pub(crate) struct Section<C> {
 /// Everything that can be configured, typed.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
+    pub(crate) cluster: ClusterConfig,
     pub(crate) tracker: Section<TrackerConfig>,
     pub(crate) seeder: Section<SeederConfig>,
     pub(crate) proxy: Section<ProxyConfig>,
@@ -58,6 +60,7 @@ const fn loopback(port: u16) -> SocketAddr {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            cluster: ClusterConfig::default(),
             tracker: Section { role: TrackerConfig::default(), admin: loopback(6970) },
             seeder: Section { role: SeederConfig::default(), admin: loopback(55009) },
             proxy: Section { role: ProxyConfig::default(), admin: loopback(43003) },
@@ -109,8 +112,11 @@ impl Loaded {
     /// # Errors
     /// Everything that cannot be read, by key and place; at most one problem per section.
     pub(crate) fn from(sources: Sources) -> Result<Self, ConfigErrors> {
-        let written = sources.read().map_err(|error| ConfigErrors(vec![error]))?;
-        Ok(Self { settings: Settings::from_tree(written.clone())?, written })
+        let mut written = sources.read().map_err(|error| ConfigErrors(vec![error]))?;
+        exposure::leave_open(&mut written);
+        let mut settings = Settings::from_tree(written.clone())?;
+        exposure::apply(&mut settings, &written);
+        Ok(Self { settings, written })
     }
 
     /// Where the value at this path was written, for an error that only shows later.
@@ -196,6 +202,7 @@ impl Settings {
                 }
             };
         }
+        read!(settings.cluster, section(&mut tree, "cluster"));
         read!(settings.tracker, role_section(&mut tree, "tracker", defaults.tracker.admin));
         read!(settings.seeder, role_section(&mut tree, "seeder", defaults.seeder.admin));
         read!(settings.proxy, role_section(&mut tree, "proxy", defaults.proxy.admin));
@@ -215,6 +222,7 @@ impl Settings {
         let mut tree = Node::empty();
         for name in sections {
             let node = match *name {
+                "cluster" => as_tree(&self.cluster),
                 "tracker" => with_admin(&self.tracker),
                 "seeder" => with_admin(&self.seeder),
                 "proxy" => with_admin(&self.proxy),

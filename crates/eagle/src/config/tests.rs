@@ -200,7 +200,7 @@ fn the_examples_load_name_every_key_and_give_its_default() {
         let loaded = load(&text, &[], Flags::default()).unwrap();
         check::check(&loaded, role).unwrap();
         let sections = example::sections(role);
-        let defaults = Settings::default().to_tree(&sections);
+        let defaults = Loaded::from(Sources::default()).unwrap().settings.to_tree(&sections);
         assert_eq!(show::plain(&loaded.settings.to_tree(&sections)), show::plain(&defaults));
         let written = yaml::parse_file(&text, std::path::Path::new("example")).unwrap();
         let (written, known) = (all_keys(&written), all_keys(&defaults));

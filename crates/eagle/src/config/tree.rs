@@ -38,7 +38,7 @@ pub(crate) struct Node {
 }
 
 /// What was written. Scalars stay text: only the type that reads them knows whether `12` is a number.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum Value {
     Null,
     /// `plain` is false for quoted text, which is never a number or a truth value.
@@ -48,6 +48,18 @@ pub(crate) enum Value {
     },
     List(Vec<Node>),
     Map(Vec<(Key, Node)>),
+}
+
+/// Leaves scalars out: some are secrets, and which is only known once they have types.
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("Null"),
+            Self::Scalar { .. } => f.write_str("Scalar(..)"),
+            Self::List(items) => f.debug_list().entries(items).finish(),
+            Self::Map(entries) => f.debug_map().entries(entries.iter().map(|(key, node)| (&key.name, node))).finish(),
+        }
+    }
 }
 
 /// A key of a map and where it was written.

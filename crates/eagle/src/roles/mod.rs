@@ -27,8 +27,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Admin,
+    cli::RoleArg,
+    cluster::Cluster,
     commands::Launch,
-    config::Loaded,
+    config::{Loaded, check},
     exit::{Exit, Failure},
     shutdown::{self, DRAIN, Signals},
 };
@@ -40,6 +42,17 @@ pub(crate) enum Role {
     Seeder,
     Proxy,
     Standalone,
+}
+
+impl From<Role> for RoleArg {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Tracker => Self::Tracker,
+            Role::Seeder => Self::Seeder,
+            Role::Proxy => Self::Proxy,
+            Role::Standalone => Self::Standalone,
+        }
+    }
 }
 
 /// The addresses that a role is bound to.
@@ -93,12 +106,19 @@ pub(crate) async fn run(role: Role, launch: Launch) -> Result<()> {
     let begun = Instant::now();
     let mut signals = Signals::listen().context("signals cannot be received")?;
     let shutdown = CancellationToken::new();
+    let loaded = &launch.loaded;
+    if let Some(notice) = loaded.exposure_notice(check::roles(role.into())) {
+        tracing::warn!("{notice}");
+    }
+    let cluster = Cluster::start(&loaded.settings.cluster)
+        .await
+        .map_err(|error| Exit::config(loaded.error(&["cluster", error.key()], &error)))?;
     let starting = async {
         Ok::<_, anyhow::Error>(match role {
-            Role::Tracker => vec![tracker::start(&launch.loaded, shutdown.clone()).await?],
-            Role::Seeder => vec![seeder::start(&launch.loaded, shutdown.clone()).await?],
-            Role::Proxy => vec![proxy::start(&launch.loaded, shutdown.clone()).await?],
-            Role::Standalone => standalone::start(&launch.loaded, shutdown.clone()).await?,
+            Role::Tracker => vec![tracker::start(loaded, &cluster, shutdown.clone()).await?],
+            Role::Seeder => vec![seeder::start(loaded, &cluster, shutdown.clone()).await?],
+            Role::Proxy => vec![proxy::start(loaded, &cluster, shutdown.clone()).await?],
+            Role::Standalone => standalone::start(loaded, &cluster, shutdown.clone()).await?,
         })
     };
     let running = tokio::select! {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use eagle_cluster::{MemberTls, Membership};
 use eagle_p2p::node::StartError as NodeError;
 use eagle_proxy::{Proxy, ProxyConfig, ProxyDeps, StartError};
 use eagle_registry::Registries;
@@ -11,16 +10,17 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, Running, admin, failed_at, node_failed, prepare_data_dir, registries};
-use crate::{config::Loaded, exit::Exit, limits::HostLimits};
+use crate::{cluster::Cluster, config::Loaded, exit::Exit, limits::HostLimits};
 
-pub(super) async fn start(loaded: &Loaded, shutdown: CancellationToken) -> Result<Running> {
+pub(super) async fn start(loaded: &Loaded, cluster: &Cluster, shutdown: CancellationToken) -> Result<Running> {
     let config = loaded.settings.proxy.role.clone();
-    start_with(loaded, config, registries(loaded)?, shutdown).await
+    start_with(loaded, cluster, config, registries(loaded)?, shutdown).await
 }
 
 /// Starts a proxy with this configuration in place of the one that was loaded.
 pub(super) async fn start_with(
     loaded: &Loaded,
+    cluster: &Cluster,
     config: ProxyConfig,
     registries: Arc<Registries>,
     shutdown: CancellationToken,
@@ -30,12 +30,13 @@ pub(super) async fn start_with(
     let p2p = &loaded.settings.p2p;
     let deps = ProxyDeps {
         registries,
-        membership: Membership::Open,
+        membership: cluster.membership().clone(),
         topology: p2p.topology.clone(),
         encryption: p2p.encryption,
-        members: MemberTls::open(),
+        members: cluster.members().clone(),
     };
     let mut metrics = Registry::default();
+    cluster.register("proxy", &mut metrics);
     let proxy = Proxy::start(config, deps, &mut metrics, shutdown).await.map_err(|error| match error {
         StartError::Config(error) => Exit::config(loaded.error(&["proxy", error.key], error.problem)).into(),
         StartError::Authority(error) => Exit::config(loaded.error(&["proxy", "forward", "ca_dir"], error)).into(),
@@ -55,6 +56,7 @@ pub(super) async fn start_with(
     let (download, upload) = (proxy.node().download_limiter().clone(), proxy.node().upload_limiter().clone());
     admin.state().images(proxy.images().clone());
     admin.state().limits(HostLimits { download, upload });
+    admin.state().membership(cluster.membership().clone());
     admin.state().running(metrics, proxy.status_handle());
     Ok(Running { addresses, admin, ended: Box::pin(proxy.wait()) })
 }

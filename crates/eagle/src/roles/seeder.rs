@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use eagle_cluster::{MemberTls, Membership};
 use eagle_p2p::node::StartError as NodeError;
 use eagle_registry::Registries;
 use eagle_seeder::{Seeder, SeederConfig, SeederDeps, StartError, StorageLocation};
@@ -11,16 +10,17 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, Running, Slot, admin, failed_at, node_failed, prepare_data_dir, registries};
-use crate::{config::Loaded, exit::Exit, limits::HostLimits};
+use crate::{cluster::Cluster, config::Loaded, exit::Exit, limits::HostLimits};
 
-pub(super) async fn start(loaded: &Loaded, shutdown: CancellationToken) -> Result<Running> {
+pub(super) async fn start(loaded: &Loaded, cluster: &Cluster, shutdown: CancellationToken) -> Result<Running> {
     let config = loaded.settings.seeder.role.clone();
-    start_with(loaded, config, registries(loaded)?, shutdown).await
+    start_with(loaded, cluster, config, registries(loaded)?, shutdown).await
 }
 
 /// Starts a seeder with this configuration in place of the one that was loaded.
 pub(super) async fn start_with(
     loaded: &Loaded,
+    cluster: &Cluster,
     config: SeederConfig,
     registries: Arc<Registries>,
     shutdown: CancellationToken,
@@ -33,12 +33,13 @@ pub(super) async fn start_with(
     let p2p = &loaded.settings.p2p;
     let deps = SeederDeps {
         registries,
-        membership: Membership::Open,
+        membership: cluster.membership().clone(),
         topology: p2p.topology.clone(),
         encryption: p2p.encryption,
-        members: MemberTls::open(),
+        members: cluster.members().clone(),
     };
     let mut metrics = Registry::default();
+    cluster.register("seeder", &mut metrics);
     let seeder = Seeder::start(config, deps, &mut metrics, shutdown.clone()).await.map_err(|error| match error {
         StartError::Config(error) => Exit::config(loaded.error(&["seeder", error.key], error.problem)).into(),
         StartError::Listen { address, source } => {
@@ -58,6 +59,7 @@ pub(super) async fn start_with(
     admin.state().images(seeder.images().clone());
     admin.state().limits(HostLimits { download, upload });
     let slot = Slot::new(seeder);
+    admin.state().membership(cluster.membership().clone());
     admin.state().running(metrics, slot.view(Seeder::status));
     let ended = Box::pin(async move {
         shutdown.cancelled().await;

@@ -10,20 +10,20 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::{Running, proxy, registries, seeder, tracker};
-use crate::config::Loaded;
+use crate::{cluster::Cluster, config::Loaded};
 
 /// Starts the three, in the order in which they need each other. Seeder and proxy ask the tracker and the seeder of this
 /// process unless others are configured.
-pub(super) async fn start(loaded: &Loaded, shutdown: CancellationToken) -> Result<Vec<Running>> {
+pub(super) async fn start(loaded: &Loaded, cluster: &Cluster, shutdown: CancellationToken) -> Result<Vec<Running>> {
     let registries = registries(loaded)?;
-    let tracker = tracker::start(loaded, shutdown.clone()).await?;
+    let tracker = tracker::start(loaded, cluster, shutdown.clone()).await?;
     let own_tracker = loopback(tracker.addresses.listen)?;
 
     let mut config = loaded.settings.seeder.role.clone();
     if config.trackers.is_empty() {
         config.trackers.push(own_tracker.clone());
     }
-    let seeder = seeder::start_with(loaded, config, Arc::clone(&registries), shutdown.clone()).await?;
+    let seeder = seeder::start_with(loaded, cluster, config, Arc::clone(&registries), shutdown.clone()).await?;
 
     let mut config = loaded.settings.proxy.role.clone();
     if config.trackers.is_empty() {
@@ -32,7 +32,7 @@ pub(super) async fn start(loaded: &Loaded, shutdown: CancellationToken) -> Resul
     if config.seeders.is_empty() {
         config.seeders.push(loopback(seeder.addresses.listen)?);
     }
-    let proxy = proxy::start_with(loaded, config, registries, shutdown).await?;
+    let proxy = proxy::start_with(loaded, cluster, config, registries, shutdown).await?;
     Ok(vec![tracker, seeder, proxy])
 }
 

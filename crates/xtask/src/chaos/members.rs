@@ -16,7 +16,10 @@ use super::{
     network::Network,
     plan::{Member, Plan},
 };
-use crate::process::{Process, succeed};
+use crate::{
+    cluster::CLUSTER_KEY,
+    process::{Process, succeed},
+};
 
 /// From SIGTERM to the end, with everything drained.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
@@ -202,7 +205,8 @@ fn configuration(
     let trackers = urls(Member::Tracker, plan.trackers, 6969);
     let seeders = urls(Member::Seeder, plan.seeders, 55008);
     let mut config = format!(
-        "p2p:\n  encryption: {}\n\
+        "cluster:\n  key: {CLUSTER_KEY}\n\
+         p2p:\n  encryption: {}\n\
          registries:\n  - name: docker.io\n    url: http://{origin}\n    connect_timeout: 2s\n    response_timeout: 3s\n    stall_timeout: 2s\n\
          log:\n  level: info\n  format: text\n",
         plan.encryption

@@ -5,6 +5,7 @@ mod cache;
 mod configured;
 mod forward;
 mod limits;
+mod membership;
 mod outages;
 mod preheat;
 mod private;
@@ -152,6 +153,16 @@ const ALL: &[Scenario] = &[
         name: "cache-commands",
         proves: "eagle cache lists, pins across a restart, finds and removes a corrupt blob, and removes an image from disk and tracker",
         run: cache::cache,
+    },
+    Scenario {
+        name: "strangers",
+        proves: "nodes with another cluster key or none get no byte of an image that members pull, and ports and APIs tell strangers nothing",
+        run: membership::strangers,
+    },
+    Scenario {
+        name: "cluster-key-changes",
+        proves: "docker and two clients pull through three nodes while the cluster key is exchanged in three steps; the registry serves every blob once",
+        run: membership::key_changes_during_pulls,
     },
     Scenario {
         name: "bad-requests",
