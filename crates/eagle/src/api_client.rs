@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
+use eagle_cluster::{MemberClient, MemberTls};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::{
@@ -24,7 +25,7 @@ const MAX_ANSWER: usize = 64 << 20;
 pub(crate) struct ApiClient {
     base: Url,
     token: Option<HeaderValue>,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: MemberClient<Full<Bytes>>,
     deadline: Duration,
 }
 
@@ -54,7 +55,12 @@ impl ApiClient {
         if let Some(token) = &mut token {
             token.set_sensitive(true);
         }
-        Ok(Self { base, token, client: Client::builder(TokioExecutor::new()).build_http(), deadline })
+        Ok(Self { base, token, client: client(&MemberTls::open()), deadline })
+    }
+
+    /// The same as a member of the cluster, if there is something to prove that with.
+    pub(crate) fn member(self, members: &MemberTls) -> Self {
+        Self { client: client(members), ..self }
     }
 
     /// One request; the answer when it is one of success.
@@ -101,6 +107,10 @@ impl ApiClient {
         }
         serde_json::from_slice(&body).with_context(|| format!("{url} answered something else than Eagle would"))
     }
+}
+
+fn client(members: &MemberTls) -> MemberClient<Full<Bytes>> {
+    MemberClient::new(members, HttpConnector::new(), Client::builder(TokioExecutor::new()))
 }
 
 /// What an error says: the messages of the OCI form, or else the body's beginning on one line.

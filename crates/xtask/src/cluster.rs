@@ -44,11 +44,13 @@ pub(crate) struct Settings {
     pub(crate) rate: &'static str,
     /// Of the proxies.
     pub(crate) cache_limit: u64,
+    /// Whether there is a cluster key. Without one, scenarios can ask the APIs of tracker and seeder themselves.
+    pub(crate) keyed: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { nodes: 1, encryption: "tls", rate: "unlimited", cache_limit: 100 << 30 }
+        Self { nodes: 1, encryption: "tls", rate: "unlimited", cache_limit: 100 << 30, keyed: true }
     }
 }
 
@@ -81,7 +83,8 @@ impl Role {
         let mut config = config.to_owned();
         if !config.contains("cluster:\n") {
             write_keys(directory, &[CLUSTER_KEY])?;
-            write!(config, "cluster:\n  key_file: {}\n", directory.join(KEY_FILE).display())?;
+            // In front: scenarios add lines to the last section.
+            config.insert_str(0, &format!("cluster:\n  key_file: {}\n", directory.join(KEY_FILE).display()));
         }
         fs::write(directory.join("eagle.yaml"), config)?;
         let (process, ready) = launch(eagle, role, directory)?;
@@ -90,6 +93,11 @@ impl Role {
 
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.directory.join("data")
+    }
+
+    /// The file with its cluster keys.
+    pub(crate) fn key_file(&self) -> PathBuf {
+        self.directory.join(KEY_FILE)
     }
 
     /// Gives it other cluster keys, which it finds by itself while it runs.
@@ -190,7 +198,7 @@ impl Cluster {
             scene.eagle,
             "tracker",
             &directory.join("tracker"),
-            "tracker:\n  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n",
+            &format!("tracker:\n  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n{}", membership(settings)),
         )?;
         let seeder_directory = directory.join("seeder");
         let mut config = common(origin, settings);
@@ -247,11 +255,17 @@ impl Cluster {
 /// The sections that seeder and proxy share.
 pub(crate) fn common(origin: SocketAddr, settings: Settings) -> String {
     format!(
-        "p2p:\n  encryption: {}\n\
+        "{}p2p:\n  encryption: {}\n\
          registries:\n  - name: docker.io\n    url: http://{origin}\n\
          log:\n  level: info\n",
+        membership(settings),
         settings.encryption
     )
+}
+
+/// The section about the cluster, where it is not the one that every role gets.
+fn membership(settings: Settings) -> &'static str {
+    if settings.keyed { "" } else { "cluster:\n  insecure: false\n" }
 }
 
 /// What is the same in the sections of seeder and proxy.

@@ -10,6 +10,7 @@ use eagle_seeder::preheat::{NodeTarget, Platforms};
 Examples:
   eagle preheat --wait debian:12 ghcr.io/org/app:1.4
   eagle preheat --platform linux/amd64,linux/arm64 --nodes all --file images.txt
+  eagle preheat --cluster-key-file /etc/eagle/cluster.key --seeder http://seeder:55008 debian:12
   eagle preheat --seeder http://seeder:55008 --json --wait debian:12 | jq '.images[].blobs[]'
 
 Without --wait the name of the job is printed; GET /v1/preheat/NAME tells how it goes, DELETE cancels it.")]
@@ -32,6 +33,9 @@ pub(crate) struct PreheatArgs {
     /// What preheat.token of the seeder says
     #[arg(long, env = "EAGLE_PREHEAT__TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub(crate) token: Option<String>,
+    /// File with the cluster key, for a seeder that has one and no token
+    #[arg(long, env = "EAGLE_CLUSTER__KEY_FILE", value_name = "FILE")]
+    pub(crate) cluster_key_file: Option<PathBuf>,
     /// Wait until it is done; fails if anything could not be fetched
     #[arg(long)]
     pub(crate) wait: bool,

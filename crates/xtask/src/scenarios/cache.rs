@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 pub(super) fn cache(scene: &Scene<'_>) -> Result<()> {
     let registry = scene.registry()?;
-    let mut cluster = Cluster::start(scene, registry.address(), Settings::default())?;
+    let mut cluster = Cluster::start(scene, registry.address(), Settings { keyed: false, ..Settings::default() })?;
     let name = format!("docker.io/{REPOSITORY}:{TAG}");
     let all = u64::try_from(scene.image.blobs().count())?;
     let largest = scene.image.largest();

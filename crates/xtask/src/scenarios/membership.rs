@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    process::Command,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
@@ -15,8 +16,10 @@ use super::{
 };
 use crate::{
     cluster::{CLUSTER_KEY, Cluster, Role, Settings, common, node},
-    http, oci,
-    process::wait_until,
+    http,
+    image::{REPOSITORY, TAG},
+    oci,
+    process::{finish, wait_until},
     runtimes::{Docker, Mirror, Runtime},
 };
 
@@ -34,6 +37,9 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// How long a port may take to close on a stranger. Members have 5 s to say who they are.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// All of it is there already.
+const PREHEAT_DEADLINE: Duration = Duration::from_secs(60);
 
 pub(super) fn strangers(scene: &Scene<'_>) -> Result<()> {
     let registry = scene.registry()?;
@@ -84,6 +90,17 @@ pub(super) fn strangers(scene: &Scene<'_>) -> Result<()> {
         let said = String::from_utf8_lossy(&response.bytes()?).into_owned();
         ensure!(!said.contains("sha256") && !said.contains("12D3KooW"), "a stranger is told: {said}");
     }
+    // The command of an administrator is a member if it holds the key.
+    let preheat = |key: &[&str]| {
+        let mut command = Command::new(scene.eagle);
+        command.args(["preheat", "--wait", "--seeder"]).arg(format!("http://{}", cluster.seeder.ready.listen));
+        finish(command.args(key).arg(format!("{REPOSITORY}:{TAG}")), PREHEAT_DEADLINE)
+    };
+    let key_file = cluster.seeder.key_file().display().to_string();
+    let member = preheat(&["--cluster-key-file", &key_file])?;
+    ensure!(member.status.success(), "eagle preheat with the key: {}{}", member.stdout, member.stderr);
+    let stranger = preheat(&[])?;
+    ensure!(stranger.status.code() == Some(1) && stranger.stderr.contains("403"), "without: {}", stranger.stderr);
     registry.expect_each_once(scene.image.blobs())
 }
 

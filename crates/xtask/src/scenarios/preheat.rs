@@ -27,7 +27,8 @@ const DEADLINE: Duration = Duration::from_secs(180);
 
 pub(super) fn preheat(scene: &Scene<'_>) -> Result<()> {
     let mut registry = scene.registry()?;
-    let mut cluster = Cluster::start(scene, registry.address(), Settings { nodes: 2, ..Settings::default() })?;
+    let mut cluster =
+        Cluster::start(scene, registry.address(), Settings { nodes: 2, keyed: false, ..Settings::default() })?;
     let job = eagle_preheat(scene, &cluster.seeder, &["--nodes", "all", &format!("{REPOSITORY}:{TAG}")])?;
     registry.expect_each_once(scene.image.blobs())?;
     let told: Vec<&Value> = job["images"][0]["blobs"].as_array().context("no blobs in the report")?.iter().collect();
@@ -65,7 +66,7 @@ pub(super) fn preheat(scene: &Scene<'_>) -> Result<()> {
 pub(super) fn push_notification(scene: &Scene<'_>) -> Result<()> {
     // Each has to know the other's address before it starts.
     let address = free_address()?;
-    let mut cluster = Cluster::start(scene, address, Settings { nodes: 0, ..Settings::default() })?;
+    let mut cluster = Cluster::start(scene, address, Settings { nodes: 0, keyed: false, ..Settings::default() })?;
     let rules = "preheat:\n  notification_secret: open sesame\n  rules:\n  - images: docker.io/library/*\n";
     cluster.configure_seeder(rules)?;
     cluster.add_node()?;
@@ -103,7 +104,8 @@ pub(super) fn push_notification(scene: &Scene<'_>) -> Result<()> {
 
 pub(super) fn schedule(scene: &Scene<'_>) -> Result<()> {
     let registry = scene.registry()?;
-    let mut cluster = Cluster::start(scene, registry.address(), Settings { nodes: 0, ..Settings::default() })?;
+    let mut cluster =
+        Cluster::start(scene, registry.address(), Settings { nodes: 0, keyed: false, ..Settings::default() })?;
     let file = scene.directory.join("images.txt");
     fs::write(&file, format!("# what is rolled out next\n{REPOSITORY}:{TAG}\n"))?;
     let page = serve("no/such:image\n".to_owned())?;
