@@ -105,9 +105,14 @@ impl Role {
         write_keys(&self.directory, keys)
     }
 
+    /// What it says of itself.
+    pub(crate) fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_slice(&http::request(self.ready.admin, "GET", "/status", &[])?.bytes()?)?)
+    }
+
     /// The names of the cluster keys that it accepts now, its own first.
     pub(crate) fn accepted_keys(&self) -> Result<Vec<String>> {
-        let status: Value = serde_json::from_slice(&http::request(self.ready.admin, "GET", "/status", &[])?.bytes()?)?;
+        let status = self.status()?;
         Ok(serde_json::from_value(status["cluster"]["accepted_keys"].clone())?)
     }
 
