@@ -1,5 +1,6 @@
 //! Load tests and benchmarks of Eagle, on real processes and real sockets.
 
+mod cache;
 mod cli;
 mod client;
 mod cluster;
@@ -47,6 +48,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Swarm(args) => block_on(swarm::run(*args)),
         Command::Pull(args) => block_on(pull::run(*args)),
         Command::Serve(args) => block_on(serve::run(args)),
+        Command::Cache(args) => block_on(cache::run(args)),
         Command::Limits(args) => block_on(limits::run(args)),
         Command::Origin(args) => block_on(origin::run(args)),
     }

@@ -18,6 +18,19 @@ pub enum Rate {
     Unlimited,
 }
 
+/// A part of something, in whole hundredths of it, at most all of it. Written `95%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Percent(u8);
+
+/// How much of a file system is left to others: written as a size, or as a part of the file system such as `5%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FreeSpace {
+    /// So many bytes.
+    Bytes(u64),
+    /// That part of the file system's size.
+    Part(Percent),
+}
+
 /// A text that is not a size or rate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseUnitError {
@@ -27,6 +40,12 @@ pub enum ParseUnitError {
     /// Not a rate.
     #[error("{0:?} is not a rate; write for instance 50MiB/s, 10MB/s or unlimited")]
     Rate(String),
+    /// Not a part of something.
+    #[error("{0:?} is not a part; write for instance 95%, from 0% to 100%")]
+    Percent(String),
+    /// Not an amount of free space.
+    #[error("{0:?} is neither a size nor a part; write for instance 10GiB or 5%")]
+    FreeSpace(String),
 }
 
 impl FromStr for Size {
@@ -95,6 +114,70 @@ impl fmt::Display for Rate {
     }
 }
 
+impl Percent {
+    /// All of it.
+    pub const ALL: Self = Self(100);
+
+    /// So many hundredths; `None` for more than all of it.
+    pub const fn new(hundredths: u8) -> Option<Self> {
+        if hundredths <= 100 { Some(Self(hundredths)) } else { None }
+    }
+
+    /// This part of `whole`, rounded down.
+    pub fn of(self, whole: u64) -> u64 {
+        let part = u128::from(whole) * u128::from(self.0) / 100;
+        // Never more than `whole`.
+        u64::try_from(part).unwrap_or(whole)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = ParseUnitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = text.strip_suffix('%').filter(|number| number.starts_with(|c: char| c.is_ascii_digit()));
+        let part = number.and_then(|number| number.parse().ok()).and_then(Self::new);
+        part.ok_or_else(|| ParseUnitError::Percent(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+impl FreeSpace {
+    /// Bytes of it on a file system of `total` bytes.
+    pub fn bytes(self, total: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Part(part) => part.of(total),
+        }
+    }
+}
+
+impl FromStr for FreeSpace {
+    type Err = ParseUnitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = |_| ParseUnitError::FreeSpace(text.to_owned());
+        if text.ends_with('%') {
+            return text.parse().map(Self::Part).map_err(error);
+        }
+        text.parse().map(|Size(bytes)| Self::Bytes(bytes)).map_err(error)
+    }
+}
+
+impl fmt::Display for FreeSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => Size(*bytes).fmt(f),
+            Self::Part(part) => part.fmt(f),
+        }
+    }
+}
+
 /// What a unit may be written as in a configuration file.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -125,6 +208,8 @@ macro_rules! as_text {
 
 as_text!(Size);
 as_text!(Rate);
+as_text!(Percent);
+as_text!(FreeSpace);
 
 #[cfg(test)]
 mod tests {
@@ -142,6 +227,22 @@ mod tests {
         assert_eq!("unlimited".parse(), Ok(Rate::Unlimited));
         for bad in ["", "0", "-1MB/s", "fast", "NaN", "inf", "1 parsec/s"] {
             assert!(bad.parse::<Rate>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn parts_are_of_something() {
+        let part = |text: &str| text.parse::<Percent>().unwrap();
+        assert_eq!((part("0%").of(u64::MAX), part("100%").of(u64::MAX)), (0, u64::MAX));
+        assert_eq!((part("95%").of(200), part("95%").to_string()), (190, "95%".to_owned()));
+        assert_eq!("5%".parse::<FreeSpace>().unwrap().bytes(1000), 50);
+        assert_eq!("10GiB".parse::<FreeSpace>().unwrap().bytes(1000), 10 << 30);
+        assert_eq!("10GiB".parse::<FreeSpace>().unwrap().to_string(), "10GiB");
+        for bad in ["", "%", "101%", "-1%", "+5%", "5", "1.5%", "half"] {
+            assert!(bad.parse::<Percent>().is_err(), "{bad}");
+        }
+        for bad in ["", "101%", "lots", "-1"] {
+            assert!(bad.parse::<FreeSpace>().is_err(), "{bad}");
         }
     }
 

@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
-use eagle_core::units::{Rate, Size};
+use eagle_core::units::{FreeSpace, Percent, Rate, Size};
 use eagle_registry::{RegistryName, config::duration};
 use eagle_seeder::client::check_seeder_url;
+use eagle_store::cache::{CacheSettings, defaults};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -37,6 +38,14 @@ pub struct ProxyConfig {
     pub data_dir: PathBuf,
     /// Most bytes of blobs that are kept.
     pub cache_limit: Size,
+    /// The part of `cache_limit` above which the least recently used blobs are removed in the background.
+    pub cache_high: Percent,
+    /// The part of `cache_limit` that is left then.
+    pub cache_low: Percent,
+    /// What is left free on the file system of the blobs.
+    pub min_free: FreeSpace,
+    /// How fast blobs are read again to find damaged ones; `None`: they are not.
+    pub scrub_rate: Option<Rate>,
     /// Most bytes per second from peers, seeders and origins.
     pub download_rate: Rate,
     /// Most bytes per second to peers.
@@ -110,6 +119,10 @@ impl Default for ProxyConfig {
             advertise: None,
             data_dir: PathBuf::from("/var/lib/eagle/proxy"),
             cache_limit: Size(100 << 30),
+            cache_high: defaults::HIGH,
+            cache_low: defaults::LOW,
+            min_free: defaults::MIN_FREE,
+            scrub_rate: Some(defaults::SCRUB_RATE),
             download_rate: Rate::Limited(50 << 20),
             upload_rate: Rate::Limited(50 << 20),
             seeders: Vec::new(),
@@ -140,6 +153,12 @@ pub struct ConfigError {
 }
 
 impl ProxyConfig {
+    /// How the cache is kept.
+    pub(crate) fn cache_settings(&self) -> CacheSettings {
+        let Self { cache_limit, cache_high, cache_low, min_free, scrub_rate, .. } = *self;
+        CacheSettings { limit: cache_limit.0, high: cache_high, low: cache_low, min_free, scrub_rate }
+    }
+
     /// Checks what the types alone do not.
     ///
     /// # Errors
@@ -151,6 +170,9 @@ impl ProxyConfig {
         }
         if self.data_dir.as_os_str().is_empty() {
             return error("data_dir", "give a directory".to_owned());
+        }
+        if let Err((key, problem)) = self.cache_settings().check() {
+            return error(key, problem);
         }
         if !(SHORTEST_STALL..=LONGEST_STALL).contains(&self.stall_timeout) {
             let problem = format!("{:?} is not from {SHORTEST_STALL:?} to {LONGEST_STALL:?}", self.stall_timeout);
@@ -218,6 +240,8 @@ mod tests {
         for (text, key) in [
             (r#"{"advertise": "0.0.0.0"}"#, "advertise"),
             (r#"{"data_dir": ""}"#, "data_dir"),
+            (r#"{"cache_high": "80%", "cache_low": "81%"}"#, "cache_low"),
+            (r#"{"min_free": "100%"}"#, "min_free"),
             (r#"{"stall_timeout": "1ms"}"#, "stall_timeout"),
             (r#"{"stall_timeout": "10m"}"#, "stall_timeout"),
             (r#"{"seeders": ["ftp://x"]}"#, "seeders"),

@@ -158,19 +158,12 @@ impl Downloads {
     pub async fn open(&self, request: BlobRequest) -> Result<OpenBlob, Arc<BlobError>> {
         let mut own_attempt = false;
         loop {
-            if let Some(open) = self.cached(request.digest).await {
-                return Ok(open);
+            if let Some((size, source)) = self.cached(request.digest).await {
+                return Ok(OpenBlob::new(self.clone(), request, size, source));
             }
             let (ticket, started_it) = self.attach(request.clone());
             let error = match self.wait_for_size(&ticket).await {
-                Ok(size) => {
-                    return Ok(OpenBlob::new(
-                        Arc::clone(&self.0.context),
-                        request.digest,
-                        size,
-                        Opened::Arriving(ticket),
-                    ));
-                }
+                Ok(size) => return Ok(OpenBlob::new(self.clone(), request, size, Opened::Arriving(ticket))),
                 Err(error) => error,
             };
             // A download that somebody else began may have failed for their credentials' sake.
@@ -216,11 +209,15 @@ impl Downloads {
         self.0.context.tasks.wait().await;
     }
 
-    async fn cached(&self, digest: Digest) -> Option<OpenBlob> {
-        let open = |size, source| Some(OpenBlob::new(Arc::clone(&self.0.context), digest, size, source));
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.0.context
+    }
+
+    /// The blob, with its size, when it is here.
+    async fn cached(&self, digest: Digest) -> Option<(u64, Opened)> {
         if let Some(content) = self.0.small.get(&digest) {
             if self.0.context.cache.touch(digest) {
-                return open(content.len() as u64, Opened::Memory(content));
+                return Some((content.len() as u64, Opened::Memory(content)));
             }
             self.0.small.remove(&digest);
         }
@@ -228,12 +225,14 @@ impl Downloads {
         let size = blob.size();
         let whole = Whole { reader: blob.reader() };
         if size > MAX_SMALL {
-            return open(size, Opened::Cached(Arc::new(whole)));
+            return Some((size, Opened::Cached(Arc::new(whole))));
         }
         let content = match whole.reader.read_at(0, usize::try_from(size).unwrap_or(usize::MAX)).await {
             Ok(content) => content,
             Err(error) => {
+                // If it was damaged, the cache has dropped it, and it is fetched again.
                 tracing::warn!(%digest, %error, "a cached blob cannot be read");
+                self.0.context.metrics.verification_failure();
                 return None;
             }
         };
@@ -248,7 +247,7 @@ impl Downloads {
         // A copy of its own: the buffer that it was read into is larger.
         let content = Bytes::copy_from_slice(&content);
         self.0.small.put(digest, content.clone());
-        open(size, Opened::Memory(content))
+        Some((size, Opened::Memory(content)))
     }
 
     /// A place among the readers of the blob's download, which is begun when there is none.

@@ -218,6 +218,8 @@ impl Collector for StateCollector {
         for (name, help, value) in [
             ("cache_evictions", "Blobs removed to make room", stats.evictions),
             ("cache_evicted_bytes", "Bytes removed to make room", stats.evicted_bytes),
+            ("cache_damaged", "Blobs dropped because their content was gone, unreadable or wrong", stats.damaged),
+            ("cache_scrubbed_bytes", "Bytes read again to find damage", stats.scrubbed_bytes),
             ("upload_bytes", "Bytes of pieces given to peers", node.uploaded),
             ("peer_strangers", "Connections to peer ports that did not begin as a member's", node.strangers),
         ] {

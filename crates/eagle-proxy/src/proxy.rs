@@ -16,7 +16,7 @@ use eagle_p2p::{
 };
 use eagle_registry::Registries;
 use eagle_seeder::{client::SeederClient, images::Images};
-use eagle_store::{Cache, FsStorage, StorageError};
+use eagle_store::{BlobStorage, Cache, FsStorage, StorageError};
 use eagle_tracker::{Announcer, BlobStatus, Found};
 use prometheus_client::registry::Registry;
 use serde_json::json;
@@ -139,8 +139,8 @@ impl Proxy {
         let listen_error = |source| StartError::Listen { address: config.listen, source };
         let listener = listener.map_err(listen_error)?;
         let local_addr = listener.local_addr().map_err(listen_error)?;
-        let storage = FsStorage::open(&config.data_dir.join("blobs")).await?;
-        let cache = Cache::open(Arc::new(storage), config.cache_limit.0).await?;
+        let storage: Arc<dyn BlobStorage> = Arc::new(FsStorage::open(&config.data_dir.join("blobs")).await?);
+        let cache = Cache::open(Arc::clone(&storage), config.cache_settings()).await?;
 
         // The parts outlive the signal to stop: answers under way still need them.
         let stop = CancellationToken::new();
@@ -206,7 +206,8 @@ impl Proxy {
         });
         let front = Arc::new(Front { service, mode: config.forward.mode, policy, certificates });
         tasks.spawn(dispatch(found, downloads.clone(), stop.clone()));
-        tasks.spawn(announce_stored(Arc::clone(&cache), announcer.clone(), stop.clone()));
+        tasks.spawn(Arc::clone(&cache).upkeep(stop.clone()));
+        tasks.spawn(announce_stored(Arc::clone(&cache), storage, announcer.clone(), stop.clone()));
         let parts = Parts { node: node.clone(), announcer, downloads: downloads.clone(), cache: Arc::clone(&cache) };
         tasks.spawn(async move {
             let drained = async {
@@ -298,6 +299,7 @@ fn status(
         "cache": {
             "bytes": stats.bytes, "limit": stats.limit, "blobs": stats.blobs, "partial_blobs": stats.partials,
             "evictions": stats.evictions, "hits": stats.hits, "misses": stats.misses,
+            "damaged": stats.damaged, "scrubbed_bytes": stats.scrubbed_bytes,
         },
         "downloads": downloads.status(),
     })
@@ -334,13 +336,17 @@ async fn dispatch(mut found: mpsc::Receiver<Found>, downloads: Downloads, stop: 
 }
 
 /// Tells the trackers of the blobs from earlier runs, and of every blob that goes.
-async fn announce_stored(cache: Arc<Cache>, announcer: Announcer, stop: CancellationToken) {
+async fn announce_stored(
+    cache: Arc<Cache>,
+    storage: Arc<dyn BlobStorage>,
+    announcer: Announcer,
+    stop: CancellationToken,
+) {
     let mut evictions = cache.evictions();
     let stored = async {
-        // The least recently used first, since looking at one counts as a use: so their order stays.
         for entry in cache.list().into_iter().filter(|entry| entry.complete) {
-            let Some(blob) = cache.get(entry.digest).await else { continue };
-            if let Some(metainfo) = blob.metainfo() {
+            // By the storage and not by the cache, for which this would be a use.
+            if let Ok(Some(metainfo)) = storage.metainfo(entry.digest).await {
                 let status = BlobStatus { geometry: metainfo.geometry, pieces: PieceSet::Complete, want_peers: false };
                 announcer.update(entry.digest, status);
             }

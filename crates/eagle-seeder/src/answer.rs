@@ -133,6 +133,7 @@ pub(crate) fn fetch_error(problem: &FetchError) -> Response<ResponseBody> {
         FetchError::TooLarge { .. }
         | FetchError::Geometry { .. }
         | FetchError::NoRoom { .. }
+        | FetchError::NoSpace { .. }
         | FetchError::Storage { .. } => StatusCode::INSUFFICIENT_STORAGE,
         FetchError::Busy(_) | FetchError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         FetchError::Broken { .. } => StatusCode::INTERNAL_SERVER_ERROR,

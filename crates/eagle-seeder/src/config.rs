@@ -11,9 +11,10 @@ use std::{
 use eagle_core::{
     Geometry,
     geometry::{GeometryError, MAX_PIECE_LENGTH, MIN_PIECE_LENGTH},
-    units::{Rate, Size},
+    units::{FreeSpace, Percent, Rate, Size},
 };
 use eagle_registry::config::duration;
+use eagle_store::cache::{CacheSettings, defaults};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -43,6 +44,14 @@ pub struct SeederConfig {
     pub object_store: ObjectStoreConfig,
     /// Most bytes of blobs that are kept on this machine.
     pub cache_limit: Size,
+    /// The part of `cache_limit` above which the least recently used blobs are removed in the background.
+    pub cache_high: Percent,
+    /// The part of `cache_limit` that is left then.
+    pub cache_low: Percent,
+    /// What is left free on the file system of the blobs.
+    pub min_free: FreeSpace,
+    /// How fast blobs are read again to find damaged ones; `None`: they are not.
+    pub scrub_rate: Option<Rate>,
     /// How blobs are cut into pieces.
     pub piece_length: PieceLength,
     /// How long the manifest of a tag is served without asking the origin again.
@@ -74,6 +83,10 @@ impl Default for SeederConfig {
             storage: StorageLocation::default(),
             object_store: ObjectStoreConfig::default(),
             cache_limit: Size(1 << 40),
+            cache_high: defaults::HIGH,
+            cache_low: defaults::LOW,
+            min_free: defaults::MIN_FREE,
+            scrub_rate: Some(defaults::SCRUB_RATE),
             piece_length: PieceLength::Auto,
             manifest_ttl: Duration::from_secs(30),
             // A pull of a large image ends within it, and Docker Hub's tokens live as long.
@@ -97,6 +110,12 @@ pub struct ConfigError {
 }
 
 impl SeederConfig {
+    /// How the cache is kept.
+    pub(crate) fn cache_settings(&self) -> CacheSettings {
+        let Self { cache_limit, cache_high, cache_low, min_free, scrub_rate, .. } = *self;
+        CacheSettings { limit: cache_limit.0, high: cache_high, low: cache_low, min_free, scrub_rate }
+    }
+
     /// Checks what the types alone do not.
     ///
     /// # Errors
@@ -105,6 +124,9 @@ impl SeederConfig {
         let error = |key, problem: String| Err(ConfigError { key, problem });
         if self.cache_limit.0 == 0 {
             return error("cache_limit", "nothing could be kept; give for instance 100GiB".to_owned());
+        }
+        if let Err((key, problem)) = self.cache_settings().check() {
+            return error(key, problem);
         }
         if self.advertise.is_some_and(|address| address.is_unspecified()) {
             return error("advertise", "give the address at which other nodes reach this one".to_owned());
@@ -228,6 +250,7 @@ mod tests {
         }
         for (text, key) in [
             (r#"{"cache_limit": 0}"#, "cache_limit"),
+            (r#"{"cache_high": "80%", "cache_low": "81%"}"#, "cache_low"),
             (r#"{"advertise": "0.0.0.0"}"#, "advertise"),
             (r#"{"data_dir": ""}"#, "data_dir"),
             (r#"{"trackers": ["ftp://x"]}"#, "trackers"),

@@ -27,6 +27,9 @@ pub(crate) enum FetchError {
     /// Everything else in the cache is in use.
     #[error("no room for blob {digest}: all that is stored is in use; raise seeder.cache_limit")]
     NoRoom { digest: Digest },
+    /// The file system is too full.
+    #[error("no room for blob {digest}: {reason}; free some, or lower seeder.min_free")]
+    NoSpace { digest: Digest, reason: String },
     /// The storage failed.
     #[error("blob {digest} cannot be stored: {error}")]
     Storage { digest: Digest, error: Arc<StorageError> },
@@ -50,7 +53,11 @@ impl FetchError {
     /// Whether the blob cannot be stored here although the origin may well serve it.
     pub(crate) fn is_no_room(&self) -> bool {
         match self {
-            Self::TooLarge { .. } | Self::NoRoom { .. } | Self::Geometry { .. } | Self::Busy(_) => true,
+            Self::TooLarge { .. }
+            | Self::NoRoom { .. }
+            | Self::NoSpace { .. }
+            | Self::Geometry { .. }
+            | Self::Busy(_) => true,
             // A copy in the shared storage that is bad or out of reach is no reason not to store it.
             Self::Storage { error, .. } => !error.is_damage() && !matches!(**error, StorageError::Remote { .. }),
             _ => false,

@@ -243,6 +243,8 @@ impl<N: Uploads> Collector for NodeCollector<N> {
         }
         for (name, help, value) in [
             ("evictions", "Blobs removed to make room", stats.evictions),
+            ("damaged", "Blobs dropped because their content was gone, unreadable or wrong", stats.damaged),
+            ("scrubbed_bytes", "Bytes read again to find damage", stats.scrubbed_bytes),
             ("uploaded_bytes", "Bytes of pieces given to peers", self.node.uploaded()),
             ("peer_strangers", "Connections to peer ports that did not begin as a member's", self.node.strangers()),
         ] {

@@ -117,7 +117,7 @@ impl Seeder {
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let storage = storage::open_local(&config).await?;
-        let cache = Cache::open(Arc::clone(&storage), config.cache_limit.0).await?;
+        let cache = Cache::open(Arc::clone(&storage), config.cache_settings()).await?;
         let evictions = cache.evictions();
         // Outlives `shutdown` by the time that running responses get.
         let halt = CancellationToken::new();
@@ -191,6 +191,7 @@ impl Seeder {
         let keeper =
             Keeper { cache: Arc::clone(&cache), storage, announcer: announcer.clone(), fetches: fetches.clone() };
         background.spawn(halt.clone().run_until_cancelled_owned(keeper.run(evictions)));
+        background.spawn(Arc::clone(&cache).upkeep(halt.clone()));
         background.spawn(images.clone().run(halt.clone()));
         background.spawn(schedule::run(config.preheat.schedule.clone(), preheat.clone(), halt.clone()));
         background.spawn(preheat.run(halt.clone()));
@@ -259,6 +260,8 @@ impl Seeder {
                 "blobs": stats.blobs,
                 "partial_blobs": stats.partials,
                 "evictions": stats.evictions,
+                "damaged": stats.damaged,
+                "scrubbed_bytes": stats.scrubbed_bytes,
             },
             "fetches_running": self.fetches.running(),
             "connected_peers": node.connected_peers,

@@ -17,7 +17,11 @@
 //! leaves nothing half done.
 
 mod admission;
+mod checks;
 mod entry;
+mod scrub;
+mod settings;
+mod upkeep;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -25,12 +29,19 @@ use std::sync::{
 };
 
 use eagle_core::{Digest, Geometry};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-pub use self::entry::{CachedBlob, PartialEntry};
-use self::entry::{Pin, SharedBlob};
+use self::{
+    checks::Checks,
+    entry::{Pin, SharedBlob},
+};
+pub use self::{
+    entry::{CachedBlob, PartialEntry},
+    scrub::ScrubPlace,
+    settings::{CacheSettings, defaults},
+};
 use crate::{
     policy::{EntryId, LruPolicy},
     ssi::{BlobStorage, StorageError},
@@ -50,11 +61,16 @@ pub struct Cache {
 #[derive(Debug)]
 struct Inner {
     storage: Arc<dyn BlobStorage>,
+    settings: CacheSettings,
     policy: Mutex<LruPolicy<Entry>>,
     /// Held by what adds or removes entries, from the decision to the end of the I/O.
     admission: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
     evicted: broadcast::Sender<Digest>,
+    /// Bytes that writers reserved and have not written yet: space that the file system still shows as free.
+    promised: AtomicU64,
+    /// The cache holds more than before.
+    grown: Notify,
     counters: Counters,
 }
 
@@ -64,6 +80,8 @@ struct Counters {
     evicted_bytes: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
+    damaged: AtomicU64,
+    scrubbed_bytes: AtomicU64,
 }
 
 /// What the cache knows of a blob besides what the policy does.
@@ -71,8 +89,14 @@ struct Counters {
 enum Entry {
     /// Pinned by its writer, or left by one.
     Partial,
-    /// With the handle that is shared by all who use it now.
-    Complete(Weak<SharedBlob>),
+    /// With the handle that is shared by all who use it now, and what was checked of it.
+    Complete { shared: Weak<SharedBlob>, checks: Option<Arc<Checks>> },
+}
+
+impl Entry {
+    const fn is_complete(&self) -> bool {
+        matches!(self, Self::Complete { .. })
+    }
 }
 
 /// A blob in the cache.
@@ -107,6 +131,10 @@ pub struct CacheStats {
     pub hits: u64,
     /// Calls of [`Cache::get`] that did not.
     pub misses: u64,
+    /// Blobs that were dropped because their content was gone, unreadable or not what it had to be.
+    pub damaged: u64,
+    /// Bytes that the scrub has read again.
+    pub scrubbed_bytes: u64,
 }
 
 /// Why a blob cannot be written to the cache.
@@ -123,6 +151,16 @@ pub enum CreateError {
     /// Too much of the cache is in use; it may fit later.
     #[error("the cache is full of blobs that are in use")]
     Full,
+    /// The file system would have less free than it should.
+    #[error("{available} bytes are free on the file system: too few for {size} more with {min_free} left free")]
+    NoSpace {
+        /// Bytes that are to be written.
+        size: u64,
+        /// Bytes that may still be written there.
+        available: u64,
+        /// Bytes that have to stay free.
+        min_free: u64,
+    },
     /// Somebody in this process writes it.
     #[error("the blob is being written already")]
     InProgress,
@@ -136,24 +174,32 @@ pub enum CreateError {
 
 impl Cache {
     /// Takes over what `storage` holds, in the order of its last use and without reading it, and
-    /// evicts what exceeds `limit` bytes.
+    /// evicts what exceeds the limit. Settings may be that limit alone.
     ///
     /// # Errors
     /// When the storage cannot be listed, or what exceeds the limit cannot be removed.
-    pub async fn open(storage: Arc<dyn BlobStorage>, limit: u64) -> Result<Arc<Self>, StorageError> {
+    pub async fn open(
+        storage: Arc<dyn BlobStorage>,
+        settings: impl Into<CacheSettings>,
+    ) -> Result<Arc<Self>, StorageError> {
+        let settings = settings.into();
         let mut stored = storage.list().await?;
         stored.sort_by_key(|blob| (blob.last_used, blob.digest));
-        let mut policy = LruPolicy::new(limit);
+        let mut policy = LruPolicy::new(settings.limit);
         for blob in stored {
-            let entry = if blob.complete { Entry::Complete(Weak::new()) } else { Entry::Partial };
+            let entry =
+                if blob.complete { Entry::Complete { shared: Weak::new(), checks: None } } else { Entry::Partial };
             policy.adopt(blob.digest, blob.size, entry);
         }
         let inner = Arc::new(Inner {
             storage,
+            settings,
             policy: Mutex::new(policy),
             admission: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             evicted: broadcast::Sender::new(EVICTION_BACKLOG),
+            promised: AtomicU64::new(0),
+            grown: Notify::new(),
             counters: Counters::default(),
         });
         inner.open().await?;
@@ -178,7 +224,7 @@ impl Cache {
     /// Whether there is a complete blob. No use, and no look at the storage.
     pub fn contains(&self, digest: Digest) -> bool {
         let policy = self.inner.policy();
-        policy.get(digest).is_some_and(|slot| !slot.is_leaving() && matches!(slot.value, Entry::Complete(_)))
+        policy.get(digest).is_some_and(|slot| !slot.is_leaving() && slot.value.is_complete())
     }
 
     /// Counts a use of a complete blob without opening it, for who has its content at hand. Says
@@ -187,7 +233,7 @@ impl Cache {
         let inner = &self.inner;
         let present = {
             let mut policy = inner.policy();
-            policy.touch(digest).is_some_and(|slot| matches!(slot.value, Entry::Complete(_)))
+            policy.touch(digest).is_some_and(|slot| slot.value.is_complete())
         };
         if present {
             inner.storage.touch(digest);
@@ -223,7 +269,7 @@ impl Cache {
             .map(|(digest, slot)| CacheEntry {
                 digest: *digest,
                 size: slot.size,
-                complete: matches!(slot.value, Entry::Complete(_)),
+                complete: slot.value.is_complete(),
                 pinned: slot.is_pinned(),
             })
             .collect()
@@ -231,10 +277,10 @@ impl Cache {
 
     /// State and counters.
     pub fn stats(&self) -> CacheStats {
-        let Counters { evictions, evicted_bytes, hits, misses } = &self.inner.counters;
+        let Counters { evictions, evicted_bytes, hits, misses, damaged, scrubbed_bytes } = &self.inner.counters;
         let policy = self.inner.policy();
         let present = || policy.iter().filter(|(_, slot)| !slot.is_leaving());
-        let blobs = present().filter(|(_, slot)| matches!(slot.value, Entry::Complete(_))).count() as u64;
+        let blobs = present().filter(|(_, slot)| slot.value.is_complete()).count() as u64;
         CacheStats {
             bytes: policy.used(),
             limit: policy.limit(),
@@ -244,6 +290,8 @@ impl Cache {
             evicted_bytes: evicted_bytes.load(Ordering::Relaxed),
             hits: hits.load(Ordering::Relaxed),
             misses: misses.load(Ordering::Relaxed),
+            damaged: damaged.load(Ordering::Relaxed),
+            scrubbed_bytes: scrubbed_bytes.load(Ordering::Relaxed),
         }
     }
 
@@ -283,7 +331,7 @@ impl Inner {
     async fn get(self: &Arc<Self>, digest: Digest) -> Option<CachedBlob> {
         let (pin, size) = {
             let mut policy = self.policy();
-            let slot = policy.get(digest).filter(|slot| matches!(slot.value, Entry::Complete(_)))?;
+            let slot = policy.get(digest).filter(|slot| slot.value.is_complete())?;
             let size = slot.size;
             (Pin::new(self, digest, policy.pin(digest)?), size)
         };
@@ -311,14 +359,29 @@ impl Inner {
             self.lost(digest, pin.id(), "its content has not the size that its metainfo says").await;
             return None;
         }
-        let blob = SharedBlob::new(reader, metainfo.map(Arc::new), pin);
+        let geometry = match &metainfo {
+            Some(metainfo) => metainfo.geometry,
+            // Its hashes are found anew when it is read.
+            None => Geometry::auto(size).ok()?,
+        };
+        let checks = self.checks(digest, pin.id()).filter(|checks| checks.geometry() == geometry);
+        let checks = checks.unwrap_or_else(|| Arc::new(Checks::new(geometry)));
+        let blob = SharedBlob::new(reader, metainfo.map(Arc::new), checks, pin);
         Some(self.share(digest, blob))
+    }
+
+    /// What is known of the content of a complete blob.
+    fn checks(&self, digest: Digest, id: EntryId) -> Option<Arc<Checks>> {
+        match &self.policy().get_mut(digest, id)?.value {
+            Entry::Complete { checks, .. } => checks.clone(),
+            Entry::Partial => None,
+        }
     }
 
     /// The handle that others use at present.
     fn shared(&self, digest: Digest, id: EntryId) -> Option<Arc<SharedBlob>> {
         match &self.policy().get_mut(digest, id)?.value {
-            Entry::Complete(shared) => shared.upgrade(),
+            Entry::Complete { shared, .. } => shared.upgrade(),
             Entry::Partial => None,
         }
     }
@@ -328,17 +391,16 @@ impl Inner {
         let id = blob.entry();
         let blob = Arc::new(blob);
         if let Some(slot) = self.policy().get_mut(digest, id) {
-            slot.value = Entry::Complete(Arc::downgrade(&blob));
+            slot.value = Entry::Complete { shared: Arc::downgrade(&blob), checks: Some(blob.checks()) };
         }
         CachedBlob::new(blob)
     }
 
-    /// Drops an entry whose content is gone.
-    async fn lost(self: &Arc<Self>, digest: Digest, id: EntryId, reason: &'static str) {
-        warn!(%digest, "a cached blob is dropped: {reason}");
-        let inner = Arc::clone(self);
-        // The result says whether it was still there; either way it is gone now.
-        let _ = self.finish(async move { inner.remove(digest, Some(id)).await }).await;
+    /// Drops an entry whose content is gone, unreadable or wrong.
+    async fn lost(self: &Arc<Self>, digest: Digest, id: EntryId, reason: impl Into<String>) {
+        let (inner, reason) = (Arc::clone(self), reason.into());
+        // What failed was logged; the entry then stays, and is found to be bad again.
+        let _ = self.finish(async move { inner.remove_damaged(digest, id, &reason).await }).await;
     }
 }
 

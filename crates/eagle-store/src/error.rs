@@ -75,6 +75,14 @@ pub enum StorageError {
         /// The first piece missing.
         piece: PieceIndex,
     },
+    /// The content on the disk is not what was stored. Nothing of it was used.
+    #[error("piece {piece} of blob {digest} has changed on the disk")]
+    Changed {
+        /// The blob.
+        digest: Digest,
+        /// The first piece that was seen to be wrong.
+        piece: PieceIndex,
+    },
     /// A commit of a blob that has holes.
     #[error("blob {digest} cannot be completed: {missing} of its pieces were never written")]
     Incomplete {
@@ -147,6 +155,11 @@ impl StorageError {
     /// Whether what is stored is wrong, so that asking again will not help and storing it anew will.
     pub const fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. })
+    }
+
+    /// Whether the content of a blob on a disk is gone, unreadable or wrong, so that it has to be had from elsewhere.
+    pub const fn is_lost_content(&self) -> bool {
+        matches!(self, Self::Changed { .. } | Self::Io { .. })
     }
 
     /// Whether the file system or the quota is full.

@@ -16,9 +16,12 @@
 //! lock of that directory ([`Inner::directory`]); what changes bytes in `partial` does not.
 
 mod buffers;
+mod disk;
 mod layout;
 mod partial;
 mod reader;
+#[cfg(test)]
+mod record;
 
 use std::{
     collections::HashMap,
@@ -34,7 +37,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use self::{buffers::Buffers, layout::BlobDirectory, partial::Core, reader::FsReader};
-use crate::ssi::{BlobReader, BlobStorage, PartialBlob, StorageError, StoredBlob, check_metainfo};
+use crate::ssi::{
+    BlobReader, BlobStorage, PartialBlob, ScrubPlace, SpaceOnDisk, StorageError, StoredBlob, check_metainfo,
+};
 
 /// Number of directory locks. More than the blocking threads that a busy node uses at once, so that
 /// two blobs rarely share one.
@@ -81,8 +86,14 @@ impl FsStorage {
     pub async fn open(root: &Path) -> Result<Self, StorageError> {
         let root = root.to_owned();
         let inner = blocking(move || {
-            layout::create_private(&root, "create the data directory (its parent must exist and be writable)")?;
+            let new =
+                layout::create_private(&root, "create the data directory (its parent must exist and be writable)")?;
+            if new && let Some(Err(error)) = root.parent().map(layout::sync_directory) {
+                debug!(%error, "a loss of power in the next seconds may lose the data directory");
+            }
             layout::create_private(&root.join(layout::BLOBS), "create the data directory (is it writable?)")?;
+            // Made just now, or by a process that was killed before it came here: what is below must not go with it.
+            layout::sync_directory(&root)?;
             let lock = lock(&root)?;
             layout::sweep(&root)?;
             let directories = (0..DIRECTORY_LOCKS).map(|_| Mutex::default()).collect();
@@ -157,6 +168,32 @@ impl BlobStorage for FsStorage {
                 }
             }
             Ok(blobs)
+        })
+        .await
+    }
+
+    async fn scrub_place(&self) -> Option<ScrubPlace> {
+        let place = self.run(|inner| layout::read_scrub_place(&inner.root)).await;
+        place.unwrap_or_else(|error| {
+            warn!(%error, "the scrub begins anew");
+            None
+        })
+    }
+
+    async fn keep_scrub_place(&self, place: Option<ScrubPlace>) {
+        let kept = self.run(move |inner| layout::write_scrub_place(&inner.root, place)).await;
+        if let Err(error) = kept {
+            debug!(%error, "where the scrub is cannot be kept");
+        }
+    }
+
+    async fn space(&self) -> Result<Option<SpaceOnDisk>, StorageError> {
+        self.run(|inner| {
+            let root = &inner.root;
+            let found = rustix::fs::statvfs(root);
+            let found = found.map_err(|e| StorageError::io("examine the file system of", root, e.into()))?;
+            let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+            Ok(Some(SpaceOnDisk { total: bytes(found.f_blocks), available: bytes(found.f_bavail) }))
         })
         .await
     }

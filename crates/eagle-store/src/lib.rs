@@ -23,10 +23,10 @@ mod read_ahead;
 pub mod ssi;
 pub mod wrappers;
 
-pub use cache::{Cache, CacheEntry, CacheStats, CachedBlob, CreateError, PartialEntry};
+pub use cache::{Cache, CacheEntry, CacheSettings, CacheStats, CachedBlob, CreateError, PartialEntry, ScrubPlace};
 pub use error::StorageError;
 pub use fs::FsStorage;
 pub use memory::MemoryStorage;
 pub use object::{BucketKind, BucketSettings, BucketUrl, ObjectStorage, ParseBucketError};
 pub use read_ahead::read_ahead;
-pub use ssi::{BlobReader, BlobStorage, Claim, Lease, PartialBlob, StoredBlob};
+pub use ssi::{BlobReader, BlobStorage, Claim, Lease, PartialBlob, SpaceOnDisk, StoredBlob};

@@ -116,19 +116,25 @@ impl<V> LruPolicy<V> {
             return Err(NoRoom::TooLarge);
         }
         let excess = self.used.saturating_add(size).saturating_sub(self.limit);
-        let victims = self.oldest(excess);
-        if victims.iter().map(|victim| victim.size).sum::<u64>() < excess {
+        self.free(excess)
+    }
+
+    /// What has to go to free `bytes`, or as much of them as can be, but no more than `most` entries.
+    pub(crate) fn shrink(&mut self, bytes: u64, most: usize) -> Vec<Victim> {
+        let mut victims = self.oldest(bytes);
+        victims.truncate(most);
+        self.dismiss(&victims);
+        victims
+    }
+
+    /// What has to go to free `bytes`; nothing when all that can go would not be enough.
+    pub(crate) fn free(&mut self, bytes: u64) -> Result<Vec<Victim>, NoRoom> {
+        let victims = self.oldest(bytes);
+        if victims.iter().map(|victim| victim.size).sum::<u64>() < bytes {
             return Err(NoRoom::Full);
         }
         self.dismiss(&victims);
         Ok(victims)
-    }
-
-    /// What has to go to free `bytes`, or as much of them as can be.
-    pub(crate) fn shrink(&mut self, bytes: u64) -> Vec<Victim> {
-        let victims = self.oldest(bytes);
-        self.dismiss(&victims);
-        victims
     }
 
     /// Lets a newcomer in, pinned once; `None` when there is no room or the blob has an entry.
@@ -176,6 +182,22 @@ impl<V> LruPolicy<V> {
         let slot = self.order.get_mut(&digest).filter(|slot| !slot.leaving)?;
         slot.pins += 1;
         Some(slot.id)
+    }
+
+    /// Keeps an entry from leaving, as [`LruPolicy::pin`] does, without a use; ended by [`LruPolicy::release`].
+    pub(crate) fn hold(&mut self, digest: Digest) -> Option<&Slot<V>> {
+        let slot = self.order.peek_mut(&digest).filter(|slot| !slot.leaving)?;
+        slot.pins += 1;
+        Some(slot)
+    }
+
+    /// Takes one hold back, which is no use either.
+    pub(crate) fn release(&mut self, digest: Digest, id: EntryId) {
+        if self.ghosts.contains_key(&id) {
+            self.unpin(digest, id);
+        } else if let Some(slot) = self.get_mut(digest, id) {
+            slot.pins = slot.pins.saturating_sub(1);
+        }
     }
 
     /// Counts a use of an entry; `None` when there is none or it is leaving.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use eagle_core::{Bitfield, Digest, Geometry, Metainfo, PieceIndex};
 use tokio_util::sync::DropGuard;
 
-pub use crate::error::StorageError;
+pub use crate::{cache::ScrubPlace, error::StorageError};
 
 /// Read access to the bytes of one blob. It stays valid when the blob is removed meanwhile, except on a
 /// storage that [is shared](BlobStorage::is_shared), where a read then fails.
@@ -28,6 +28,23 @@ pub trait BlobReader: Debug + Send + Sync {
     /// When the range does not lie within the blob, when a piece in it was not written yet, or when
     /// the storage fails.
     async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes, StorageError>;
+
+    /// As [`BlobReader::read_at`], for who reads much that nobody needs soon: what is not in memory already should not stay there.
+    ///
+    /// # Errors
+    /// As [`BlobReader::read_at`].
+    async fn read_aside(&self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
+        self.read_at(offset, length).await
+    }
+
+    /// Makes sure that the bytes of a range are still those that were stored, for who takes them from
+    /// [`BlobReader::file`]. A storage that leaves such checks to others does nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::Changed`] when they are not, and when they cannot be read.
+    async fn check(&self, _offset: u64, _length: usize) -> Result<(), StorageError> {
+        Ok(())
+    }
 
     /// The file whose bytes from 0 to [`BlobReader::size`] are the blob, where there is one, for
     /// `sendfile`. In that of a partial blob only the pieces written are meaningful. Keep the reader
@@ -81,6 +98,15 @@ pub struct StoredBlob {
     pub complete: bool,
     /// About when it was last used.
     pub last_used: SystemTime,
+}
+
+/// Space on the file system of a storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpaceOnDisk {
+    /// Its size, bytes.
+    pub total: u64,
+    /// What may still be written, bytes.
+    pub available: u64,
 }
 
 /// What became of the wish to fetch a blob for a storage.
@@ -162,6 +188,22 @@ pub trait BlobStorage: Debug + Send + Sync + 'static {
     /// Notes that a complete blob is used now, for [`StoredBlob::last_used`]. Returns at once; a
     /// storage may keep it with a delay, or not at all.
     fn touch(&self, _digest: Digest) {}
+
+    /// Where the scrub of this storage was; `None` at the beginning, or when that is not known.
+    async fn scrub_place(&self) -> Option<ScrubPlace> {
+        None
+    }
+
+    /// Keeps where the scrub is, as well as may be: it is harmless to read something twice.
+    async fn keep_scrub_place(&self, _place: Option<ScrubPlace>) {}
+
+    /// Space on the file system that the blobs are on; `None` where there is no such thing.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    async fn space(&self) -> Result<Option<SpaceOnDisk>, StorageError> {
+        Ok(None)
+    }
 
     /// Whether other processes use the same blobs at the same time. Then a blob may go while it is
     /// read, and the time of its last use is that of its storing.

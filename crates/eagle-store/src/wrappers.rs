@@ -14,7 +14,7 @@ use bytes::Bytes;
 use eagle_core::{Bitfield, Digest, Geometry, Metainfo, PieceIndex};
 
 pub use self::{faults::Faults, latency::Latency, rate_limit::RateLimit};
-use crate::ssi::{BlobReader, BlobStorage, Claim, PartialBlob, StorageError, StoredBlob};
+use crate::ssi::{BlobReader, BlobStorage, Claim, PartialBlob, ScrubPlace, SpaceOnDisk, StorageError, StoredBlob};
 
 /// What is about to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -175,6 +175,18 @@ impl<P: Policy> BlobStorage for Wrapped<P> {
 
     fn touch(&self, digest: Digest) {
         self.storage.touch(digest);
+    }
+
+    async fn scrub_place(&self) -> Option<ScrubPlace> {
+        self.storage.scrub_place().await
+    }
+
+    async fn keep_scrub_place(&self, place: Option<ScrubPlace>) {
+        self.storage.keep_scrub_place(place).await;
+    }
+
+    async fn space(&self) -> Result<Option<SpaceOnDisk>, StorageError> {
+        self.storage.space().await
     }
 
     fn is_shared(&self) -> bool {

@@ -130,6 +130,10 @@ impl Sender {
         }
         let answer = Answer::Piece { id, piece, length, load };
         if let (Some(stream), Some(file)) = (self.writer.plain().cloned(), granted.reader.file()) {
+            if let Err(error) = granted.reader.check(offset, length as usize).await {
+                tracing::warn!(digest = %granted.digest, %piece, %error, "cannot send a piece");
+                return self.reject(id, RejectReason::Failed, load).await;
+            }
             self.header(&answer).await?;
             while granted.sent < u64::from(length) {
                 let left = usize::try_from(u64::from(length) - granted.sent).unwrap_or(usize::MAX);

@@ -59,16 +59,19 @@ pub(crate) async fn relay(
     sink: &mut Sink,
 ) -> Result<(), Stop> {
     let Part { size, range, at, prefix } = part;
-    let mut relay = Relay { context, at, end: range.end, hasher: None, block: BytesMut::new(), sink };
+    let mut relay = Relay { context, at, sent: at, end: range.end, hasher: None, block: BytesMut::new(), sink };
     if range == (0..size) {
-        let hasher = download.digest.hasher();
-        let hashed = match (at, prefix) {
-            (0, _) => Ok(hasher),
-            (_, Some(prefix)) => verify::hash_prefix(hasher, &prefix, at).await.map_err(|error| error.to_string()),
-            (_, None) => Err("what was sent so far is no longer on the disk".to_owned()),
+        let hashed = match prefix {
+            Some(prefix) if at > 0 => verify::hash_prefix(download.digest.hasher(), &prefix, at).await.ok(),
+            _ => None,
         };
-        relay.hasher = Some(hashed.map_err(|error| Stop::Failed(BlobError::Storage(error)))?);
+        if hashed.is_none() {
+            // What was sent is not on the disk any more: it comes once more, to be hashed and not sent.
+            relay.at = 0;
+        }
+        relay.hasher = Some(hashed.unwrap_or_else(|| download.digest.hasher()));
     }
+    let at = relay.at;
     let mut tried = Vec::new();
     let mut stashed = download.take_content().filter(|content| content.start <= at);
     for request in download.requests() {
@@ -119,8 +122,10 @@ enum Copied {
 
 struct Relay<'a> {
     context: &'a Arc<Context>,
-    /// The first byte that was not sent.
+    /// The first byte that did not pass here.
     at: u64,
+    /// The first byte that the runtime does not have.
+    sent: u64,
     end: u64,
     /// Present when the whole blob goes through; has seen every byte before `at`.
     hasher: Option<Hasher>,
@@ -172,12 +177,17 @@ impl Relay<'_> {
         Ok(Copied::All)
     }
 
-    async fn send(&mut self, block: Bytes) -> Result<(), Stop> {
+    async fn send(&mut self, mut block: Bytes) -> Result<(), Stop> {
         if let Some(hasher) = self.hasher.take() {
             self.hasher = Some(hash(hasher, block.clone()).await?);
         }
+        let had = usize::try_from(self.sent.saturating_sub(self.at)).unwrap_or(usize::MAX).min(block.len());
         self.at += block.len() as u64;
-        self.sink.send(block).await?;
+        let _ = block.split_to(had);
+        if !block.is_empty() {
+            self.sent = self.at;
+            self.sink.send(block).await?;
+        }
         Ok(())
     }
 }

@@ -11,12 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use eagle_core::Digest;
 use futures::Stream;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    BlobError, Context, passthrough,
+    BlobError, BlobRequest, Context, Downloads, passthrough,
     state::{Phase, Ticket, Whole},
 };
 use crate::metrics::Source;
@@ -27,12 +26,15 @@ const BLOCK: u64 = 256 << 10;
 /// Blocks read ahead of the runtime where they come from a disk or the network, so that these and the
 /// socket overlap: at most this many and one more, which is in hand.
 const READ_AHEAD: usize = 3;
+/// How often a response goes on with another copy of a blob that could not be read further.
+const MAX_REOPENED: u32 = 3;
 
 /// A blob that can be read; dropping it gives up the interest in the blob.
 #[derive(Debug)]
 pub struct OpenBlob {
-    context: Arc<Context>,
-    digest: Digest,
+    /// What opened it, and for whom: where the rest comes from when it cannot be read to its end.
+    downloads: Downloads,
+    request: BlobRequest,
     size: u64,
     source: Opened,
 }
@@ -81,8 +83,8 @@ impl Stream for BlobStream {
 /// page cache and the socket: a block is copied by the core that then sends it.
 #[derive(Debug)]
 struct Direct {
-    context: Arc<Context>,
-    digest: Digest,
+    downloads: Downloads,
+    request: BlobRequest,
     size: u64,
     whole: Arc<Whole>,
     left: Range<u64>,
@@ -98,26 +100,19 @@ impl Direct {
         }
         let block = block_end(start, end, BLOCK);
         let Poll::Ready(read) = pin!(read(&self.whole, start, block)).poll(cx) else { return Poll::Pending };
+        // What cannot be read is had from elsewhere, which takes time too.
+        let Ok(bytes) = read else { return Poll::Pending };
         self.left.start = block;
-        Poll::Ready(Some(match read {
-            Ok(bytes) => {
-                let metrics = &self.context.metrics;
-                metrics.bytes(Source::Cache, bytes.len() as u64);
-                delivered(&self.context, bytes.len() as u64, &mut self.started);
-                Ok(bytes)
-            }
-            Err(error) => {
-                tracing::warn!(digest = %self.digest, %error, "a response had to be cut short");
-                self.left.end = self.left.start;
-                Err(Arc::new(error))
-            }
-        }))
+        let context = self.downloads.context();
+        context.metrics.bytes(Source::Cache, bytes.len() as u64);
+        delivered(context, bytes.len() as u64, &mut self.started);
+        Poll::Ready(Some(Ok(bytes)))
     }
 
     /// The rest, read ahead by a task.
     fn ahead(&self) -> mpsc::Receiver<Result<Bytes, Arc<BlobError>>> {
         let source = Opened::Cached(Arc::clone(&self.whole));
-        let blob = OpenBlob::new(Arc::clone(&self.context), self.digest, self.size, source);
+        let blob = OpenBlob::new(self.downloads.clone(), self.request.clone(), self.size, source);
         blob.read_ahead(self.left.clone(), self.started)
     }
 }
@@ -157,8 +152,8 @@ impl Sink {
 }
 
 impl OpenBlob {
-    pub(crate) fn new(context: Arc<Context>, digest: Digest, size: u64, source: Opened) -> Self {
-        Self { context, digest, size, source }
+    pub(crate) fn new(downloads: Downloads, request: BlobRequest, size: u64, source: Opened) -> Self {
+        Self { downloads, request, size, source }
     }
 
     /// Size of the whole blob, bytes.
@@ -172,13 +167,14 @@ impl OpenBlob {
         BlobStream(match self.source {
             Opened::Memory(content) => {
                 let bytes = part(&content, &range);
-                self.context.metrics.bytes(Source::Cache, bytes.len() as u64);
-                delivered(&self.context, bytes.len() as u64, &mut Some(started));
+                let context = self.downloads.context();
+                context.metrics.bytes(Source::Cache, bytes.len() as u64);
+                delivered(context, bytes.len() as u64, &mut Some(started));
                 Bytewise::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
             }
             Opened::Cached(whole) => {
-                let Self { context, digest, size, .. } = self;
-                Bytewise::Direct(Direct { context, digest, size, whole, left: range, started: Some(started) })
+                let Self { downloads, request, size, .. } = self;
+                Bytewise::Direct(Direct { downloads, request, size, whole, left: range, started: Some(started) })
             }
             Opened::Arriving(_) => Bytewise::Ahead(self.read_ahead(range, Some(started))),
         })
@@ -187,7 +183,7 @@ impl OpenBlob {
     /// The bytes of `range` from a task that reads ahead.
     fn read_ahead(self, range: Range<u64>, started: Option<Instant>) -> mpsc::Receiver<Result<Bytes, Arc<BlobError>>> {
         let (out, stream) = mpsc::channel(READ_AHEAD);
-        let context = Arc::clone(&self.context);
+        let context = Arc::clone(self.downloads.context());
         let sink = Sink { out, context: Arc::clone(&context), started };
         context.tasks.clone().spawn(async move {
             let closed = sink.out.clone();
@@ -211,22 +207,44 @@ impl BlobStream {
     }
 }
 
-async fn pump(blob: OpenBlob, range: Range<u64>, mut sink: Sink) {
-    let result = match &blob.source {
-        Opened::Memory(content) => sink.send(part(content, &range)).await.map_err(Stop::from),
-        Opened::Cached(whole) => serve_cached(&blob, whole, range, &mut sink).await,
-        Opened::Arriving(ticket) => serve_arriving(&blob, ticket, range, &mut sink).await,
+async fn pump(mut blob: OpenBlob, mut range: Range<u64>, mut sink: Sink) {
+    let mut reopened = 0;
+    let failure = loop {
+        let result = match &blob.source {
+            Opened::Memory(content) => sink.send(part(content, &range)).await.map_err(Stop::from),
+            Opened::Cached(whole) => serve_cached(whole, &mut range, &mut sink).await,
+            Opened::Arriving(ticket) => serve_arriving(&blob, ticket, &mut range, &mut sink).await,
+        };
+        let error = match result {
+            Ok(()) | Err(Stop::Closed) => return,
+            Err(Stop::Failed(error)) => break error,
+            Err(Stop::Unreadable(error)) => error,
+        };
+        let digest = blob.request.digest;
+        tracing::warn!(%digest, %error, at = range.start, "a blob cannot be read on; the rest comes from elsewhere");
+        reopened += 1;
+        if reopened > MAX_REOPENED {
+            break Arc::new(error);
+        }
+        // The cache has dropped what is damaged. It may have another copy already.
+        let (downloads, request, size) = (blob.downloads.clone(), blob.request.clone(), blob.size);
+        drop(blob);
+        blob = match downloads.open(request).await {
+            Ok(again) if again.size == size => again,
+            Ok(_) => break Arc::new(error),
+            Err(error) => break error,
+        };
     };
-    if let Err(Stop::Failed(error)) = result {
-        tracing::warn!(digest = %blob.digest, %error, "a response had to be cut short");
-        sink.fail(error).await;
-    }
+    tracing::warn!(error = %failure, "a response had to be cut short");
+    sink.fail(failure).await;
 }
 
 /// Why a reader ends early.
 enum Stop {
     Closed,
     Failed(Arc<BlobError>),
+    /// The disk does not give what it should. Another copy may do.
+    Unreadable(BlobError),
 }
 
 impl From<Closed> for Stop {
@@ -241,23 +259,22 @@ impl From<BlobError> for Stop {
     }
 }
 
-async fn serve_cached(blob: &OpenBlob, whole: &Whole, range: Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
-    let mut at = range.start;
-    while at < range.end {
-        let end = block_end(at, range.end, BLOCK);
-        let bytes = read(whole, at, end).await?;
-        blob.context.metrics.bytes(Source::Cache, bytes.len() as u64);
+async fn serve_cached(whole: &Whole, range: &mut Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
+    while range.start < range.end {
+        let end = block_end(range.start, range.end, BLOCK);
+        let bytes = read(whole, range.start, end).await.map_err(Stop::Unreadable)?;
+        sink.context.metrics.bytes(Source::Cache, bytes.len() as u64);
         sink.send(bytes).await?;
-        at = end;
+        range.start = end;
     }
     Ok(())
 }
 
-async fn serve_arriving(blob: &OpenBlob, ticket: &Ticket, range: Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
+async fn serve_arriving(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
     let mut phases = ticket.download().phase();
-    let mut at = range.start;
-    ticket.moved(at);
-    while at < range.end {
+    ticket.moved(range.start);
+    while range.start < range.end {
+        let at = range.start;
         let phase = phases.borrow_and_update().clone();
         match phase {
             Phase::Running(running) => {
@@ -292,22 +309,25 @@ async fn serve_arriving(blob: &OpenBlob, ticket: &Ticket, range: Range<u64>, sin
                         if phases.has_changed().unwrap_or(false) {
                             continue;
                         }
-                        return Err(BlobError::Storage(error.to_string()).into());
+                        ticket.download().disk_failed(error.to_string());
+                        phases.changed().await.map_err(|_| BlobError::Stopped)?;
+                        continue;
                     }
                 };
                 sink.send(bytes).await?;
-                at = end;
-                ticket.moved(at);
+                range.start = end;
+                ticket.moved(end);
             }
             Phase::Complete(whole) => {
                 let end = block_end(at, range.end, BLOCK);
-                sink.send(read(&whole, at, end).await?).await?;
-                at = end;
-                ticket.moved(at);
+                let bytes = read(&whole, at, end).await.map_err(Stop::Unreadable)?;
+                sink.send(bytes).await?;
+                range.start = end;
+                ticket.moved(end);
             }
             Phase::PassThrough { size, prefix } => {
                 let part = passthrough::Part { size, range: range.clone(), at, prefix };
-                return match passthrough::relay(&blob.context, ticket.download(), part, sink).await {
+                return match passthrough::relay(blob.downloads.context(), ticket.download(), part, sink).await {
                     Ok(()) => Ok(()),
                     Err(passthrough::Stop::Closed) => Err(Stop::Closed),
                     Err(passthrough::Stop::Failed(error)) => Err(error.into()),

@@ -80,6 +80,8 @@ pub(crate) struct Download {
     pub(crate) received: Received,
     /// Whether seeders and peers are left out, because what they gave before was wrong.
     pub(crate) origin_only: bool,
+    /// What the disk said when a reader could not read what had arrived.
+    trouble: watch::Sender<Option<String>>,
     swarm: Mutex<Option<SwarmHandle>>,
     /// Content that was asked for and that the first reader to relay the blob can use.
     content: Mutex<Option<Content>>,
@@ -134,6 +136,7 @@ impl Download {
             readers_changed: Notify::new(),
             received: Received::default(),
             origin_only,
+            trouble: watch::Sender::new(None),
             swarm: Mutex::default(),
             content: Mutex::default(),
         }
@@ -154,6 +157,22 @@ impl Download {
 
     pub(crate) fn take_content(&self) -> Option<Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What arrived cannot be read back; the task then ends the use of the disk.
+    pub(crate) fn disk_failed(&self, reason: String) {
+        self.trouble.send_replace(Some(reason));
+    }
+
+    /// Waits until a reader says that the disk failed.
+    pub(crate) async fn disk_trouble(&self) -> String {
+        let mut trouble = self.trouble.subscribe();
+        let said = trouble.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match said {
+            Some(reason) => reason,
+            // The sender lives as long as this.
+            None => std::future::pending().await,
+        }
     }
 
     pub(crate) fn phase(&self) -> watch::Receiver<Phase> {

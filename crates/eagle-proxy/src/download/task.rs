@@ -250,6 +250,7 @@ impl Task {
                         _ => None,
                     };
                 }
+                reason = download.disk_trouble() => return Ok(End::NoRoom(reason)),
                 _ = ticks.tick() => {
                     account(&self.run.context, &download, &self.run.swarm);
                     self.announce(&mut announced);

@@ -187,6 +187,9 @@ impl Run<'_> {
                 Err(CreateError::Complete) => Ok(None),
                 Err(CreateError::TooLarge { size, .. }) => Err(FetchError::TooLarge { digest, size }),
                 Err(CreateError::Full) => Err(FetchError::NoRoom { digest }),
+                Err(error @ CreateError::NoSpace { .. }) => {
+                    Err(FetchError::NoSpace { digest, reason: error.to_string() })
+                }
                 Err(CreateError::InProgress) if tries < CREATE_TRIES => {
                     tries += 1;
                     tokio::time::sleep(CREATE_DELAY).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use eagle_core::Digest;
-use eagle_store::{BlobReader, Cache};
+use eagle_store::{BlobReader, Cache, StorageError};
 
 use super::report::{Verified, VerifiedState};
 
@@ -32,23 +32,31 @@ pub(super) async fn verify(cache: &Arc<Cache>, digest: Digest) -> Verified {
                 error: Some(format!("the content has the digest {found}")),
             }
         }
-        Err(error) => Verified { digest, state: VerifiedState::Unreadable, error: Some(error) },
+        Err(error) => {
+            let changed = matches!(error, StorageError::Changed { .. });
+            if changed {
+                drop(blob);
+                cache.remove(digest).await;
+            }
+            let state = if changed { VerifiedState::Corrupt } else { VerifiedState::Unreadable };
+            Verified { digest, state, error: Some(error.to_string()) }
+        }
     }
 }
 
-async fn hash(digest: Digest, reader: &Arc<dyn BlobReader>) -> Result<Digest, String> {
+async fn hash(digest: Digest, reader: &Arc<dyn BlobReader>) -> Result<Digest, StorageError> {
     let mut hasher = digest.hasher();
     let (mut offset, size) = (0, reader.size());
     while offset < size {
         let length = usize::try_from(size - offset).unwrap_or(usize::MAX).min(CHUNK);
-        let bytes = reader.read_at(offset, length).await.map_err(|error| error.to_string())?;
+        let bytes = reader.read_at(offset, length).await?;
         offset += length as u64;
         // Hashing takes longer than async threads should be kept busy.
         let hashed = tokio::task::spawn_blocking(move || {
             hasher.update(&bytes);
             hasher
         });
-        hasher = hashed.await.map_err(|error| error.to_string())?;
+        hasher = hashed.await.map_err(|_| StorageError::Stopped)?;
     }
     Ok(hasher.finish())
 }

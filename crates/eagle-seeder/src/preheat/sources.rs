@@ -47,6 +47,7 @@ impl From<FetchError> for Problem {
             FetchError::SizeChanged { .. }
             | FetchError::WrongContent { .. }
             | FetchError::NoRoom { .. }
+            | FetchError::NoSpace { .. }
             | FetchError::Storage { .. }
             | FetchError::Busy(_)
             | FetchError::Broken { .. } => true,

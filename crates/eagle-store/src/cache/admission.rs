@@ -1,6 +1,6 @@
 //! What adds entries to the cache and removes them. Runs in tasks of the cache.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{Arc, Weak, atomic::Ordering};
 
 use eagle_core::{Digest, Geometry, Metainfo};
 use tracing::{debug, warn};
@@ -52,7 +52,15 @@ impl Inner {
             Existing::None => (self.admit(digest, size).await?, true),
         };
         match self.storage.create(digest, geometry).await {
-            Ok(partial) => Ok(PartialEntry::new(PartialInner::new(partial, pin))),
+            Ok(partial) => {
+                let partial = PartialInner::new(partial, pin);
+                if !new {
+                    // Of a blob that is taken up, only this says how much is still to be written.
+                    self.make_free(0, partial.promised()).await?;
+                }
+                self.grown.notify_one();
+                Ok(PartialEntry::new(partial))
+            }
             Err(error) => {
                 if new {
                     // Nothing of it may stay behind that the cache does not count. Should that fail, it is
@@ -69,7 +77,7 @@ impl Inner {
         let Some(slot) = policy.get(digest) else { return Ok(Existing::None) };
         match slot.value {
             _ if slot.is_leaving() => Err(CreateError::InProgress),
-            Entry::Complete(_) => Err(CreateError::Complete),
+            Entry::Complete { .. } => Err(CreateError::Complete),
             Entry::Partial if slot.is_pinned() => Err(CreateError::InProgress),
             Entry::Partial if slot.size != size => Ok(Existing::Stale(slot.id)),
             Entry::Partial => {
@@ -82,6 +90,7 @@ impl Inner {
     /// Makes room for a new entry and adds it, pinned.
     async fn admit(self: &Arc<Self>, digest: Digest, size: u64) -> Result<Pin, CreateError> {
         self.make_room(size).await?;
+        self.make_free(size, size).await?;
         let id = self.policy().reserve(digest, size, Entry::Partial);
         // Whoever could have taken the room would have to hold the admission lock.
         id.map(|id| Pin::new(self, digest, id)).ok_or(CreateError::Full)
@@ -110,14 +119,14 @@ impl Inner {
     /// freed anything.
     pub(super) async fn relieve(&self, bytes: u64) -> bool {
         let _admission = self.admission.lock().await;
-        let victims = self.policy().shrink(bytes);
+        let victims = self.policy().shrink(bytes, usize::MAX);
         let (freed, _) = self.evict(victims).await;
         warn!(freed, "the file system is full below the cache limit; least recently used blobs were evicted");
         freed > 0
     }
 
     /// Removes victims; gives the bytes freed and the last failure.
-    async fn evict(&self, victims: Vec<Victim>) -> (u64, Option<StorageError>) {
+    pub(super) async fn evict(&self, victims: Vec<Victim>) -> (u64, Option<StorageError>) {
         let (mut freed, mut failure) = (0, None);
         for victim in victims {
             match self.remove_leaving(victim).await {
@@ -151,6 +160,18 @@ impl Inner {
             // Logged, and the entry is restored.
             let _ = self.remove_entry(digest, id).await;
         }
+    }
+
+    /// Removes an entry whose content is gone, unreadable or wrong, and says so. Does nothing when it is gone already.
+    pub(super) async fn remove_damaged(&self, digest: Digest, id: EntryId, reason: &str) {
+        let _admission = self.admission.lock().await;
+        if self.policy().get_mut(digest, id).is_none_or(|slot| slot.is_leaving()) {
+            return;
+        }
+        self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+        warn!(%digest, reason, "a cached blob is damaged; it is dropped, and fetched again when it is asked for");
+        // A failure is logged, and the entry restored.
+        let _ = self.remove_entry(digest, id).await;
     }
 
     async fn remove_entry(&self, digest: Digest, id: EntryId) -> Result<(), StorageError> {
@@ -199,18 +220,18 @@ impl Inner {
             let mut policy = self.policy();
             // A second commit gives the handle of the first.
             let slot = policy.get_mut(digest, id).ok_or_else(removed)?;
-            if let Entry::Complete(shared) = &slot.value
+            if let Entry::Complete { shared, .. } = &slot.value
                 && let Some(shared) = shared.upgrade()
             {
                 return Ok(CachedBlob::new(shared));
             }
             let pin = Pin::new(self, digest, policy.pin(digest).ok_or_else(removed)?);
             if let Some(slot) = policy.get_mut(digest, id) {
-                slot.value = Entry::Complete(std::sync::Weak::new());
+                slot.value = Entry::Complete { shared: Weak::new(), checks: Some(partial.checks()) };
             }
             pin
         };
         self.storage.touch(digest);
-        Ok(self.share(digest, SharedBlob::new(reader, metainfo.map(Arc::new), pin)))
+        Ok(self.share(digest, SharedBlob::new(reader, metainfo.map(Arc::new), partial.checks(), pin)))
     }
 }

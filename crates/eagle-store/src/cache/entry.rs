@@ -1,16 +1,26 @@
 //! Handles to blobs in the cache. While one is alive its blob is pinned.
 
-use std::{fs::File, sync::Arc};
+use std::{
+    fs::File,
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use eagle_core::{Bitfield, Digest, Geometry, Metainfo, PieceIndex};
 use tracing::warn;
 
-use super::Inner;
+use super::{
+    Inner,
+    checks::{self, Checks},
+};
 use crate::{
     policy::EntryId,
-    ssi::{BlobReader, PartialBlob, StorageError},
+    ssi::{BlobReader, PartialBlob, StorageError, check_range},
 };
 
 /// Bytes to free at least when the file system is full: evicting for every single piece would walk
@@ -45,21 +55,62 @@ impl Drop for Pin {
 }
 
 /// A complete blob and the one pin of all who use it.
+///
+/// What is read from it is right: see [`Checks`]. When it is not, the blob is dropped and the read fails.
 #[derive(Debug)]
 pub(super) struct SharedBlob {
     // Dropped first: an open file holds the bytes that the pin accounts for.
     reader: Arc<dyn BlobReader>,
     metainfo: Option<Arc<Metainfo>>,
+    checks: Arc<Checks>,
     pin: Pin,
 }
 
 impl SharedBlob {
-    pub(super) fn new(reader: Arc<dyn BlobReader>, metainfo: Option<Arc<Metainfo>>, pin: Pin) -> Self {
-        Self { reader, metainfo, pin }
+    pub(super) fn new(
+        reader: Arc<dyn BlobReader>,
+        metainfo: Option<Arc<Metainfo>>,
+        checks: Arc<Checks>,
+        pin: Pin,
+    ) -> Self {
+        Self { reader, metainfo, checks, pin }
     }
 
     pub(super) fn entry(&self) -> EntryId {
         self.pin.id
+    }
+
+    pub(super) fn checks(&self) -> Arc<Checks> {
+        Arc::clone(&self.checks)
+    }
+
+    /// The range of bytes, when it lies within the blob.
+    fn range(&self, offset: u64, length: usize) -> Result<Range<u64>, StorageError> {
+        check_range(self.pin.digest, self.reader.size(), offset, length)
+    }
+
+    /// Hashes what is not known of a range.
+    async fn prove(&self, range: Range<u64>) -> Result<(), StorageError> {
+        if self.checks.unknown(&range).is_none() {
+            return Ok(());
+        }
+        // What does not lead to the digest proves nothing.
+        let metainfo = self.metainfo.as_deref().filter(|metainfo| metainfo.leads_to_digest());
+        let found = checks::prove(&self.checks, &*self.reader, self.pin.digest, metainfo, range).await?;
+        if let Some(metainfo) = found
+            && let Err(error) = self.pin.inner.storage.put_metainfo(&metainfo).await
+        {
+            warn!(digest = %self.pin.digest, %error, "the hashes of a blob were found anew and cannot be kept");
+        }
+        Ok(())
+    }
+
+    /// Drops the blob from the cache when this error says that its content is lost; who asks again then gets another copy.
+    async fn report(&self, error: StorageError) -> StorageError {
+        if error.is_lost_content() {
+            self.pin.inner.lost(self.pin.digest, self.pin.id, error.to_string()).await;
+        }
+        error
     }
 }
 
@@ -70,7 +121,26 @@ impl BlobReader for SharedBlob {
     }
 
     async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
-        self.reader.read_at(offset, length).await
+        let range = self.range(offset, length)?;
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let read = async {
+            self.prove(range.clone()).await?;
+            checks::read(&self.checks, &*self.reader, self.pin.digest, range).await
+        };
+        match read.await {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => Err(self.report(error).await),
+        }
+    }
+
+    async fn check(&self, offset: u64, length: usize) -> Result<(), StorageError> {
+        let range = self.range(offset, length)?;
+        match self.prove(range).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.report(error).await),
+        }
     }
 
     fn file(&self) -> Option<Arc<File>> {
@@ -113,12 +183,70 @@ impl CachedBlob {
 pub(super) struct PartialInner {
     // Dropped first: the storage has to be done with it when the next writer comes.
     blob: Arc<dyn PartialBlob>,
+    /// Of the pieces written by this writer; what it recovered is for its user to check.
+    checks: Arc<Checks>,
+    /// Pieces whose bytes take space already.
+    written: Mutex<Bitfield>,
+    promise: Promise,
     pin: Pin,
+}
+
+/// Bytes that a writer is yet to write, which the cache counts for all writers together.
+#[derive(Debug)]
+struct Promise {
+    inner: Arc<Inner>,
+    left: AtomicU64,
+}
+
+impl Promise {
+    fn new(inner: &Arc<Inner>, bytes: u64) -> Self {
+        inner.promised.fetch_add(bytes, Ordering::Relaxed);
+        Self { inner: Arc::clone(inner), left: AtomicU64::new(bytes) }
+    }
+
+    fn kept(&self, bytes: u64) {
+        self.left.fetch_sub(bytes, Ordering::Relaxed);
+        self.inner.promised.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.inner.promised.fetch_sub(*self.left.get_mut(), Ordering::Relaxed);
+    }
 }
 
 impl PartialInner {
     pub(super) fn new(blob: Arc<dyn PartialBlob>, pin: Pin) -> Self {
-        Self { blob, pin }
+        let (geometry, written) = (blob.geometry(), blob.recovered());
+        let recovered: u64 = written.iter().map(|piece| u64::from(geometry.length(piece))).sum();
+        let promise = Promise::new(&pin.inner, geometry.size() - recovered);
+        let checks = Arc::new(Checks::new(geometry));
+        Self { blob, checks, written: Mutex::new(written), promise, pin }
+    }
+
+    /// Bytes that are yet to be written.
+    pub(super) fn promised(&self) -> u64 {
+        self.promise.left.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn checks(&self) -> Arc<Checks> {
+        Arc::clone(&self.checks)
+    }
+
+    /// Writes a piece and remembers what it was.
+    async fn write_piece(&self, piece: PieceIndex, bytes: Bytes) -> Result<(), StorageError> {
+        self.checks.forget(piece);
+        let (written, sums) =
+            tokio::join!(self.blob.write_piece(piece, bytes.clone()), self.checks.sums_later(bytes.clone()));
+        written?;
+        if let Some(sums) = sums {
+            self.checks.note(piece, &sums);
+        }
+        if self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(piece) {
+            self.promise.kept(bytes.len() as u64);
+        }
+        Ok(())
     }
 
     pub(super) fn digest(&self) -> Digest {
@@ -153,7 +281,11 @@ impl BlobReader for PartialInner {
     }
 
     async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
-        self.blob.read_at(offset, length).await
+        let range = check_range(self.digest(), self.size(), offset, length)?;
+        if range.is_empty() || self.checks.unknown(&range).is_some() {
+            return self.blob.read_at(offset, length).await;
+        }
+        checks::read(&self.checks, &*self.blob, self.digest(), range).await
     }
 
     fn file(&self) -> Option<Arc<File>> {
@@ -195,7 +327,7 @@ impl PartialEntry {
     /// As [`PartialBlob::write_piece`]; [`StorageError::OutOfSpace`] when nothing could be evicted, or
     /// that did not help.
     pub async fn write_piece(&self, piece: PieceIndex, bytes: Bytes) -> Result<(), StorageError> {
-        let error = match self.0.blob.write_piece(piece, bytes.clone()).await {
+        let error = match self.0.write_piece(piece, bytes.clone()).await {
             Err(error) if error.is_out_of_space() => error,
             other => return other,
         };
@@ -204,7 +336,7 @@ impl PartialEntry {
         if !self.0.pin.inner.finish(async move { inner.relieve(wanted).await }).await? {
             return Err(error);
         }
-        self.0.blob.write_piece(piece, bytes).await
+        self.0.write_piece(piece, bytes).await
     }
 
     /// The pieces written so far. The reader pins the blob too.

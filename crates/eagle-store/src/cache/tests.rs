@@ -1,5 +1,7 @@
+mod damage;
 mod faulty;
 mod random;
+mod upkeep;
 
 use eagle_core::PieceIndex;
 

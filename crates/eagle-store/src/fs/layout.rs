@@ -1,9 +1,8 @@
 //! Names and small operations of the directory tree. Everything here blocks.
 
 use std::{
-    fs::{self, DirBuilder, File, Metadata, OpenOptions},
-    io::{self, ErrorKind, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    fs::{self, File, Metadata, OpenOptions},
+    io::{self, ErrorKind, Read as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -12,15 +11,19 @@ use eagle_core::{Bitfield, Digest, Geometry, Metainfo};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
+use super::disk;
 use crate::{
     envelope::{self, Magic},
-    ssi::{StorageError, StoredBlob},
+    ssi::{ScrubPlace, StorageError, StoredBlob},
 };
 
 /// The directory of all blobs, below the root.
 pub(super) const BLOBS: &str = "blobs";
 /// The lock file, below the root.
 pub(super) const LOCK: &str = "lock";
+
+/// Where the scrub is, below the root.
+const SCRUB: &str = "scrub";
 
 const DATA: &str = "data";
 const PARTIAL: &str = "partial";
@@ -29,13 +32,10 @@ const METAINFO: &str = "metainfo";
 /// Ends the names of files that are not finished; no finished name ends so.
 const TEMPORARY: &str = ".tmp";
 
-/// What others must not read: content may be private to those whom the registry lets in.
-const FILE_MODE: u32 = 0o600;
-const DIRECTORY_MODE: u32 = 0o700;
-
 /// The second form: hashes of pieces are chained.
 const METAINFO_MAGIC: Magic = *b"eaglemi2";
 const PIECES_MAGIC: Magic = *b"eaglepr1";
+const SCRUB_MAGIC: Magic = *b"eaglesc1";
 /// Largest small file that is read, bytes: metainfo of the most pieces (2^18 hashes of 32 bytes)
 /// is half of it.
 const MAX_SMALL_FILE: u64 = 16 << 20;
@@ -123,7 +123,7 @@ impl BlobDirectory {
         }
         let path = self.partial();
         let file = create_file(&path, false)?;
-        file.set_len(geometry.size()).map_err(|e| StorageError::io("reserve", &path, e))?;
+        disk::set_length(&file, &path, geometry.size()).map_err(|e| StorageError::io("reserve", &path, e))?;
         Ok(file)
     }
 
@@ -140,7 +140,7 @@ impl BlobDirectory {
     /// Turns the partial file, whose bytes are durable, into the complete blob, durably.
     pub(super) fn finish_partial(&self) -> Result<(), StorageError> {
         let (from, to) = (self.partial(), self.data());
-        fs::rename(&from, &to).map_err(|e| StorageError::io("complete", &from, e))?;
+        disk::rename(&from, &to).map_err(|e| StorageError::io("complete", &from, e))?;
         sync_directory(&self.path)?;
         if let Err(error) = remove_file(&self.path.join(PIECES)) {
             debug!(%error, "a record that is not needed stays until the next start");
@@ -166,7 +166,7 @@ impl BlobDirectory {
             remove_file(&self.path.join(name))?;
             remove_file(&self.path.join(format!("{name}{TEMPORARY}")))?;
         }
-        match fs::remove_dir(&self.path) {
+        match disk::remove_directory(&self.path) {
             // Somebody else's file keeps the directory; the blob is gone all the same.
             Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
                 Err(StorageError::io("remove", &self.path, e))
@@ -203,35 +203,57 @@ impl BlobDirectory {
     fn write_small<T: Serialize>(&self, name: &str, magic: Magic, value: &T) -> Result<(), StorageError> {
         let reason = "it cannot be encoded";
         let bytes = envelope::encode(magic, value).ok_or(StorageError::Metainfo { digest: self.digest, reason })?;
-        let temporary = self.path.join(format!("{name}{TEMPORARY}"));
-        let written = create_file(&temporary, true).and_then(|mut file| {
-            let written = file.write_all(&bytes).and_then(|()| file.sync_data());
-            written.map_err(|e| StorageError::io("write", &temporary, e))
-        });
-        if let Err(error) = written {
-            // What is left of it would only take space that is short.
-            let _ = fs::remove_file(&temporary);
-            return Err(error);
-        }
-        let path = self.path.join(name);
-        fs::rename(&temporary, &path).map_err(|e| StorageError::io("replace", &path, e))
+        replace_small(&self.path, name, &bytes)
     }
 
     /// Reads a small file; `None` when it is absent, damaged or too large to be one.
     fn read_small<T: serde::de::DeserializeOwned>(&self, name: &str, magic: Magic) -> Result<Option<T>, StorageError> {
-        let path = self.path.join(name);
-        let Some(file) = absent_is_none(File::open(&path)).map_err(|e| StorageError::io("open", &path, e))? else {
-            return Ok(None);
-        };
-        let mut bytes = Vec::new();
-        let read = file.take(MAX_SMALL_FILE).read_to_end(&mut bytes);
-        read.map_err(|e| StorageError::io("read", &path, e))?;
-        let value = envelope::decode(magic, &bytes);
-        if value.is_none() {
-            warn!(path = %path.display(), "ignored: the file is damaged or of another version");
-        }
-        Ok(value)
+        read_small(&self.path.join(name), magic)
     }
+}
+
+/// Where the scrub was, when that is known.
+pub(super) fn read_scrub_place(root: &Path) -> Result<Option<ScrubPlace>, StorageError> {
+    read_small(&root.join(SCRUB), SCRUB_MAGIC)
+}
+
+/// Keeps where the scrub is.
+pub(super) fn write_scrub_place(root: &Path, place: Option<ScrubPlace>) -> Result<(), StorageError> {
+    match place.and_then(|place| envelope::encode(SCRUB_MAGIC, &place)) {
+        Some(bytes) => replace_small(root, SCRUB, &bytes),
+        None => remove_file(&root.join(SCRUB)).map(drop),
+    }
+}
+
+/// Replaces a small file by one that is synced.
+fn replace_small(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+    let temporary = directory.join(format!("{name}{TEMPORARY}"));
+    let written = create_file(&temporary, true).and_then(|file| {
+        let written = disk::write_at(&file, &temporary, bytes, 0).and_then(|()| disk::sync_data(&file, &temporary));
+        written.map_err(|e| StorageError::io("write", &temporary, e))
+    });
+    if let Err(error) = written {
+        // What is left of it would only take space that is short.
+        let _ = disk::remove_file(&temporary);
+        return Err(error);
+    }
+    let path = directory.join(name);
+    disk::rename(&temporary, &path).map_err(|e| StorageError::io("replace", &path, e))
+}
+
+/// Reads a small file; `None` when it is absent, damaged or too large to be one.
+fn read_small<T: serde::de::DeserializeOwned>(path: &Path, magic: Magic) -> Result<Option<T>, StorageError> {
+    let Some(file) = absent_is_none(File::open(path)).map_err(|e| StorageError::io("open", path, e))? else {
+        return Ok(None);
+    };
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_SMALL_FILE).read_to_end(&mut bytes);
+    read.map_err(|e| StorageError::io("read", path, e))?;
+    let value = envelope::decode(magic, &bytes);
+    if value.is_none() {
+        warn!(path = %path.display(), "ignored: the file is damaged or of another version");
+    }
+    Ok(value)
 }
 
 /// Every blob below `root`.
@@ -246,6 +268,7 @@ pub(super) fn list(root: &Path) -> Result<Vec<StoredBlob>, StorageError> {
 
 /// Removes what a crash may have left below `root`.
 pub(super) fn sweep(root: &Path) -> Result<(), StorageError> {
+    remove_file(&root.join(format!("{SCRUB}{TEMPORARY}")))?;
     for_each_blob(root, |directory| directory.sweep())
 }
 
@@ -284,7 +307,7 @@ fn names(path: &Path) -> Result<Vec<String>, StorageError> {
 
 /// Makes one directory; says whether it was new.
 pub(super) fn create_private(path: &Path, action: &'static str) -> Result<bool, StorageError> {
-    match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
+    match disk::make_directory(path) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(false),
         Err(e) => Err(StorageError::io(action, path, e)),
@@ -293,19 +316,17 @@ pub(super) fn create_private(path: &Path, action: &'static str) -> Result<bool, 
 
 /// Opens a file for reading and writing, made when it is missing, emptied where that is asked.
 pub(super) fn create_file(path: &Path, empty: bool) -> Result<File, StorageError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(empty).mode(FILE_MODE);
-    options.open(path).map_err(|e| StorageError::io("create", path, e))
+    disk::create_file(path, empty).map_err(|e| StorageError::io("create", path, e))
 }
 
 /// Makes the names in a directory durable.
-fn sync_directory(path: &Path) -> Result<(), StorageError> {
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| StorageError::io("sync", path, e))
+pub(super) fn sync_directory(path: &Path) -> Result<(), StorageError> {
+    disk::sync_directory(path).map_err(|e| StorageError::io("sync", path, e))
 }
 
 /// Removes a file; says whether it was there.
 fn remove_file(path: &Path) -> Result<bool, StorageError> {
-    let removed = absent_is_none(fs::remove_file(path)).map_err(|e| StorageError::io("remove", path, e))?;
+    let removed = absent_is_none(disk::remove_file(path)).map_err(|e| StorageError::io("remove", path, e))?;
     Ok(removed.is_some())
 }
 

@@ -6,7 +6,6 @@
 
 use std::{
     fs::File,
-    os::unix::fs::FileExt as _,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime},
@@ -19,7 +18,7 @@ use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use super::{
-    Inner, blocking,
+    Inner, blocking, disk,
     layout::BlobDirectory,
     reader::{self, FsReader},
 };
@@ -186,7 +185,7 @@ impl Core {
         let _writing = self.bytes.read().unwrap_or_else(PoisonError::into_inner);
         // Again, as a commit, a removal or a later writer may have come between.
         self.check_writing(&self.state())?;
-        let written = self.file.write_all_at(bytes, self.geometry.offset(piece));
+        let written = disk::write_at(&self.file, &self.path, bytes, self.geometry.offset(piece));
         written.map_err(|e| StorageError::io("write", &self.path, e))?;
         let mut state = self.state();
         state.written.insert(piece);
@@ -209,7 +208,7 @@ impl Core {
             state.recorded_at = Instant::now();
             (state.written.clone(), state.recorded.any_without(&[&state.written]))
         };
-        self.file.sync_data().map_err(|e| StorageError::io("sync", &self.path, e))?;
+        disk::sync_data(&self.file, &self.path).map_err(|e| StorageError::io("sync", &self.path, e))?;
         let _held = self.inner.directory(self.digest);
         if self.check_writing(&self.state()).is_err() || self.state().recorded == written {
             return Ok(());
@@ -267,7 +266,7 @@ impl Core {
         if let Err(error) = self.file.set_modified(SystemTime::now()) {
             debug!(digest = %self.digest, %error, "cannot note the time of use");
         }
-        self.file.sync_all().map_err(|e| StorageError::io("sync", &self.path, e))?;
+        disk::sync_file(&self.file, &self.path).map_err(|e| StorageError::io("sync", &self.path, e))?;
         let _held = self.inner.directory(self.digest);
         if self.state().phase == Phase::Removed {
             return Err(StorageError::Removed { digest: self.digest });

@@ -49,6 +49,26 @@ impl BlobReader for FsReader {
         read(&self.file, &self.path, &self.buffers, offset, length).await
     }
 
+    async fn read_aside(&self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
+        check_range(self.digest, self.size, offset, length)?;
+        let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        blocking(move || {
+            // What is in memory at its start was in use, and stays; the rest goes again.
+            let mut probe = [0];
+            let present =
+                rustix::io::preadv2(&file, &mut [IoSliceMut::new(&mut probe)], offset, ReadWriteFlags::NOWAIT);
+            let bytes = read_new(&file, &path, offset, length)?;
+            if present != Ok(1)
+                && let Some(length) = std::num::NonZeroU64::new(length as u64)
+            {
+                // Advice: where it is not heeded, nothing is lost.
+                let _ = rustix::fs::fadvise(&file, offset, Some(length), rustix::fs::Advice::DontNeed);
+            }
+            Ok(bytes)
+        })
+        .await
+    }
+
     fn file(&self) -> Option<Arc<File>> {
         Some(Arc::clone(&self.file))
     }

@@ -1,3 +1,5 @@
+mod power_loss;
+
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use bytes::Bytes;

@@ -164,7 +164,7 @@ proptest! {
                     }
                 }
                 Step::Shrink(bytes) => {
-                    let victims = policy.shrink(bytes);
+                    let victims = policy.shrink(bytes, usize::MAX);
                     let expected = model.oldest(bytes);
                     check_victims(&model, &expected, &victims)?;
                     for victim in victims {

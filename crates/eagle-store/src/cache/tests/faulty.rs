@@ -15,7 +15,7 @@ use eagle_core::{Digest, Geometry, Metainfo, PieceIndex};
 
 use crate::{
     memory::MemoryStorage,
-    ssi::{BlobReader, BlobStorage, PartialBlob, StorageError, StoredBlob},
+    ssi::{BlobReader, BlobStorage, PartialBlob, SpaceOnDisk, StorageError, StoredBlob},
 };
 
 /// A storage in memory that fails when told to, and counts reads.
@@ -28,6 +28,8 @@ pub(super) struct Faulty {
     pub(super) full: Arc<AtomicBool>,
     pub(super) reads: Arc<AtomicU64>,
     pub(super) fail_create: AtomicBool,
+    /// The file system's size, and what others have on it; none when absent.
+    pub(super) disk: Mutex<Option<(u64, u64)>>,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,12 @@ impl BlobStorage for Faulty {
 
     async fn list(&self) -> Result<Vec<StoredBlob>, StorageError> {
         self.memory.list().await
+    }
+
+    async fn space(&self) -> Result<Option<SpaceOnDisk>, StorageError> {
+        let Some((total, others)) = *self.disk.lock().unwrap() else { return Ok(None) };
+        let stored: u64 = self.memory.list().await?.iter().map(|blob| blob.size).sum();
+        Ok(Some(SpaceOnDisk { total, available: total.saturating_sub(others + stored) }))
     }
 
     fn touch(&self, digest: Digest) {
