@@ -40,7 +40,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Everything: the workspace's tests, the Helm chart, the end-to-end scenarios.
+    /// Everything: the workspace's tests, the Helm chart, the end-to-end scenarios, 20 runs of chaos.
     Test(TestArgs),
     /// The end-to-end scenarios alone: real registries, real runtimes, real `eagle` processes.
     E2e(E2eArgs),
@@ -65,7 +65,7 @@ enum Task {
 
 #[derive(Debug, Args)]
 struct TestArgs {
-    /// Leave out the end-to-end scenarios and the chart (not in CI).
+    /// Leave out the end-to-end scenarios, chaos and the chart (not in CI).
     #[arg(long)]
     fast: bool,
     /// Run only tests and scenarios whose name contains this.
@@ -138,11 +138,15 @@ fn run(task: Task) -> Result<bool> {
             if args.fast && !setup::in_ci() {
                 report.skip("chart", "--fast");
                 report.skip("e2e", "--fast");
+                report.skip("chaos", "--fast");
             } else {
                 if args.only.as_deref().is_none_or(|only| "chart".contains(only)) {
                     chart::check(&mut report)?;
                 }
                 lab::run(&mut report, args.only.as_deref(), false, None)?;
+                if args.only.as_deref().is_none_or(|only| "chaos".contains(only)) {
+                    chaos::test(&mut report)?;
+                }
             }
             Ok(report.finish())
         }

@@ -40,9 +40,9 @@ const RECORDS: u64 = 16 << 10;
 /// Most memory of a process, bytes. 64 MiB may be pieces on their way.
 const MEMORY: u64 = 256 << 20;
 /// Most descriptors of a process at rest: libp2p, data channels and HTTP to each of nine others, listeners, the runtime's own.
-const DESCRIPTORS: usize = 120;
+const DESCRIPTORS: usize = 100;
 /// Most tasks of a process at rest.
-const TASKS: f64 = 400.0;
+const TASKS: f64 = 250.0;
 /// What a log must not contain.
 const NEVER_LOGGED: [&str; 2] = ["panicked at", "internal error: entered unreachable code"];
 
@@ -94,6 +94,8 @@ pub(crate) struct Verdict {
     pub(crate) excused: usize,
     pub(crate) pulls: usize,
     pub(crate) faults: usize,
+    /// Of the requests that nothing excused, the one that took longest, seconds.
+    pub(crate) slowest: f64,
     /// The most of any process at rest: bytes, descriptors, tasks.
     pub(crate) memory: u64,
     pub(crate) descriptors: usize,
@@ -164,7 +166,7 @@ pub(crate) fn judge(
 ) -> Verdict {
     let (requests, pulls) = (record.requests(), record.pulls());
     let mut problems = std::mem::take(&mut evidence.problems);
-    let excused = judge_requests(plan, images, &requests, &pulls, &evidence, &mut problems);
+    let (excused, slowest) = judge_requests(plan, images, &requests, &pulls, &evidence, &mut problems);
     judge_limits(plan, &evidence, &mut problems);
     judge_resources(&evidence, &mut problems);
     for node in nodes {
@@ -175,6 +177,7 @@ pub(crate) fn judge(
     Verdict {
         requests: requests.len(),
         excused,
+        slowest: slowest.as_secs_f64(),
         pulls: pulls.len(),
         faults: evidence.disturbances.len(),
         memory: held().map(|(_, held, _)| held.memory).max().unwrap_or(0),
@@ -191,12 +194,12 @@ fn judge_requests(
     pulls: &[Pull],
     evidence: &Evidence,
     problems: &mut Vec<String>,
-) -> usize {
+) -> (usize, Duration) {
     let time = |at: Instant| at.saturating_duration_since(evidence.start).as_secs_f64();
     // Everything may go through one link.
     let bytes: u64 = pulls.iter().filter_map(|pull| images.get(pull.image)).map(Image::size).sum();
     let bound = PATIENCE + Duration::from_millis(1_000 * bytes / plan.rate.max(1));
-    let mut excused = 0;
+    let (mut excused, mut slowest) = (0, Duration::ZERO);
     for request in requests {
         let (from, to) = (request.from, request.to);
         let place = format!(
@@ -207,27 +210,28 @@ fn judge_requests(
             time(to),
             request.what
         );
-        let slow = to.saturating_duration_since(from) > bound;
-        match &request.problem {
-            Some(Problem::Wrong(what)) => problems.push(format!("WRONG BYTES: {what} ({place})")),
-            None if !slow => {}
-            problem => {
-                if excuse(request, plan, pulls, evidence) {
-                    excused += usize::from(problem.is_some());
-                } else {
-                    let what = match problem {
-                        Some(Problem::Failed(what) | Problem::Wrong(what)) => format!("failed: {what}"),
-                        None => format!("took longer than {:.0} s", bound.as_secs_f64()),
-                    };
-                    problems.push(format!("a pull that could be served {what} ({place})"));
-                }
+        let took = to.saturating_duration_since(from);
+        let what = match &request.problem {
+            Some(Problem::Wrong(what)) => {
+                problems.push(format!("WRONG BYTES: {what} ({place})"));
+                continue;
             }
+            Some(Problem::Failed(what)) => Some(format!("failed: {what}")),
+            None => (took > bound).then(|| format!("took longer than {:.0} s", bound.as_secs_f64())),
+        };
+        if excuse(request, plan, pulls, evidence) {
+            excused += usize::from(request.problem.is_some());
+            continue;
+        }
+        slowest = slowest.max(took);
+        if let Some(what) = what {
+            problems.push(format!("a pull that could be served {what} ({place})"));
         }
     }
     for pull in pulls.iter().filter(|pull| pull.from >= evidence.last_pulls && !pull.complete) {
         problems.push(format!("image {} cannot be pulled through proxy-{} after all is well", pull.image, pull.node));
     }
-    excused
+    (excused, slowest)
 }
 
 /// Whether a request may fail: its own node was disturbed, or the origin refused the caller, or the origin was disturbed and no seeder can be sure to have the image.

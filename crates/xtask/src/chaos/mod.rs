@@ -41,13 +41,15 @@ const RUN_DEADLINE: Duration = Duration::from_secs(240);
 const POLL: Duration = Duration::from_millis(50);
 /// Problems of a run that are printed.
 const SHOWN: usize = 6;
-/// Runs at a time unless told: with limits of some MB/s one takes about a core.
-const JOBS: usize = 2;
+/// Runs at a time unless told: with limits of some MB/s each takes about half a core.
+const JOBS: usize = 4;
+/// Runs of `cargo xtask test`.
+const RUNS_OF_TEST: u64 = 20;
 
 #[derive(Debug, Args)]
 pub(crate) struct ChaosArgs {
     /// How many runs, with seeds that follow each other.
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = RUNS_OF_TEST)]
     runs: u64,
     /// Seed of the first run; without it a fresh one, which is printed.
     #[arg(long, value_name = "S")]
@@ -78,6 +80,15 @@ pub(crate) struct InsideArgs {
     eagle: PathBuf,
     #[arg(long)]
     namespaces: bool,
+}
+
+/// The runs of `cargo xtask test`, with a fresh seed.
+pub(crate) fn test(report: &mut Report) -> Result<()> {
+    if !setup::is_root() {
+        report.skip("chaos", "needs root: it makes network namespaces; cargo xtask chaos does with less");
+        return Ok(());
+    }
+    run(report, &ChaosArgs { runs: RUNS_OF_TEST, seed: None, jobs: JOBS, output: None, eagle: None, list: false })
 }
 
 /// The runs of `cargo xtask chaos`.
@@ -245,6 +256,7 @@ struct Totals {
     excused: usize,
     pulls: usize,
     faults: usize,
+    slowest: f64,
     memory: u64,
     descriptors: usize,
     tasks: f64,
@@ -258,6 +270,7 @@ impl Totals {
         self.excused += verdict.excused;
         self.pulls += verdict.pulls;
         self.faults += verdict.faults;
+        self.slowest = self.slowest.max(verdict.slowest);
         self.memory = self.memory.max(verdict.memory);
         self.descriptors = self.descriptors.max(verdict.descriptors);
         self.tasks = self.tasks.max(verdict.tasks);
@@ -270,6 +283,7 @@ impl Totals {
         let kinds: Vec<_> = self.kinds.iter().map(|(kind, runs)| format!("{kind} {runs}")).collect();
         format!(
             "chaos: {} runs in {:.0} s: {} faults, {} pulls, {} requests, of which {} failed while a fault excused it\n\
+             chaos: the slowest request that nothing excused took {:.1} s\n\
              chaos: most of a process at rest: {} MiB, {} descriptors, {} tasks\n\
              chaos: runs with each kind of fault: {}\n",
             self.runs,
@@ -278,6 +292,7 @@ impl Totals {
             self.pulls,
             self.requests,
             self.excused,
+            self.slowest,
             self.memory >> 20,
             self.descriptors,
             self.tasks,
