@@ -123,8 +123,8 @@ struct Stage {
     network: Mutex<Network>,
     origin: Origin,
     over: AtomicBool,
-    /// Per proxy: whether it may be away, so that a failure is none.
-    away: [AtomicBool; PROXIES],
+    /// Per proxy: how often it went and came back. While this is odd it is away.
+    comings_and_goings: [AtomicU64; PROXIES],
     pulls: AtomicU64,
     bytes: AtomicU64,
     excused: AtomicU64,
@@ -154,7 +154,7 @@ pub(crate) fn run_inside(args: &InsideArgs) -> Result<bool> {
         network: Mutex::new(network),
         origin,
         over: AtomicBool::new(false),
-        away: [const { AtomicBool::new(false) }; PROXIES],
+        comings_and_goings: [const { AtomicU64::new(0) }; PROXIES],
         pulls: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
         excused: AtomicU64::new(0),
@@ -246,13 +246,14 @@ impl Stage {
             let number = rng.random_range(0..self.images.len());
             let image = &self.images[number];
             let record = Record::default();
+            let before = self.comings_and_goings[node].load(Ordering::SeqCst);
             let complete = Runtime { node, mirror, origin: &self.origin, record: &record }.pull(number, image);
-            // It may have gone away a moment before, or come back a moment ago.
-            let away = self.away[node].load(Ordering::SeqCst);
+            let after = self.comings_and_goings[node].load(Ordering::SeqCst);
+            let stayed = before == after && before.is_multiple_of(2);
             for request in record.requests() {
                 match request.problem {
                     None => {}
-                    Some(Problem::Failed(_)) if away || node >= STAYING => {
+                    Some(Problem::Failed(_)) if !stayed => {
                         self.excused.fetch_add(1, Ordering::SeqCst);
                     }
                     Some(Problem::Failed(what) | Problem::Wrong(what)) => {
@@ -312,7 +313,7 @@ impl Stage {
         let Some(node) = nodes.iter_mut().find(|node| node.member == Member::Proxy(number)) else {
             bail!("no proxy {number}");
         };
-        self.away[number].store(true, Ordering::SeqCst);
+        self.comings_and_goings[number].fetch_add(1, Ordering::SeqCst);
         if kill {
             node.kill();
         } else {
@@ -321,7 +322,7 @@ impl Stage {
         thread::sleep(AWAY);
         node.start()?;
         node.wait_ready()?;
-        self.away[number].store(false, Ordering::SeqCst);
+        self.comings_and_goings[number].fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 }
