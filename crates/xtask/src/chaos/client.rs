@@ -28,6 +28,8 @@ pub(crate) struct Request {
     pub(crate) node: usize,
     pub(crate) image: usize,
     pub(crate) what: String,
+    /// Of what was to come.
+    pub(crate) digest: String,
     pub(crate) from: Instant,
     pub(crate) to: Instant,
     pub(crate) problem: Option<Problem>,
@@ -109,8 +111,15 @@ impl Runtime<'_> {
             let from = Instant::now();
             let problem = self.request(target, wanted).err();
             let failed = problem.is_some();
-            let request =
-                Request { node: self.node, image, what: target.to_owned(), from, to: Instant::now(), problem };
+            let request = Request {
+                node: self.node,
+                image,
+                what: target.to_owned(),
+                digest: wanted.digest.clone(),
+                from,
+                to: Instant::now(),
+                problem,
+            };
             self.record.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
             if !failed {
                 return true;

@@ -166,7 +166,7 @@ pub(crate) fn judge(
 ) -> Verdict {
     let (requests, pulls) = (record.requests(), record.pulls());
     let mut problems = std::mem::take(&mut evidence.problems);
-    let (excused, slowest) = judge_requests(plan, images, &requests, &pulls, &evidence, &mut problems);
+    let (excused, slowest) = judge_requests(plan, images, origin, &requests, &pulls, &evidence, &mut problems);
     judge_limits(plan, &evidence, &mut problems);
     judge_resources(&evidence, &mut problems);
     for node in nodes {
@@ -190,6 +190,7 @@ pub(crate) fn judge(
 fn judge_requests(
     plan: &Plan,
     images: &[Image],
+    origin: &Origin,
     requests: &[Request],
     pulls: &[Pull],
     evidence: &Evidence,
@@ -219,7 +220,7 @@ fn judge_requests(
             Some(Problem::Failed(what)) => Some(format!("failed: {what}")),
             None => (took > bound).then(|| format!("took longer than {:.0} s", bound.as_secs_f64())),
         };
-        if excuse(request, plan, pulls, evidence) {
+        if excuse(request, plan, pulls, evidence) || began_wrong(request, origin) {
             excused += usize::from(request.problem.is_some());
             continue;
         }
@@ -246,6 +247,12 @@ fn excuse(request: &Request, plan: &Plan, pulls: &[Pull], evidence: &Evidence) -
     // The registry's word: a caller whom it turns away gets nothing, though all of it be in the cluster.
     let refused = touching().any(|other| other.fault == Fault::Origin(OriginFault::Status(401)));
     own_disturbed || refused || (origin_disturbed && !seeders_have(request.image, request.to, plan, pulls, evidence))
+}
+
+/// Whether a request failed that may have joined a transfer which began with wrong bytes of the origin: that is found out at its
+/// end, and the runtime's next try begins anew.
+fn began_wrong(request: &Request, origin: &Origin) -> bool {
+    request.problem.is_some() && origin.lied_about(&request.digest)
 }
 
 /// Whether the seeders have had an image since before the origin's first fault, and nothing has happened to them.
