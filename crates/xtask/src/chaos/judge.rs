@@ -28,7 +28,7 @@ use crate::http;
 const AFTERMATH: Duration = Duration::from_millis(3_500);
 /// What a request may take beside the time that its bytes need: several stalls (1 s each), a seeder that does not answer, a
 /// registry's connection that is given up (2 s), on a machine with other work.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Limits hold over windows of this length.
 const WINDOW: Duration = Duration::from_secs(1);
 /// Of the limit: 5 % that are promised, and headers, TLS and control messages, which do not count towards it.

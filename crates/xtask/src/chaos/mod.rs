@@ -41,8 +41,8 @@ const RUN_DEADLINE: Duration = Duration::from_secs(240);
 const POLL: Duration = Duration::from_millis(50);
 /// Problems of a run that are printed.
 const SHOWN: usize = 6;
-/// Runs at a time unless told: with limits of some MB/s each takes about half a core.
-const JOBS: usize = 4;
+/// Runs at a time unless told: with limits of some MB/s each takes about a core, and starved processes miss their time.
+const JOBS: usize = 2;
 /// Runs of `cargo xtask test`.
 const RUNS_OF_TEST: u64 = 20;
 
