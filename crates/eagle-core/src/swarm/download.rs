@@ -68,6 +68,10 @@ impl Swarm {
             self.zones.note_first(piece);
         }
         let wanted = self.take(piece);
+        if !wanted {
+            // Another has brought it since this answer began, which had it count as on its way.
+            self.free(Some(piece));
+        }
         self.fill(now);
         wanted
     }

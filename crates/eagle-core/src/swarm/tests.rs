@@ -10,6 +10,7 @@ use crate::{
 
 mod anything;
 mod hostile;
+mod lossy;
 
 const MS: Duration = Duration::from_millis(1);
 
