@@ -135,6 +135,11 @@ impl Role {
         Ok(())
     }
 
+    /// The most memory that it has had, bytes.
+    pub(crate) fn most_memory(&self) -> Result<u64> {
+        self.process.most_memory()
+    }
+
     pub(crate) fn check_running(&mut self) -> Result<()> {
         self.process.check_running()
     }

@@ -63,6 +63,14 @@ impl Process {
         }
     }
 
+    /// The most memory that the process itself has had resident, bytes (proc(5), `VmHWM`).
+    pub(crate) fn most_memory(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(kibibytes.with_context(|| format!("no VmHWM of {}", self.name))? << 10)
+    }
+
     fn pid(&self) -> Option<Pid> {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
     }

@@ -4,6 +4,7 @@ mod bad_input;
 mod cache;
 mod configured;
 mod forward;
+mod hostile;
 mod limits;
 mod membership;
 mod outages;
@@ -173,6 +174,11 @@ const ALL: &[Scenario] = &[
         name: "garbage-on-ports",
         proves: "garbage on every port of every role harms nothing: a good pull follows",
         run: bad_input::garbage,
+    },
+    Scenario {
+        name: "hostile-crowds",
+        proves: "10,000 idle connections at a port, slow senders and readers, churn, long heads, floods of announces: others are served, memory is bounded",
+        run: hostile::crowds,
     },
     Scenario {
         name: "bad-configuration",
