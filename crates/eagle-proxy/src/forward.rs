@@ -15,10 +15,9 @@ mod tunnel;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use eagle_registry::errors::ErrorCode;
+use eagle_registry::{RegistryName, errors::ErrorCode};
 use http::{Method, Request, Response, StatusCode, Uri, header, uri::Authority};
 use hyper::body::Incoming;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::policy::Policy;
@@ -26,6 +25,7 @@ use self::{authority::Certificates, policy::Verdict};
 use crate::{
     answer::{self, ResponseBody},
     config::ForwardMode,
+    places::Place,
     service::{Service, Via},
 };
 
@@ -51,7 +51,7 @@ pub(crate) struct Connection {
     /// The end.
     pub(crate) stop: CancellationToken,
     /// Its place among the connections.
-    pub(crate) place: Arc<OwnedSemaphorePermit>,
+    pub(crate) place: Place,
 }
 
 impl Front {
@@ -146,6 +146,12 @@ impl Front {
             },
         }
     }
+}
+
+/// Host, port and registry of the target of a `CONNECT`.
+pub(crate) fn connect_target(authority: &Authority) -> Result<(String, u16, RegistryName), String> {
+    let policy::Target { host, port, registry } = policy::target(authority, Some(policy::HTTPS_PORT))?;
+    Ok((host, port, registry))
 }
 
 fn bad(problem: &str) -> Response<ResponseBody> {

@@ -12,7 +12,10 @@ pub mod download;
 pub mod forward;
 pub mod grants;
 pub mod metrics;
+#[doc(hidden)]
+pub mod parsers;
 pub mod path;
+pub mod places;
 pub mod proxy;
 mod remembered;
 pub mod rules;

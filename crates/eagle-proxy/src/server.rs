@@ -6,12 +6,14 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::forward::{Connection, Front};
+use crate::{
+    forward::{Connection, Front},
+    places::{BusyBody, Places},
+};
 
 /// Connections at a time. A runtime opens a handful for each image it pulls; docker opens one per
 /// request. Each one costs some tens of KiB besides the blocks that it reads ahead.
@@ -31,28 +33,27 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let connections = TaskTracker::new();
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new(MAX_CONNECTIONS);
     loop {
         let accepted = tokio::select! {
             accepted = async {
-                // Without room nothing is accepted; the kernel's queue holds what comes.
-                let permit = Arc::clone(&room).acquire_owned().await;
-                (permit, listener.accept().await)
+                let accepted = listener.accept().await;
+                // When every connection is busy this one waits, and the kernel's queue holds what comes after it.
+                (places.take().await, accepted)
             } => accepted,
             () = shutdown.cancelled() => break,
         };
         match accepted {
-            (Ok(permit), Ok((stream, _))) => {
+            (place, Ok((stream, _))) => {
                 let Ok(local) = stream.local_addr() else { continue };
                 let (shutdown, stop, tasks) = (shutdown.clone(), stop.clone(), connections.clone());
-                let about = Connection { local, tasks, shutdown, stop, place: Arc::new(permit) };
+                let about = Connection { local, tasks, shutdown, stop, place };
                 connections.spawn(connection(stream, Arc::clone(&front), about));
             }
             (_, Err(error)) => {
                 tracing::warn!(%error, "a connection of a runtime could not be accepted");
                 sleep(ACCEPT_AGAIN).await;
             }
-            (Err(_), _) => break,
         }
     }
     drop(listener);
@@ -63,10 +64,13 @@ pub(crate) async fn serve(
 async fn connection(stream: TcpStream, front: Arc<Front>, about: Connection) {
     // Answers are written in large blocks, and small ones should not wait.
     let _ = stream.set_nodelay(true);
-    let (shutdown, stop) = (about.shutdown.clone(), about.stop.clone());
+    let (shutdown, stop, place) = (about.shutdown.clone(), about.stop.clone(), about.place.clone());
     let handler = service_fn(move |request: http::Request<Incoming>| {
         let (front, about) = (Arc::clone(&front), about.clone());
-        async move { Ok::<_, Infallible>(front.answer(request, &about).await) }
+        async move {
+            let busy = about.place.busy();
+            Ok::<_, Infallible>(front.answer(request, &about).await.map(|body| BusyBody::new(body, busy)))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -89,6 +93,10 @@ async fn connection(stream: TcpStream, front: Arc<Front>, about: Connection) {
                 connection.as_mut().graceful_shutdown();
             }
             () = stop.cancelled() => return,
+            () = place.given_way() => {
+                tracing::debug!("an idle connection gave way to a new one");
+                return;
+            }
         }
     }
 }

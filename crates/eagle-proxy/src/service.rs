@@ -2,7 +2,7 @@
 
 mod blobs;
 mod direct;
-mod links;
+pub(crate) mod links;
 mod manifests;
 pub(crate) mod relay;
 

@@ -21,6 +21,10 @@ use eagle_core::{Digest, geometry::MAX_BLOB_SIZE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
+pub(crate) use self::{
+    challenge::{Wanted, wanted},
+    token::read_token,
+};
 use self::{exchange::Question, hosts::Hosts, limits::Limits, transport::Transport};
 pub use self::{
     forward::{ForwardRequest, ForwardRequestError},

@@ -62,7 +62,7 @@ impl Credentials {
 }
 
 /// By registry.
-type Auths = BTreeMap<RegistryName, Credentials>;
+pub(crate) type Auths = BTreeMap<RegistryName, Credentials>;
 
 /// The credentials of all configured files.
 #[derive(Debug, Default)]
@@ -205,7 +205,7 @@ struct Entry {
     identitytoken: String,
 }
 
-fn parse(text: &[u8], path: &Path) -> Result<Auths, String> {
+pub(crate) fn parse(text: &[u8], path: &Path) -> Result<Auths, String> {
     let document: Document = serde_json::from_slice(text).map_err(|error| {
         // The error's own text may quote the file.
         format!("is not a docker configuration: see line {}, column {}", error.line(), error.column())

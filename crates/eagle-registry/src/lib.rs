@@ -18,6 +18,8 @@ pub mod manifest;
 pub mod name;
 pub mod origin;
 mod pace;
+#[doc(hidden)]
+pub mod parsers;
 pub mod path;
 pub mod range;
 

@@ -8,7 +8,7 @@
 //! A pin holds the blobs of an image as a reader would, so that they are not evicted.
 
 mod report;
-mod table;
+pub(crate) mod table;
 mod verify;
 
 use std::{

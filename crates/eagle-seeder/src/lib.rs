@@ -34,6 +34,8 @@ pub mod images;
 mod manifests;
 mod metrics;
 mod notifications;
+#[doc(hidden)]
+pub mod parsers;
 pub mod preheat;
 mod request_body;
 mod route;

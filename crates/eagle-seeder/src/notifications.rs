@@ -4,7 +4,7 @@
 //! matches it. What is fetched is what the registry gives under the digest that the event names, so a forged
 //! event could at most have something fetched that is in the registry anyway.
 
-mod event;
+pub(crate) mod event;
 mod signature;
 
 use std::collections::HashSet;

@@ -6,7 +6,7 @@
 //! blob is stored by the one that proxies will ask for it (`sources`). What came of every blob is reported
 //! (`report`), and kept across a restart (`journal`). Afterwards proxies can be warmed too (`nodes`).
 
-mod api;
+pub(crate) mod api;
 mod config;
 mod journal;
 mod list;

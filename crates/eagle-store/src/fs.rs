@@ -17,7 +17,7 @@
 
 mod buffers;
 mod disk;
-mod layout;
+pub(crate) mod layout;
 mod partial;
 mod reader;
 #[cfg(test)]

@@ -18,6 +18,8 @@ mod example;
 mod fs;
 mod memory;
 mod object;
+#[doc(hidden)]
+pub mod parsers;
 mod policy;
 mod read_ahead;
 pub mod ssi;

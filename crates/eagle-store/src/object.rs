@@ -18,9 +18,9 @@
 //! and have a largest size, and who reads a blob hashes it.
 
 mod connect;
-mod heartbeat;
+pub(crate) mod heartbeat;
 mod lease;
-mod names;
+pub(crate) mod names;
 mod objects;
 mod partial;
 mod reader;
@@ -55,8 +55,8 @@ use crate::{
     ssi::{BlobReader, BlobStorage, Claim, PartialBlob, StorageError, StoredBlob, check_metainfo, check_whole},
 };
 
-const METAINFO_MAGIC: Magic = *b"eaglemi2";
-const MARKER_MAGIC: Magic = *b"eagleok1";
+pub(crate) const METAINFO_MAGIC: Magic = *b"eaglemi2";
+pub(crate) const MARKER_MAGIC: Magic = *b"eagleok1";
 /// Largest metainfo, bytes: that of the most pieces (2^18 hashes of 32 bytes) is half of it.
 const MAX_METAINFO: u64 = 16 << 20;
 /// Largest marker, bytes; what is written has about 50.
@@ -82,8 +82,8 @@ impl Owner {
 
 /// Content of the marker.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Marker {
-    size: u64,
+pub(crate) struct Marker {
+    pub(crate) size: u64,
 }
 
 /// Blobs in a bucket, which several processes may share.

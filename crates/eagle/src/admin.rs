@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use eagle_cluster::Membership;
+use eagle_proxy::places::{BusyBody, Places};
 use eagle_seeder::images::Images;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -19,17 +20,21 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{cache_api, cluster, limits::HostLimits, process_metrics};
+use crate::{browser, cache_api, cluster, limits::HostLimits, process_metrics};
 
-/// Connections served at once. Probes and a scraper need a handful; more wait in the listener's backlog.
+/// Connections at once. Probes and a scraper need a handful; an idle one gives way to a newcomer.
 const MAX_CONNECTIONS: usize = 64;
 /// How long a client may take to send a request's head, and its body.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest body of a request, bytes: two rates with room for white space.
 const MAX_BODY: usize = 4096;
+/// Longest head of a request, bytes.
+const MAX_HEAD: usize = 16 << 10;
+/// Longest life of a connection. Probes and scrapers open another.
+const LONGEST: Duration = Duration::from_secs(600);
 /// What Prometheus expects of the format that prometheus-client writes.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -242,49 +247,57 @@ impl Admin {
 
 async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new(MAX_CONNECTIONS);
     loop {
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = async {
-                let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
-                Some((slot, listener.accept().await))
+                let accepted = listener.accept().await;
+                (places.take().await, accepted)
             } => accepted,
         };
-        let (slot, stream) = match accepted {
-            Some((slot, Ok((stream, _)))) => (slot, stream),
-            Some((_, Err(error))) => {
+        let (place, stream) = match accepted {
+            (place, Ok((stream, _))) => (place, stream),
+            (_, Err(error)) => {
                 // Out of file descriptors, mostly: trying again at once would only burn the processor.
                 tracing::warn!(%error, "the admin address could not accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
-            None => break,
         };
+        let Ok(local) = stream.local_addr() else { continue };
         let state = Arc::clone(&state);
         connections.spawn(async move {
+            let at_work = place.clone();
             let service = service_fn(move |request: Request<Incoming>| {
-                let state = Arc::clone(&state);
+                let (state, busy) = (Arc::clone(&state), at_work.busy());
                 async move {
+                    let answer = |response: Response<Full<Bytes>>| response.map(|body| BusyBody::new(body, busy));
+                    if let Some(problem) = browser::is_foreign(local.ip(), request.uri(), request.headers()) {
+                        return Ok::<_, Infallible>(answer(text(StatusCode::FORBIDDEN, format!("{problem}\n"))));
+                    }
                     let changes_limits = request.method() == Method::PUT && request.uri().path() == "/limits";
                     let uri = request.uri();
-                    Ok::<_, Infallible>(if changes_limits {
+                    Ok(answer(if changes_limits {
                         state.change_limits(request.into_body()).await
                     } else if cache_api::is_cache(uri.path()) {
                         state.cache(request.method(), uri.path(), uri.query()).await
                     } else {
                         state.answer(request.method(), request.uri().path())
-                    })
+                    }))
                 }
             });
-            // A client that goes away is no concern of this server.
-            let _ = http1::Builder::new()
+            let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-            drop(slot);
+                .max_buf_size(MAX_HEAD)
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                // A client that goes away is no concern of this server, and one that takes nothing is given up.
+                _ = tokio::time::timeout(LONGEST, connection) => {}
+                () = place.given_way() => {}
+            }
         });
     }
     connections.shutdown().await;

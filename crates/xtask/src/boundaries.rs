@@ -25,7 +25,22 @@ const ORDER: &[&str] = &[
 ];
 
 /// Crates beside that order, and all that they may depend on.
-const APART: &[(&str, &[&str])] = &[("xtask", &[])];
+const APART: &[(&str, &[&str])] = &[
+    ("xtask", &[]),
+    (
+        "eagle-fuzz",
+        &[
+            "eagle",
+            "eagle-cluster",
+            "eagle-core",
+            "eagle-proxy",
+            "eagle-registry",
+            "eagle-seeder",
+            "eagle-store",
+            "eagle-tracker",
+        ],
+    ),
+];
 
 /// Who alone may depend on crates that begin with this.
 const OWNED: &[(&str, &str)] = &[("libp2p", "eagle-p2p"), ("redis", "eagle-tracker"), ("object_store", "eagle-store")];

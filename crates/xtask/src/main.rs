@@ -8,6 +8,7 @@ mod boundaries;
 mod chaos;
 mod chart;
 mod cluster;
+mod fuzz;
 mod http;
 mod hub;
 mod image;
@@ -50,6 +51,8 @@ enum Task {
     Soak(soak::SoakArgs),
     /// The Helm chart alone: lint, render, validate against the Kubernetes schemas.
     Chart,
+    /// The fuzz targets, each for a while. Needs cargo-fuzz.
+    Fuzz(fuzz::FuzzArgs),
     /// Installs the Debian packages that the tests need (as root), or says which are missing.
     Setup,
     /// The inner half of `e2e`, inside its own namespaces. Not for use by hand.
@@ -109,6 +112,11 @@ fn run(task: Task) -> Result<bool> {
             chart::check(&mut report)?;
             Ok(report.finish())
         }
+        Task::Fuzz(args) => {
+            let mut report = Report::default();
+            fuzz::run(&mut report, &args)?;
+            Ok(report.finish())
+        }
         Task::E2e(args) if args.list => {
             scenarios::list();
             Ok(true)
@@ -135,6 +143,9 @@ fn run(task: Task) -> Result<bool> {
             let mut report = Report::default();
             workspace::test(&mut report, args.only.as_deref())?;
             boundaries::check(&mut report);
+            if !args.fast {
+                fuzz::short(&mut report, args.only.as_deref())?;
+            }
             if args.fast && !setup::in_ci() {
                 report.skip("chart", "--fast");
                 report.skip("e2e", "--fast");

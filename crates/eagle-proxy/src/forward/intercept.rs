@@ -48,12 +48,15 @@ pub(super) fn start(
     tls: Arc<ServerConfig>,
 ) -> Response<ResponseBody> {
     let tasks = connection.tasks.clone();
+    // It ends by itself when it is idle, and keeps its place until then.
+    let busy = connection.place.busy();
     tasks.spawn(async move {
         let stop = connection.stop.clone();
         tokio::select! {
             () = serve(front, request, connection, target, tls) => {}
             () = stop.cancelled() => {}
         }
+        drop(busy);
     });
     Response::new(answer::empty())
 }
@@ -130,7 +133,6 @@ async fn serve(
         }
     }
     tracing::trace!(%registry, "an intercepted connection is over");
-    drop(connection.place);
 }
 
 /// A request for another host than the one that the tunnel was asked for would be answered from the wrong registry.

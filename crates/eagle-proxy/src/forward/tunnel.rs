@@ -50,8 +50,10 @@ pub(super) async fn open(target: &Target) -> Result<TcpStream, String> {
 /// Says yes; when that has reached the client, bytes move.
 pub(super) fn start(request: Request<Incoming>, connection: Connection, there: TcpStream) -> Response<ResponseBody> {
     let tasks = connection.tasks.clone();
+    // A tunnel is one long request.
+    let busy = connection.place.busy();
     tasks.spawn(async move {
-        let Connection { stop, shutdown, place, .. } = connection;
+        let Connection { stop, shutdown, .. } = connection;
         tokio::select! {
             result = upgraded(request, there, &shutdown) => {
                 if let Err(error) = result {
@@ -60,7 +62,7 @@ pub(super) fn start(request: Request<Incoming>, connection: Connection, there: T
             }
             () = stop.cancelled() => {}
         }
-        drop(place);
+        drop(busy);
     });
     Response::new(answer::empty())
 }

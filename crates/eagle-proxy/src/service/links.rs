@@ -14,7 +14,7 @@ const MAX_LINK: usize = 4096;
 
 /// A list, as the client asked for it.
 #[derive(Debug)]
-pub(super) struct List {
+pub(crate) struct List {
     /// The repository as it stands in the path, maybe with the registry in front.
     name: String,
     /// `ns=...` as it stands in the query.
@@ -25,7 +25,7 @@ pub(super) struct List {
 
 impl List {
     /// `None` for what comes in one part.
-    pub(super) fn of(name: &str, resource: &Resource, query: Option<&str>) -> Option<Self> {
+    pub(crate) fn of(name: &str, resource: &Resource, query: Option<&str>) -> Option<Self> {
         if !matches!(resource, Resource::Tags | Resource::Referrers(_)) {
             return None;
         }
@@ -36,7 +36,7 @@ impl List {
     }
 
     /// Makes the registry's links lead back here; those that lead elsewhere are left out.
-    pub(super) fn lead_back(&self, headers: &mut HeaderMap, repository: &RepositoryName) {
+    pub(crate) fn lead_back(&self, headers: &mut HeaderMap, repository: &RepositoryName) {
         let theirs = format!("/v2/{repository}/{}", self.suffix);
         let links: Vec<HeaderValue> = headers
             .get_all(header::LINK)

@@ -172,7 +172,7 @@ struct TokenAnswer {
     expires_in: Option<serde_json::Value>,
 }
 
-fn read_token(answer: &[u8], now: Instant) -> Option<Token> {
+pub(crate) fn read_token(answer: &[u8], now: Instant) -> Option<Token> {
     let answer: TokenAnswer = serde_json::from_slice(answer).ok()?;
     let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty())?;
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;

@@ -24,7 +24,7 @@ const MAX_NAMED_BY_ONE: usize = 10_000;
 const VERSION: u32 = 1;
 
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     /// Tags and manifests by digest.
     entries: LruCache<ImageReference, Entry>,
     /// Sum of what the entries name.
@@ -67,9 +67,15 @@ impl Table {
 
     /// What a file tells; nothing when there is none.
     pub(super) fn read(path: &Path, limit: u64) -> io::Result<Self> {
+        match durable_file::read(path, limit)? {
+            Some(bytes) => Self::from_json(&bytes),
+            None => Ok(Self::new()),
+        }
+    }
+
+    pub(crate) fn from_json(bytes: &[u8]) -> io::Result<Self> {
         let mut table = Self::new();
-        let Some(bytes) = durable_file::read(path, limit)? else { return Ok(table) };
-        let file: File = serde_json::from_slice(&bytes)?;
+        let file: File = serde_json::from_slice(bytes)?;
         if file.version != VERSION {
             return Err(io::Error::other(format!("it has version {} and not {VERSION}", file.version)));
         }
@@ -80,7 +86,7 @@ impl Table {
         Ok(table)
     }
 
-    pub(super) fn to_json(&self) -> io::Result<Vec<u8>> {
+    pub(crate) fn to_json(&self) -> io::Result<Vec<u8>> {
         let images = self.entries.iter().rev().map(|(image, entry)| (image.clone(), entry.clone())).collect();
         Ok(serde_json::to_vec(&File { version: VERSION, images })?)
     }

@@ -16,7 +16,7 @@ const MAX_EVENTS: usize = 1000;
 
 /// Why a body is none of a registry's.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum EventError {
+pub(crate) enum EventError {
     #[error("the body is no notification of a registry: {0}")]
     Json(String),
     #[error("the body has neither `events`, as Docker Distribution sends them, nor `type`, as Harbor does")]
@@ -27,7 +27,7 @@ pub(super) enum EventError {
 
 /// What one event comes to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(crate) enum Heard {
     /// An image was pushed under a tag.
     Push(Push),
     /// Nothing that concerns anybody here, or nothing that could be understood; why.
@@ -86,7 +86,7 @@ struct HarborRepository {
 
 /// Reads a body; `registry` is the name by which the registry is known here, if it was said, and otherwise the
 /// events say it.
-pub(super) fn read(body: &[u8], registry: Option<&RegistryName>) -> Result<Vec<Heard>, EventError> {
+pub(crate) fn read(body: &[u8], registry: Option<&RegistryName>) -> Result<Vec<Heard>, EventError> {
     let body: Body = match serde_json::from_slice(body) {
         Ok(body) => body,
         // Which of the two it is: JSON of another kind, or none at all.

@@ -56,7 +56,7 @@ pub struct JobList {
 
 impl PreheatRequest {
     /// The images, each once, in their order.
-    fn parse(&self) -> Result<Vec<(ImageReference, Option<String>)>, BodyProblem> {
+    pub(crate) fn parse(&self) -> Result<Vec<(ImageReference, Option<String>)>, BodyProblem> {
         if self.images.is_empty() {
             return Err(BodyProblem::Bad("no image is named".to_owned()));
         }

@@ -27,8 +27,12 @@ impl FromStr for NodeTarget {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "all" => Ok(Self::All),
-            "none" | "0" => Ok(Self::None),
-            number => number.parse().map(Self::Count).map_err(|_| ParseNodeTargetError),
+            "none" => Ok(Self::None),
+            number => match number.parse() {
+                Ok(0) => Ok(Self::None),
+                Ok(number) => Ok(Self::Count(number)),
+                Err(_) => Err(ParseNodeTargetError),
+            },
         }
     }
 }
@@ -94,7 +98,9 @@ mod tests {
             assert_eq!(serde_json::to_string(&target).unwrap(), text);
         }
         assert_eq!(serde_json::from_str::<NodeTarget>("\"7\"").unwrap(), NodeTarget::Count(7));
-        assert_eq!(serde_json::from_str::<NodeTarget>("0").unwrap(), NodeTarget::None);
+        for none in ["0", "\"0\"", "\"00\""] {
+            assert_eq!(serde_json::from_str::<NodeTarget>(none).unwrap(), NodeTarget::None);
+        }
         for bad in ["-1", "5000000000", "\"some\"", "[]", "null", "1.5"] {
             assert!(serde_json::from_str::<NodeTarget>(bad).is_err(), "{bad}");
         }

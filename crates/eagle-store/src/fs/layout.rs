@@ -33,8 +33,8 @@ const METAINFO: &str = "metainfo";
 const TEMPORARY: &str = ".tmp";
 
 /// The second form: hashes of pieces are chained.
-const METAINFO_MAGIC: Magic = *b"eaglemi2";
-const PIECES_MAGIC: Magic = *b"eaglepr1";
+pub(crate) const METAINFO_MAGIC: Magic = *b"eaglemi2";
+pub(crate) const PIECES_MAGIC: Magic = *b"eaglepr1";
 const SCRUB_MAGIC: Magic = *b"eaglesc1";
 /// Largest small file that is read, bytes: metainfo of the most pieces (2^18 hashes of 32 bytes)
 /// is half of it.
@@ -42,9 +42,19 @@ const MAX_SMALL_FILE: u64 = 16 << 20;
 
 /// Which pieces of a partial blob are durable.
 #[derive(Serialize, Deserialize)]
-struct PieceRecord {
+pub(crate) struct PieceRecord {
     geometry: Geometry,
     pieces: Vec<u8>,
+}
+
+impl PieceRecord {
+    /// The pieces, when they are those of a blob of this geometry.
+    pub(crate) fn of(self, geometry: Geometry) -> Option<Bitfield> {
+        if self.geometry != geometry {
+            return None;
+        }
+        Bitfield::from_bytes(geometry.pieces(), &self.pieces)
+    }
 }
 
 /// The directory of one blob.
@@ -108,10 +118,7 @@ impl BlobDirectory {
             return Ok(None);
         }
         let record = self.read_small::<PieceRecord>(PIECES, PIECES_MAGIC)?;
-        let pieces = record
-            .filter(|record| record.geometry == geometry)
-            .and_then(|record| Bitfield::from_bytes(geometry.pieces(), &record.pieces));
-        Ok(pieces.map(|pieces| (file, pieces)))
+        Ok(record.and_then(|record| record.of(geometry)).map(|pieces| (file, pieces)))
     }
 
     /// A partial file of holes in place of whatever there was.

@@ -30,13 +30,13 @@ const CLEAN_UP: Duration = Duration::from_secs(5);
 /// Records that a sweep looks at; each is one blob that was in the works. The next start finds the rest.
 const MAX_RECORDS: usize = 10_000;
 
-pub(super) const RECORD_MAGIC: Magic = *b"eaglerc1";
+pub(crate) const RECORD_MAGIC: Magic = *b"eaglerc1";
 /// Largest record, bytes: names and an upload's id, which stores keep below 1 KiB.
 pub(super) const MAX_RECORD: u64 = 16 << 10;
 
 /// What a record says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(crate) struct Record {
     pub(super) owner: Owner,
     pub(super) number: u64,
     /// The multipart upload that ends with it.

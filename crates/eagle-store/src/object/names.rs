@@ -12,7 +12,7 @@ const UPLOADS: &str = "uploads";
 
 /// Builds and reads the keys below one prefix.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(crate) struct Names {
     /// For messages: scheme and bucket.
     bucket: String,
     /// Empty, or ends in a slash.
@@ -21,14 +21,14 @@ pub(super) struct Names {
 
 /// What an object of a blob is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     Data,
     Complete,
 }
 
 impl Names {
     /// Keys below `prefix`, a path of plain segments, in a bucket that messages call `bucket`.
-    pub(super) fn new(bucket: String, prefix: &str) -> Self {
+    pub(crate) fn new(bucket: String, prefix: &str) -> Self {
         let prefix = prefix.trim_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         Self { bucket, prefix }
@@ -89,7 +89,7 @@ impl Names {
     }
 
     /// The blob and the part of it that an object is; `None` for every other key.
-    pub(super) fn parse(&self, path: &Path) -> Option<(Digest, Part)> {
+    pub(crate) fn parse(&self, path: &Path) -> Option<(Digest, Part)> {
         let rest = path.as_ref().strip_prefix(self.prefix.as_str())?;
         let mut segments = rest.split('/');
         let (Some(BLOBS), Some(algorithm), Some(_), Some(hex), Some(part), None) =

@@ -156,6 +156,11 @@ impl Sources {
             let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
             tree.merge(yaml::parse_file(&text, path)?);
         }
+        self.over(tree)
+    }
+
+    /// Lays environment and flags over what a file says.
+    fn over(self, mut tree: Node) -> Result<Node, ConfigError> {
         if !matches!(tree.value, Value::Map(_)) {
             return Err(ConfigError::new(tree.origin, &[], "the file must hold sections such as `proxy:`"));
         }
@@ -163,6 +168,22 @@ impl Sources {
         self.flags.lay_on(&mut tree);
         Ok(tree)
     }
+}
+
+/// The settings in effect of a file with this text and these environment variables, as `eagle config show` prints them.
+///
+/// # Errors
+/// What is wrong with them, a line each.
+pub fn read_configuration(text: &str, environment: Vec<(OsString, OsString)>) -> Result<String, String> {
+    let sources = Sources { file: None, environment, flags: Flags::default() };
+    let mut tree = Node::empty();
+    let written = yaml::parse_file(text, std::path::Path::new("eagle.yaml")).and_then(|file| {
+        tree.merge(file);
+        sources.over(tree)
+    });
+    let written = written.map_err(|error| error.to_string())?;
+    let settings = Settings::from_tree(written.clone()).map_err(|errors| errors.to_string())?;
+    Ok(Loaded { settings, written }.show(&SECTIONS))
 }
 
 /// Takes a section out of the tree and reads it.

@@ -8,9 +8,11 @@ mod tracker;
 
 use std::{
     fmt,
+    fs::DirBuilder,
     future::Future,
     io::Write as _,
     net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -237,7 +239,8 @@ async fn admin(
 /// Makes the data directory and sees that files can be written there, before anything else is started.
 fn prepare_data_dir(loaded: &Loaded, role: &'static str, path: &Path) -> Result<()> {
     let prepare = || {
-        std::fs::create_dir_all(path)?;
+        // One that is there keeps its mode.
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         tempfile::tempfile_in(path).map(|_| ())
     };
     prepare().map_err(|error: std::io::Error| {

@@ -1,0 +1,65 @@
+//! What nodes and trackers tell each other.
+
+use std::time::Duration;
+
+use eagle_core::{Bitfield, PieceSet, Timestamp, tracker::ownership::Ownership};
+use eagle_tracker::{
+    AnnounceRequest, AnnounceResponse,
+    store::{MemoryStore, PeerStore, StoreLimits},
+};
+use futures::executor::block_on;
+
+/// Bounds that a fuzzed announce can reach.
+const LIMITS: StoreLimits =
+    StoreLimits { ttl: Duration::from_secs(60), peers: 4, blobs: 3, peers_per_blob: 2, blobs_per_peer: 2 };
+
+/// One JSON document on a line: each an announce or an answer to one. The announces go to one store, as if each came from whom it says.
+pub(crate) fn run(bytes: &[u8]) {
+    let store = MemoryStore::new(LIMITS);
+    let mut now = Timestamp(1 << 40);
+    for line in bytes.split(|byte| *byte == b'\n').take(16) {
+        if let Ok(response) = serde_json::from_slice::<AnnounceResponse>(line) {
+            // What a client makes of it: an interval that is none is no panic later.
+            let _ = Duration::try_from_secs_f64(response.interval_seconds);
+            let peers = response.peers.iter().flat_map(|blob| &blob.peers);
+            peers.for_each(|peer| pieces(&peer.pieces, 1));
+        }
+        let Ok(request) = serde_json::from_slice::<AnnounceRequest>(line) else { continue };
+        let text = serde_json::to_vec(&request).unwrap_or_default();
+        assert_eq!(serde_json::from_slice::<AnnounceRequest>(&text).ok().as_ref(), Some(&request));
+        for blob in &request.blobs {
+            // A set is never made larger than what was sent and what the blob's size allows.
+            pieces(&blob.pieces, blob.geometry.pieces());
+        }
+        now = now + Duration::from_secs(1);
+        block_on(async {
+            let applied = store.announce(&request.node, request.full, &request.blobs, now).await;
+            for blob in &request.blobs {
+                if let Some(view) = store.view(blob.digest, &request.node.id, 7, now).await {
+                    assert!(view.candidates.len() <= LIMITS.peers_per_blob);
+                    assert!(view.candidates.iter().all(|candidate| candidate.info.id != request.node.id));
+                }
+            }
+            if request.stopped {
+                store.leave(&request.node.id).await;
+            }
+            let stats = store.stats();
+            assert!(stats.peers <= LIMITS.peers && stats.blobs <= LIMITS.blobs, "{stats:?} after {applied:?}");
+            assert!(stats.entries <= LIMITS.peers * LIMITS.blobs_per_peer);
+        });
+    }
+}
+
+/// Both readers of a set of pieces agree on it.
+fn pieces(set: &PieceSet, pieces: u32) {
+    let field: Option<Bitfield> = set.to_bitfield(pieces);
+    let owned = Ownership::new(set, pieces);
+    assert_eq!(field.is_some(), owned.is_some(), "{set:?} of {pieces}");
+    if let (Some(field), Some(owned)) = (field, owned) {
+        assert_eq!(field.count(), owned.count(pieces));
+        assert_eq!(field.count(), set.count(pieces));
+        assert_eq!(field.is_full(), owned.is_complete());
+        assert_eq!(PieceSet::from(&field).to_bitfield(pieces).as_ref(), Some(&field));
+        assert_eq!(Bitfield::from_bytes(pieces, &field.to_bytes()), Some(field));
+    }
+}
