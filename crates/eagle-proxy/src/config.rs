@@ -70,6 +70,8 @@ pub struct ProxyConfig {
     pub origin_fallback: bool,
     /// What happens to pushes and deletes through the mirror.
     pub push: Push,
+    /// Which runtimes are asked for their credentials by the mirror's `/v2/`.
+    pub login: Login,
     /// The forward proxy, for daemons that are configured by `HTTP_PROXY` and `HTTPS_PROXY`.
     pub forward: ForwardConfig,
 }
@@ -83,6 +85,19 @@ pub enum Push {
     Refuse,
     /// They are passed on to the registry, with the caller's credentials.
     Passthrough,
+}
+
+/// Which runtimes are asked for their credentials. docker, podman, CRI-O and skopeo send them only where `/v2/` asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Login {
+    /// None.
+    Off,
+    /// Those of this machine, over a loopback address.
+    #[default]
+    Loopback,
+    /// Whoever reaches the address, over plain HTTP.
+    Any,
 }
 
 /// Settings of the forward proxy, which serves at the same address as the mirror.
@@ -133,6 +148,7 @@ impl Default for ProxyConfig {
             rules: Vec::new(),
             origin_fallback: true,
             push: Push::default(),
+            login: Login::default(),
             forward: ForwardConfig::default(),
         }
     }

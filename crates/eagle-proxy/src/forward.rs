@@ -68,7 +68,9 @@ impl Front {
         }
         // A server must understand the absolute form for itself too.
         let absolute = request.uri().authority().filter(|authority| authority.as_str() != connection.local.to_string());
-        let Some(authority) = absolute else { return self.service.answer(request, &Via::Mirror).await };
+        let Some(authority) = absolute else {
+            return self.service.answer(request, &Via::Mirror(connection.local)).await;
+        };
         match self.absolute(request.uri(), authority, connection) {
             Ok(via) => self.service.answer(request, &via).await,
             Err(refusal) => {

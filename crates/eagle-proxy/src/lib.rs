@@ -11,6 +11,7 @@ pub mod config;
 pub mod download;
 pub mod forward;
 pub mod grants;
+mod login;
 pub mod metrics;
 #[doc(hidden)]
 pub mod parsers;

@@ -38,6 +38,7 @@ use crate::{
         authority::{AuthorityError, Certificates},
     },
     grants::Grants,
+    login::Gate,
     metrics::{Metrics, Traffic},
     remembered::Manifests,
     rules::Rules,
@@ -94,6 +95,9 @@ pub enum StartError {
     /// The certificate authority of the forward proxy cannot be used.
     #[error("proxy.forward.ca_dir: {0}")]
     Authority(#[from] AuthorityError),
+    /// No key for the credentials of runtimes can be made.
+    #[error("the system gives no random numbers")]
+    Random,
     /// The address for runtimes is not to be had.
     #[error("cannot listen on proxy.listen {address}: {source}")]
     Listen {
@@ -177,13 +181,6 @@ impl Proxy {
             stop: stop.clone(),
         });
         let rules = Rules::new(config.rules);
-        let warmer = Warmer {
-            node: node.info().id,
-            seeders: seeders.clone(),
-            downloads: downloads.clone(),
-            rules: rules.clone(),
-        };
-        tasks.spawn(warmer.run(config.seeders.clone(), stop.clone()));
         let reached = deps.registries.configured().into_iter().chain([config.default_registry.clone()]);
         let policy = Policy::new(rules.clone(), reached);
         let images = Images::open(Arc::clone(&cache), Some(config.data_dir.join("images.json"))).await;
@@ -191,7 +188,7 @@ impl Proxy {
         let service = Arc::new(Service {
             downloads: downloads.clone(),
             grants: Grants::new(config.grant_ttl, Arc::clone(&deps.registries)),
-            seeders,
+            seeders: seeders.clone(),
             has_seeders: !config.seeders.is_empty(),
             registries: deps.registries,
             manifests: Manifests::new(),
@@ -200,10 +197,19 @@ impl Proxy {
             default_registry: config.default_registry.clone(),
             rules: rules.clone(),
             push: config.push,
+            gate: Gate::new(config.login, config.default_registry).map_err(|_| StartError::Random)?,
             uploads: Uploads::new(),
             limiter: node.download_limiter().clone(),
             origin_fallback: config.origin_fallback,
         });
+        let warmer = Warmer {
+            node: node.info().id,
+            seeders,
+            downloads: downloads.clone(),
+            service: Arc::clone(&service),
+            rules,
+        };
+        tasks.spawn(warmer.run(config.seeders.clone(), stop.clone()));
         let front = Arc::new(Front { service, mode: config.forward.mode, policy, certificates });
         tasks.spawn(dispatch(found, downloads.clone(), stop.clone()));
         tasks.spawn(Arc::clone(&cache).upkeep(stop.clone()));

@@ -6,12 +6,12 @@ pub(crate) mod links;
 mod manifests;
 pub(crate) mod relay;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use eagle_p2p::limits::Limiter;
 use eagle_registry::{Caller, Registries, RegistryName, RepositoryName, errors::ErrorCode};
 use eagle_seeder::{client::SeederClient, images::Images};
-use http::{Method, Request, Response, StatusCode, request::Parts};
+use http::{Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ use crate::{
     config::Push,
     download::Downloads,
     grants::Grants,
+    login::{self, Gate, Guest},
     metrics::Metrics,
     path::{self, ApiPath, PathError, PushPath, Resource},
     remembered::Manifests,
@@ -37,8 +38,8 @@ const SOURCE_DEADLINE: Duration = Duration::from_secs(20);
 /// How a request reached this proxy, which says what its path means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Via {
-    /// As a request to a mirror: the registry is in the path or the query, or is the default one.
-    Mirror,
+    /// As a request to a mirror, at this address of it: the registry is in the path or the query, or is the default one.
+    Mirror(SocketAddr),
     /// As a request to this registry itself, by way of the forward proxy.
     Registry(RegistryName),
 }
@@ -58,6 +59,7 @@ pub(crate) struct Service {
     pub(crate) rules: Rules,
     pub(crate) origin_fallback: bool,
     pub(crate) push: Push,
+    pub(crate) gate: Gate,
     pub(crate) uploads: Uploads,
     /// Of what this host downloads.
     pub(crate) limiter: Limiter,
@@ -79,16 +81,26 @@ impl Service {
         via: &Via,
         started: Instant,
     ) -> (&'static str, Response<ResponseBody>) {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let mut guest = Guest::Stranger;
+        if let Via::Mirror(local) = via {
+            if parts.uri.path() == login::TOKEN_PATH && self.gate.serves(*local) {
+                return ("token", self.gate.token(parts, body).await);
+            }
+            guest = self.gate.recognise(&mut parts.headers);
+            if self.must_ask(&parts, &guest, *local) {
+                return ("login", self.who_is_there(&parts, &guest, *local));
+            }
+        }
         let pushes = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE);
         match via {
             Via::Registry(registry) if pushes || !is_of_an_image(parts.uri.path()) => {
                 let kind = if pushes { "push" } else { "other" };
                 return (kind, self.relay_to_host(registry, parts, body).await);
             }
-            Via::Mirror if pushes => return ("push", self.push_to_mirror(parts, body).await),
-            Via::Mirror if self.push == Push::Passthrough && is_upload(parts.uri.path()) => {
-                return ("push", self.push_to_mirror(parts, body).await);
+            Via::Mirror(_) if pushes => return ("push", self.push_to_mirror(parts, body, &guest).await),
+            Via::Mirror(_) if self.push == Push::Passthrough && is_upload(parts.uri.path()) => {
+                return ("push", self.push_to_mirror(parts, body, &guest).await);
             }
             _ => {}
         }
@@ -110,13 +122,16 @@ impl Service {
             Resource::Referrers(_) => "referrers",
         };
         let upstream = match via {
-            Via::Mirror => upstream::resolve(&name, parts.uri.query(), &self.default_registry),
+            Via::Mirror(_) => upstream::resolve(&name, parts.uri.query(), &self.default_registry),
             Via::Registry(registry) => upstream::of_registry(registry, &name, parts.uri.query()),
         };
         let upstream = match upstream {
             Ok(upstream) => upstream,
             Err(problem) => return (kind, answer::upstream_error(&problem)),
         };
+        if let (Via::Mirror(local), false) = (via, guest.is_for(&upstream.registry)) {
+            return ("login", self.who_is_there(&parts, &guest, *local));
+        }
         let caller = Caller::of(&parts.headers);
         let action = self.rules.action(&upstream.registry, &upstream.repository);
         let response = match (resource, action) {
@@ -130,7 +145,8 @@ impl Service {
             }
             (resource, _) => {
                 // To a client of the registry itself the registry's own links are the right ones.
-                let list = links::List::of(&name, &resource, parts.uri.query()).filter(|_| *via == Via::Mirror);
+                let list =
+                    links::List::of(&name, &resource, parts.uri.query()).filter(|_| matches!(via, Via::Mirror(_)));
                 let repository = upstream.repository.clone();
                 let mut response = self.forward(parts, upstream, &resource, &caller, self.sources(action)).await;
                 if let Some(list) = list {
@@ -152,7 +168,24 @@ impl Service {
         }
     }
 
-    async fn push_to_mirror(&self, parts: Parts, body: Incoming) -> Response<ResponseBody> {
+    /// Whether a runtime has to be asked for its credentials first.
+    fn must_ask(&self, parts: &Parts, guest: &Guest, local: SocketAddr) -> bool {
+        match guest {
+            Guest::Expired => true,
+            Guest::Known(_) => false,
+            Guest::Stranger => {
+                let is_base = matches!(path::parse(parts.uri.path()), Ok(ApiPath::Base));
+                let reads = matches!(parts.method, Method::GET | Method::HEAD);
+                is_base && reads && !parts.headers.contains_key(header::AUTHORIZATION) && self.gate.serves(local)
+            }
+        }
+    }
+
+    fn who_is_there(&self, parts: &Parts, guest: &Guest, local: SocketAddr) -> Response<ResponseBody> {
+        self.gate.challenge(&login::host(&parts.headers, local), guest)
+    }
+
+    async fn push_to_mirror(&self, parts: Parts, body: Incoming, guest: &Guest) -> Response<ResponseBody> {
         if self.push == Push::Refuse {
             return answer::read_only();
         }
@@ -164,6 +197,10 @@ impl Service {
             Ok(upstream) => upstream,
             Err(problem) => return answer::upstream_error(&problem),
         };
+        if !guest.is_for(&upstream.registry) {
+            let message = "the token is for another registry, or for none";
+            return answer::error(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message);
+        }
         if self.rules.action(&upstream.registry, &upstream.repository) == Action::Refuse {
             return answer::refused_by_rule(&upstream);
         }

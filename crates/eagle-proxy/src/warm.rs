@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use eagle_core::{Digest, NodeId};
 use eagle_registry::Caller;
 use eagle_seeder::{
     client::SeederClient,
-    preheat::{JobId, NodeNews, WarmOrder, WarmResult},
+    preheat::{JobId, NodeNews, WarmManifest, WarmOrder, WarmResult},
 };
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::time::Instant;
@@ -22,6 +23,8 @@ use url::Url;
 use crate::{
     download::{BlobRequest, Downloads},
     rules::{Action, Rules},
+    service::Service,
+    upstream::Upstream,
 };
 
 /// Blobs fetched at a time, for each seeder: as many as a runtime pulls.
@@ -41,6 +44,7 @@ pub(crate) struct Warmer {
     pub(crate) node: NodeId,
     pub(crate) seeders: SeederClient,
     pub(crate) downloads: Downloads,
+    pub(crate) service: Arc<Service>,
     pub(crate) rules: Rules,
 }
 
@@ -105,6 +109,14 @@ impl Warmer {
     async fn fetch(&self, order: WarmOrder) -> WarmResult {
         let WarmOrder { job, blob } = order;
         let digest = blob.digest;
+        if let Some(WarmManifest { tag }) = blob.manifest {
+            let upstream = Upstream { registry: blob.registry, repository: blob.repository, query: None };
+            let error = self.service.learn(&upstream, digest, tag).await.err();
+            if let Some(error) = &error {
+                tracing::warn!(%digest, error, "a manifest could not be learnt beforehand");
+            }
+            return WarmResult { job, digest, error };
+        }
         // The seeder was authorised by its own credentials, and gives the blob to any node of the cluster that
         // asks without any; who may read it here is asked when a runtime comes.
         let request =

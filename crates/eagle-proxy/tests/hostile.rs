@@ -95,7 +95,7 @@ async fn what_is_no_http_is_refused_and_smuggles_nothing() {
             !(request.headers().contains_key("content-length") && request.headers().contains_key("transfer-encoding"))
         );
     }
-    assert_eq!(proxy.get("/v2/").await.status, 200);
+    assert_eq!(proxy.get("/v2/").await.status, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use common::{
-    ProxyOptions, TestProxy,
+    KillableSeeder, ProxyOptions, TestProxy, registries,
     stub::{StubOrigin, respond},
 };
-use eagle_core::Digest;
+use eagle_core::{Digest, units::Rate};
 use eagle_proxy::config::Push;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -23,6 +23,7 @@ use tokio::{
 };
 
 const CONTENT: &[u8] = b"a layer";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// Plays the registry's half of the specification's upload, with sessions of an odd form, as some registries have.
 fn origin(request: &Request<Bytes>) -> Response<Bytes> {
@@ -141,6 +142,44 @@ async fn an_upload_comes_back_through_the_proxy_at_every_step() {
     assert!(headers.get("location").is_none());
 }
 
+/// A registry of one tag, with whatever was pushed last.
+fn of_one_tag() -> impl Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static {
+    let manifest = std::sync::Mutex::new(Bytes::from_static(b"{\"schemaVersion\":2}"));
+    move |request| {
+        let mut manifest = manifest.lock().unwrap();
+        if request.method() == Method::PUT {
+            *manifest = request.body().clone();
+            return respond(201, &[("location", "/v2/library/app/manifests/1")], "");
+        }
+        let digest = Digest::of(&manifest).to_string();
+        respond(200, &[("docker-content-digest", &digest), ("content-type", MANIFEST)], manifest.clone())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pushed_is_what_everybody_pulls_at_once() {
+    let origin = StubOrigin::start(of_one_tag()).await;
+    let seeders: Vec<_> = (0..2)
+        .map(|_| KillableSeeder::start(&registries(vec![origin.config()]), Vec::new(), Rate::Unlimited))
+        .collect();
+    let options = ProxyOptions {
+        seeders: seeders.iter().map(|seeder| seeder.url.clone()).collect(),
+        ..ProxyOptions::of_stub(&origin)
+    };
+    let pushing = options.start_with(|config| config.push = Push::Passthrough).await;
+    let other = options.start().await;
+    for round in 0..3 {
+        for proxy in [&pushing, &other] {
+            let pulled = proxy.get("/v2/library/app/manifests/1").await.whole();
+            let expected =
+                if round == 0 { "{\"schemaVersion\":2}".to_owned() } else { format!("{{\"round\":{round}}}") };
+            assert_eq!(pulled, expected.as_bytes());
+        }
+        let next = Bytes::from(format!("{{\"round\":{}}}", round + 1));
+        assert_eq!(send(pushing.address, "PUT", "/v2/library/app/manifests/1", next).await.0, 201);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn large_content_is_streamed_and_one_that_breaks_off_is_never_whole() {
     let origin = StubOrigin::start(origin).await;
@@ -166,7 +205,7 @@ async fn large_content_is_streamed_and_one_that_breaks_off_is_never_whole() {
     assert!(sender.send_request(request.body(body).unwrap()).await.is_err());
     let _ = connection.await;
     assert_eq!(origin.requests().len(), before);
-    assert_eq!(proxy.get("/v2/").await.status, 200);
+    assert_eq!(proxy.get("/v2/").await.status, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,8 @@ use std::fmt;
 use http::HeaderValue;
 use sha2::{Digest as _, Sha256};
 
+use crate::{config::Secret, credentials::Credentials};
+
 /// The runtime's own credentials, passed on to the origin verbatim. Never shown and never stored.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Caller {
@@ -25,6 +27,16 @@ impl Caller {
             value
         });
         Self { authorization }
+    }
+
+    /// A caller with a name and a password, as by Basic authentication (RFC 7617).
+    pub fn with_password(username: &str, password: &Secret) -> Self {
+        Self { authorization: Credentials::login(username, password).basic() }
+    }
+
+    /// Whether the caller gave a name and a password, or an identity token in the place of one.
+    pub fn has_password(&self) -> bool {
+        self.authorization.as_ref().is_some_and(|value| Credentials::of_basic(value).is_some())
     }
 
     /// Whether the caller sent no credentials.

@@ -96,7 +96,8 @@ impl Registry {
 
     /// Passes a request on. Any status is an answer; headers of the connection are removed, all others
     /// are the registry's. A caller without credentials gets those of the configuration, or an
-    /// anonymous token; a caller with credentials speaks for itself, and a 401 is its own to answer.
+    /// anonymous token. A caller with credentials speaks for itself, and a 401 is its own to answer; but where the
+    /// registry wants a token and the caller has brought a password, the token is fetched for it.
     ///
     /// # Errors
     /// When there is no answer, or one that breaks the protocol; when the token service is overloaded.

@@ -30,13 +30,18 @@ const MAX_FILE: u64 = 1 << 20;
 /// How often a file is looked at, at most: a change is known within about a second, and a burst of
 /// requests costs one look.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Registries that a warning names.
+const MAX_NAMED: usize = 20;
 /// Docker writes padded base64; people and tools leave the padding out.
 const BASE64: engine::GeneralPurpose = engine::GeneralPurpose::new(
     &alphabet::STANDARD,
     engine::GeneralPurposeConfig::new().with_decode_padding_mode(engine::DecodePaddingMode::Indifferent),
 );
 
-/// Who Eagle is at a registry when the caller does not say who it is itself.
+/// The user name that stands for an identity token in place of a password (docker/docker-credential-helpers).
+pub const IDENTITY_TOKEN_USER: &str = "<token>";
+
+/// Who Eagle is at a registry when the caller does not say who it is itself; or who a caller is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Credentials {
     /// For Basic authentication and for token services.
@@ -49,6 +54,22 @@ impl Credentials {
     /// User and password.
     pub(crate) fn login(username: &str, password: &Secret) -> Self {
         Self { login: Some((username.to_owned(), password.clone())), identity_token: None }
+    }
+
+    /// What a caller says of itself by Basic authentication. The name `<token>` stands for an identity token, as docker's
+    /// credential helpers have it.
+    pub(crate) fn of_basic(authorization: &HeaderValue) -> Option<Self> {
+        let (scheme, pair) = authorization.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let pair = String::from_utf8(BASE64.decode(pair.trim()).ok()?).ok()?;
+        let (username, password) = pair.split_once(':').filter(|(username, _)| !username.is_empty())?;
+        let password = Secret::new(password);
+        if username == IDENTITY_TOKEN_USER {
+            return Some(Self { login: None, identity_token: Some(password) });
+        }
+        Some(Self { login: Some((username.to_owned(), password)), identity_token: None })
     }
 
     /// The `Authorization` of Basic authentication (RFC 7617).
@@ -83,7 +104,7 @@ struct State {
 
 /// What tells whether a file has changed. A mounted Secret changes by a symbolic link to another file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     modified: Option<SystemTime>,
     length: u64,
 }
@@ -167,7 +188,7 @@ impl DockerConfig {
     }
 }
 
-fn stamp(metadata: &fs::Metadata) -> Stamp {
+pub(crate) fn stamp(metadata: &fs::Metadata) -> Stamp {
     Stamp { modified: metadata.modified().ok(), length: metadata.len() }
 }
 
@@ -190,8 +211,10 @@ fn read(path: &Path) -> Result<(Auths, Stamp), String> {
 struct Document {
     #[serde(default)]
     auths: BTreeMap<String, Entry>,
+    /// Registries whose credentials a program has.
     #[serde(default, rename = "credHelpers")]
-    helpers: Option<serde::de::IgnoredAny>,
+    helpers: BTreeMap<String, serde::de::IgnoredAny>,
+    /// The program that has all others.
     #[serde(default, rename = "credsStore")]
     store: Option<serde::de::IgnoredAny>,
 }
@@ -211,8 +234,13 @@ pub(crate) fn parse(text: &[u8], path: &Path) -> Result<Auths, String> {
         format!("is not a docker configuration: see line {}, column {}", error.line(), error.column())
     })?;
     let file = path.display();
-    if document.helpers.is_some() || document.store.is_some() {
-        tracing::warn!(%file, "credHelpers and credsStore are not used: only what auths holds counts");
+    if let Some(registries) = with_helpers(&document) {
+        tracing::warn!(
+            %file,
+            registries,
+            "Eagle runs no credential helpers (credHelpers, credsStore), so it has no credentials for these; put a login into auths, or \
+             into username and password of the registry in Eagle's configuration"
+        );
     }
     let mut auths = Auths::new();
     for (key, entry) in document.auths {
@@ -228,6 +256,20 @@ pub(crate) fn parse(text: &[u8], path: &Path) -> Result<Auths, String> {
         }
     }
     Ok(auths)
+}
+
+/// The registries whose credentials only a program has; for people.
+fn with_helpers(document: &Document) -> Option<String> {
+    let has_login = |name: &str| document.auths.get(name).is_some_and(|entry| credentials(entry).is_some());
+    let mut names: Vec<&str> = document.helpers.keys().map(String::as_str).filter(|name| !has_login(name)).collect();
+    if document.store.is_some() {
+        // docker leaves an empty entry for each login that it has put into the store.
+        names.extend(document.auths.keys().map(String::as_str).filter(|name| !has_login(name)));
+    }
+    names.sort_unstable();
+    names.dedup();
+    let shown: Vec<&str> = names.iter().copied().take(MAX_NAMED).collect();
+    (!names.is_empty()).then(|| shown.join(", "))
 }
 
 fn credentials(entry: &Entry) -> Option<Credentials> {
@@ -312,6 +354,15 @@ mod tests {
         assert_eq!(auths.len(), 5, "{auths:?}");
         assert!(!format!("{auths:?}").contains("pw"), "{auths:?}");
         assert_eq!(auths[&"ghcr.io".parse::<RegistryName>().unwrap()].basic().unwrap(), "Basic bWU6cDp3");
+    }
+
+    #[test]
+    fn says_which_credentials_only_programs_have() {
+        let names = |json: &str| with_helpers(&serde_json::from_str(json).unwrap());
+        let full = r#"{"auths": {"a.b": {"auth": "YTpi"}, "c.d": {}}, "credsStore": "desktop", "credHelpers": {"e.f": "ecr-login", "a.b": "x"}}"#;
+        assert_eq!(names(full).as_deref(), Some("c.d, e.f"));
+        assert_eq!(names(r#"{"auths": {"a.b": {"auth": "YTpi"}}, "credsStore": "desktop"}"#), None);
+        assert_eq!(names(r#"{"auths": {"c.d": {}}}"#), None);
     }
 
     #[test]

@@ -34,6 +34,19 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove(header::TRAILER);
 }
 
+/// Whether a request with these `Accept` headers takes an answer of this media type (RFC 9110, section 12.5.1, without weights: a
+/// kind that is refused by `q=0` is not in use for manifests).
+pub fn accepts<'a>(accepted: impl IntoIterator<Item = &'a HeaderValue>, media_type: &str) -> bool {
+    let kind = |value: &str| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let given = kind(media_type);
+    let mut accepted = accepted.into_iter().filter_map(|value| value.to_str().ok()).peekable();
+    accepted.peek().is_none()
+        || accepted
+            .flat_map(|value| value.split(','))
+            .map(kind)
+            .any(|kind| kind == given || kind == "*/*" || kind == "application/*")
+}
+
 /// The single value of a header as a number; `None` when it is absent, repeated or not a number.
 pub fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
     let mut values = headers.get_all(name).iter();

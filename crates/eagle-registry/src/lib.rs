@@ -29,6 +29,7 @@ pub use client::{
     ForwardRequest, ForwardRequestError, Registries, Registry, RelayBody, RelayRequest, backoff, retry_after,
 };
 pub use config::{ConfigError, CredentialsConfig, EgressProxy, RegistryConfig, Secret};
+pub use credentials::IDENTITY_TOKEN_USER;
 pub use embedded::EmbeddedRegistry;
 pub use errors::{ErrorCode, OciError, response_json};
 pub use manifest::{Descriptor, Manifest};

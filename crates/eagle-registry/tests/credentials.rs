@@ -5,12 +5,13 @@ mod common;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use common::{Canned, embedded, read};
 use eagle_registry::{
     Caller, CredentialsConfig, ForwardRequest, OriginError, Registries, Registry, RegistryConfig,
     embedded::{Access, User},
 };
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 const ANYONE: Caller = Caller::anonymous();
 
@@ -22,8 +23,12 @@ fn registry(config: RegistryConfig, file: &Path) -> Arc<Registry> {
 }
 
 async fn status(registry: &Registry) -> Result<StatusCode, OriginError> {
+    status_for(registry, &ANYONE).await
+}
+
+async fn status_for(registry: &Registry, caller: &Caller) -> Result<StatusCode, OriginError> {
     let request = ForwardRequest::new(Method::GET, "demo/app/manifests/v1", HeaderMap::new()).unwrap();
-    let response = registry.forward(request, &ANYONE).await?;
+    let response = registry.forward(request, caller).await?;
     let status = response.status();
     read(response.into_body()).await?;
     Ok(status)
@@ -53,6 +58,49 @@ async fn a_login_from_a_file_works_everywhere_and_a_new_one_takes_over() {
         tokio::time::sleep(Duration::from_millis(1100)).await;
         assert_eq!(status(&registry).await.unwrap(), StatusCode::OK);
     }
+}
+
+/// A caller with a name and password.
+fn caller(pair: &str) -> Caller {
+    let value = format!("Basic {}", BASE64_STANDARD.encode(pair));
+    Caller { authorization: Some(value.parse().unwrap()) }
+}
+
+#[tokio::test]
+async fn a_password_of_a_caller_is_exchanged_for_a_token_of_its_own() {
+    let access = Access::Bearer {
+        users: vec![User::new("ann", "pw"), User::new("eagle", "pw")],
+        anonymous: false,
+        lifetime: Duration::from_secs(300),
+    };
+    let origin = embedded(&[1], access).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, format!(r#"{{"auths":{{"{}":{{"username":"eagle","password":"pw"}}}}}}"#, origin.name()))
+        .unwrap();
+    let registry = registry(origin.client_config(), file.path());
+    for _ in 0..2 {
+        assert_eq!(status_for(&registry, &caller("ann:pw")).await.unwrap(), StatusCode::OK);
+        assert_eq!(status(&registry).await.unwrap(), StatusCode::OK);
+        // Neither Eagle's own token nor that of another caller is lent to anybody.
+        for refused in ["ann:wrong", "bob:pw", "ann:"] {
+            let status = status_for(&registry, &caller(refused)).await.unwrap();
+            assert_eq!(status, StatusCode::UNAUTHORIZED, "{refused}");
+        }
+        let bearer = Caller { authorization: Some(HeaderValue::from_static("Bearer made-up")) };
+        assert_eq!(status_for(&registry, &bearer).await.unwrap(), StatusCode::UNAUTHORIZED);
+    }
+}
+
+#[tokio::test]
+async fn an_identity_token_of_a_caller_is_exchanged_by_post() {
+    let service = Canned::start(vec![json(r#"{"access_token":"fresh","expires_in":300}"#)]).await;
+    let origin = wants_token(&format!("http://{}/oauth2/token", service.address)).await;
+    let file = file(&origin, r#"{"username":"me","password":"p&w"}"#);
+    let registry = registry(origin.config(), file.path());
+    assert_eq!(status_for(&registry, &caller("<token>:Refresh+1")).await.unwrap(), StatusCode::OK);
+    let request = &service.requests()[0];
+    assert!(request.contains("grant_type=refresh_token&refresh_token=Refresh%2B1&"), "{request}");
+    assert!(origin.heads()[1].contains("authorization: bearer fresh\r\n"));
 }
 
 /// A registry that wants a token of the service at `realm`, and then gives an empty answer.

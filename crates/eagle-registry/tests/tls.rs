@@ -56,6 +56,42 @@ async fn authorities_that_cannot_be_read_are_errors_at_the_start() {
 }
 
 #[tokio::test]
+async fn a_client_certificate_that_is_replaced_is_shown_from_then_on() {
+    let made = || rcgen::generate_simple_self_signed(vec!["eagle.test".to_owned()]).unwrap();
+    let (former, next) = (made(), made());
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = (directory.path().join("client.pem"), directory.path().join("client-key.pem"));
+    let write = |made: &rcgen::CertifiedKey<rcgen::KeyPair>| {
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    };
+    write(&former);
+    // Whom the registry lets in is the next one alone.
+    let (origin, ca_file, _origin) = secure_for(Access::Open, Some(next.cert.der().clone())).await;
+    let image = &origin.images()[0];
+    let digest = image.layers[0].digest;
+    let registry = client(RegistryConfig {
+        ca_file: Some(ca_file),
+        client_cert_file: Some(certificate.clone()),
+        client_key_file: Some(key.clone()),
+        ..origin.client_config()
+    });
+    let error = registry.blob(&image.repository, digest, 0, &ANYONE).await.unwrap_err();
+    assert!(matches!(error, OriginError::Unreachable { .. }), "{error}");
+    // One file before the other: what does not belong together is not used.
+    std::fs::write(&certificate, next.cert.pem()).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    assert!(registry.blob(&image.repository, digest, 0, &ANYONE).await.is_err());
+    write(&next);
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    read_blob(registry.blob(&image.repository, digest, 0, &ANYONE).await.unwrap(), digest).await;
+    // And a file that has gone leaves what was read.
+    std::fs::remove_file(&key).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    read_blob(registry.blob(&image.repository, digest, 0, &ANYONE).await.unwrap(), digest).await;
+}
+
+#[tokio::test]
 async fn a_client_certificate_is_shown_to_the_registry_alone() {
     let made = rcgen::generate_simple_self_signed(vec!["eagle.test".to_owned()]).unwrap();
     let directory = tempfile::tempdir().unwrap();

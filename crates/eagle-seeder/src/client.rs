@@ -5,6 +5,7 @@
 //! last for a few seconds. What went wrong decides who answers the runtime: [`SeederError::Origin`] is
 //! the origin's own refusal, to be passed on; after anything else another source may do better.
 
+mod changes;
 mod nodes;
 mod stream;
 

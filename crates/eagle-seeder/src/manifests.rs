@@ -12,6 +12,7 @@
 //! caller who is refused gets nothing of what was kept for it, not even when the origin is down later.
 
 mod cache;
+mod changes;
 mod content;
 mod question;
 
@@ -20,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use eagle_core::Digest;
 use eagle_registry::{
-    Caller, ForwardRequest, OriginError, Reference, Registries, RegistryName, body::read_up_to,
+    Caller, ForwardRequest, OriginError, Reference, Registries, RegistryName, RepositoryName, body::read_up_to,
     headers::DOCKER_CONTENT_DIGEST, manifest::MAX_MANIFEST_SIZE, path::Endpoint,
 };
 use futures::FutureExt;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 
 use self::{
     cache::Answers,
+    changes::{Change, Changes},
     content::{Named, check, names},
     question::{Question, accepts},
 };
@@ -117,6 +119,7 @@ struct Inner {
     metrics: Metrics,
     ttl: Duration,
     answers: Answers,
+    changes: Changes,
     images: Images,
     running: Collapse<Key, Result<Shared, OriginError>>,
 }
@@ -130,8 +133,20 @@ impl Manifests {
         ttl: Duration,
         images: Images,
     ) -> Self {
-        let (answers, running) = (Answers::new(), Collapse::new());
-        Self(Arc::new(Inner { registries, access, metrics, ttl, answers, images, running }))
+        let (answers, changes, running) = (Answers::new(), Changes::new(), Collapse::new());
+        Self(Arc::new(Inner { registries, access, metrics, ttl, answers, changes, images, running }))
+    }
+
+    /// Notes that a manifest was pushed or deleted: what is known of it is worth nothing as long as the origin can be asked.
+    pub(crate) fn changed(&self, registry: &RegistryName, repository: &RepositoryName, reference: &Reference) {
+        tracing::debug!(%registry, %repository, %reference, "a manifest has changed");
+        self.0.changes.note(registry, repository, reference);
+    }
+
+    /// The last change of what a request asks for.
+    fn last_change(&self, registry: &RegistryName, endpoint: &Endpoint) -> Option<Change> {
+        let Endpoint::Manifest(repository, reference) = endpoint else { return None };
+        self.0.changes.last(registry, repository, reference)
     }
 
     /// The answer to a `GET` or `HEAD`.
@@ -160,7 +175,11 @@ impl Manifests {
         let grant_ttl = inner.access.ttl(&request.registry);
         let by_digest = reference.digest().is_some();
         let ttl = if by_digest { grant_ttl } else { grant_ttl.min(inner.ttl) };
-        if let Some(known) = known.as_ref().filter(|known| known.received.elapsed() < ttl) {
+        let change = self.last_change(&request.registry, &request.endpoint);
+        let is_fresh = |known: &&Arc<Answer>| {
+            known.received.elapsed() < ttl && change.is_none_or(|change| known.received > change.at)
+        };
+        if let Some(known) = known.as_ref().filter(is_fresh) {
             return self.serve(known, &request, &source, ManifestSource::Cache);
         }
         let result = match &known {
@@ -237,7 +256,9 @@ impl Manifests {
             async move { this.fetch(&registry, &endpoint, (question, of_any_kind), forward, &caller, begun).await }
                 .boxed()
         };
-        let result = self.0.running.run(question.running_key(&request.forward), start).await;
+        // What began before a change does not answer who comes after it.
+        let change = self.last_change(&request.registry, &request.endpoint).map_or(0, |change| change.number);
+        let result = self.0.running.run(question.running_key(&request.forward, change), start).await;
         if !asks_itself {
             let is_manifest = matches!(request.endpoint, Endpoint::Manifest(..));
             self.0.metrics.spared(if is_manifest { "manifest" } else { "list" });
@@ -304,6 +325,7 @@ impl Manifests {
             return Ok(Shared::Answer(known));
         }
         let last_key = of_any_kind.last_key(forward.path());
+        let asked = Instant::now();
         let response = inner.registries.get(registry).forward(forward, caller).await;
         match &response {
             Ok(response) => inner.metrics.origin_answer("forward", response.status()),
@@ -326,7 +348,8 @@ impl Manifests {
             let named = check(registry, reference, &answer).await?;
             answer.digests = names(&answer);
             let answer = Arc::new(answer);
-            if let Named::Mismatch = named {
+            let is_outdated = self.last_change(registry, endpoint).is_some_and(|change| change.at >= asked);
+            if is_outdated || matches!(named, Named::Mismatch) {
                 return Ok(Shared::Answer(answer));
             }
             inner.answers.put(key, &answer);

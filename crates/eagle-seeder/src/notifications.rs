@@ -1,7 +1,7 @@
 //! `POST /v1/notifications`: a registry tells of pushes, and what `preheat.rules` name is warmed.
 //!
 //! An event changes nothing but the queue of jobs, and only when it brings the secret, names an image, and a rule
-//! matches it. What is fetched is what the registry gives under the digest that the event names, so a forged
+//! matches it; and that what is known of a pushed tag is asked for again, whatever the rules are. What is fetched is what the registry gives under the digest that the event names, so a forged
 //! event could at most have something fetched that is in the registry anyway.
 
 pub(crate) mod event;
@@ -9,18 +9,19 @@ mod signature;
 
 use std::collections::HashSet;
 
-use eagle_registry::{RegistryName, Secret, errors::ErrorCode};
+use eagle_registry::{Reference, RegistryName, Secret, errors::ErrorCode};
 use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use self::{
-    event::{ENVELOPES, Heard},
+    event::{CLOUD_EVENT, ENVELOPES, Heard},
     signature::{SIGNATURE, is_signed},
 };
 use crate::{
     answer::{self, ResponseBody},
+    manifests::Manifests,
     preheat::{JobId, MAX_IMAGES, Order, Preheat, Push, Rule, Trigger, json, queue_full, unauthorized, wrong_method},
     request_body::{self, BodyProblem},
     shared_secret,
@@ -39,6 +40,7 @@ pub(crate) struct Notifications {
     pub(crate) secret: Option<Secret>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) preheat: Preheat,
+    pub(crate) manifests: Manifests,
 }
 
 /// What came of a notification.
@@ -77,8 +79,10 @@ impl Notifications {
             return unauthorized("the secret of preheat.notification_secret is missing or wrong");
         }
         let media_type = request_body::media_type(headers);
-        if media_type != "application/json" && !ENVELOPES.contains(&media_type.as_str()) {
-            return BodyProblem::MediaType("application/json or an envelope of events").response();
+        if !["application/json", CLOUD_EVENT].contains(&media_type.as_str())
+            && !ENVELOPES.contains(&media_type.as_str())
+        {
+            return BodyProblem::MediaType("application/json, a CloudEvent or an envelope of events").response();
         }
         let registry = match registry(query) {
             Ok(registry) => registry,
@@ -107,6 +111,8 @@ impl Notifications {
             let reason = match heard {
                 Heard::Other(reason) => reason,
                 Heard::Push(push) => {
+                    // Whatever becomes of it, the tag is not what it was.
+                    self.manifests.changed(&push.registry, &push.repository, &Reference::Tag(push.tag.clone()));
                     let matches = |rule: &Rule| rule.images.matches(&push.registry, &push.repository, &push.tag);
                     match self.rules.iter().position(matches) {
                         None => format!("no rule is for {}/{}:{}", push.registry, push.repository, push.tag),

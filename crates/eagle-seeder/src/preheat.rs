@@ -25,7 +25,7 @@ pub use self::{
     config::{PreheatConfig, PreheatConfigError},
     list::{ImageListError, image_list},
     node_target::{NodeTarget, ParseNodeTargetError},
-    nodes::{NodeNews, NodeOrders, NodeReport, WarmBlob, WarmOrder, WarmResult},
+    nodes::{NodeNews, NodeOrders, NodeReport, WarmBlob, WarmManifest, WarmOrder, WarmResult},
     platform::{ParsePlatformsError, PlatformName, Platforms},
     report::{
         BlobKind, BlobReport, BlobState, ImageReport, Job, JobId, JobState, JobSummary, ParseJobIdError, Totals,

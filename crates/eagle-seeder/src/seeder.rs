@@ -184,6 +184,7 @@ impl Seeder {
             secret: config.preheat.notification_secret.clone(),
             rules: config.preheat.rules.clone(),
             preheat: preheat.clone(),
+            manifests: manifests.clone(),
         };
         let api = Arc::new(Api { blobs, manifests, notifications, preheat: preheat.clone(), preheat_token });
 

@@ -10,7 +10,7 @@ use std::{
 
 use eagle_cluster::{Accepted, MemberAcceptor, Who};
 use eagle_core::Digest;
-use eagle_registry::{Caller, ForwardRequest, Secret, errors::ErrorCode};
+use eagle_registry::{Caller, ForwardRequest, Secret, errors::ErrorCode, path::Endpoint};
 use eagle_store::Cache;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -179,6 +179,16 @@ impl Api {
         }
         if path == NODES_PATH {
             return self.preheat.answer_node(&parts.method, &parts.headers, body, peer).await;
+        }
+        if parts.method == Method::DELETE
+            && let Ok(Route::Forward { registry, endpoint: Endpoint::Manifest(repository, reference), .. }) =
+                Route::parse(&parts.uri)
+        {
+            // Nothing is deleted but what is known here.
+            self.manifests.changed(&registry, &repository, &reference);
+            let mut response = Response::new(answer::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return response;
         }
         let is_head = parts.method == Method::HEAD;
         if parts.method != Method::GET && !is_head {

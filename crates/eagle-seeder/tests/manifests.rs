@@ -67,6 +67,44 @@ async fn identical_requests_are_one_and_answers_are_kept() {
 }
 
 #[tokio::test]
+async fn what_was_pushed_is_asked_for_again() {
+    let origin = Origin::start(&[LAYER]).await;
+    let running = Running::start(memory(), origin.registries()).await;
+    let (by_tag, other_tag) = (path(&origin, "1"), path(&origin, "2"));
+    let by_digest = path(&origin, &origin.registry().images()[0].manifest_digest.to_string());
+    let get = async |path: &str| running.get(path, &[("accept", ACCEPT)]).await.0;
+    let change = async |path: &str| running.send(Method::DELETE, path, &[]).await.0.status();
+    for _ in 0..2 {
+        assert_eq!(get(&by_tag).await.status(), 200);
+        assert_eq!(get(&by_digest).await.status(), 200);
+    }
+    assert_eq!(asked(&origin), 1);
+    // Another tag is another matter.
+    assert_eq!(change(&other_tag).await, 204);
+    get(&by_tag).await;
+    assert_eq!(asked(&origin), 1);
+    // With a manifest go the tags that may lead to it, and the answer about the tag is one about the digest too.
+    for changed in [&by_tag, &by_digest] {
+        let before = asked(&origin);
+        assert_eq!(change(changed).await, 204);
+        for _ in 0..2 {
+            assert_eq!(get(&by_tag).await.status(), 200);
+            assert_eq!(get(&by_digest).await.status(), 200);
+        }
+        assert_eq!(asked(&origin), before + 1, "{changed}");
+    }
+    // What cannot be asked for again is better than nothing.
+    change(&by_tag).await;
+    origin.registry().set_faults(vec![FaultRule::always(FaultTarget::All, Fault::Status(StatusCode::BAD_GATEWAY))]);
+    assert_eq!(get(&by_tag).await.headers()["eagle-source"], "stale");
+    let bad = format!("/v1/registries/{}/v2/{}/manifests/..", origin.name, origin.repository);
+    for path in [bad.as_str(), "/v1/blobs", "/v1/registries/a.b/v2/", &running.blob_path(&origin, 0)] {
+        assert_eq!(change(path).await, 405, "{path}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_head_is_kept_for_heads_and_a_tag_is_asked_again() {
     let origin = Origin::start(&[LAYER]).await;
     let config = SeederConfig { manifest_ttl: Duration::from_millis(300), ..memory() };

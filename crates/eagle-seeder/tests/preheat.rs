@@ -14,7 +14,10 @@ use eagle_registry::{
 };
 use eagle_seeder::{
     SeederConfig,
-    preheat::{BlobKind, BlobState, Job, JobId, JobList, JobState, NodeNews, NodeOrders, PreheatConfig, WarmResult},
+    preheat::{
+        BlobKind, BlobState, Job, JobId, JobList, JobState, NodeNews, NodeOrders, PreheatConfig, WarmManifest,
+        WarmResult,
+    },
 };
 use http::{Method, StatusCode};
 use serde_json::json;
@@ -275,7 +278,9 @@ async fn nodes_are_given_what_the_seeders_have() {
         !work.is_empty()
     })
     .await;
-    assert_eq!(work.len(), 3, "the configuration and the layers");
+    assert_eq!(work.len(), 4, "the manifest, the configuration and the layers");
+    let manifests: Vec<_> = work.iter().filter_map(|order| order.blob.manifest.clone()).collect();
+    assert_eq!(manifests, [WarmManifest { tag: Some("1".parse().unwrap()) }]);
     assert!(work.iter().all(|order| order.job == begun.id && order.blob.registry == origin.name));
     let mut results: Vec<WarmResult> = work
         .iter()
@@ -288,7 +293,7 @@ async fn nodes_are_given_what_the_seeders_have() {
     });
     assert!(tell("node1", results).await.work.is_empty());
     let job = ended(&running, &begun.id).await;
-    assert_eq!((job.state, job.node_reports.len(), job.node_reports[0].stored), (JobState::Succeeded, 1, 3), "{job:?}");
+    assert_eq!((job.state, job.node_reports.len(), job.node_reports[0].stored), (JobState::Succeeded, 1, 4), "{job:?}");
     for bad in [json!({}), json!({ "node": "../x" }), json!({ "node": "a", "results": [{ "job": "x" }] }), json!([])] {
         assert_eq!(post(&running, "/v1/nodes", &bad).await.0, StatusCode::BAD_REQUEST);
     }

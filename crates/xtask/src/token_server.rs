@@ -158,6 +158,11 @@ impl Signer {
             let found = accounts.iter().find(|(_, account)| account.identity_token == *brought);
             return found.map(|(user, account)| (user.clone(), account.clone()));
         }
+        // The form of containerd.
+        if let (Some(user), Some(password)) = (parameters.get("username"), parameters.get("password")) {
+            let account = accounts.get(user).filter(|account| account.password == *password)?;
+            return Some((user.clone(), account.clone()));
+        }
         let Some(basic) = basic else {
             let nobody = Account { password: String::new(), identity_token: String::new(), repository: None };
             return Some((String::new(), nobody));

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use eagle_core::Digest;
 use eagle_registry::{
-    Body, Caller, ForwardRequest, Manifest, Reference, body::read_up_to, errors::ErrorCode,
-    headers::DOCKER_CONTENT_DIGEST,
+    Body, Caller, ForwardRequest, Manifest, Reference, Tag, body::read_up_to, errors::ErrorCode,
+    headers::DOCKER_CONTENT_DIGEST, manifest::MEDIA_TYPES,
 };
 use eagle_seeder::client::{age, is_stale};
-use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
@@ -19,6 +19,7 @@ use crate::{
     download::Failure,
     path::Resource,
     remembered::Wanted,
+    rules::Action,
     upstream::Upstream,
 };
 
@@ -82,6 +83,32 @@ impl Service {
         tracing::warn!(%registry, %repository, tried = tried.join("; "), "nobody answers");
         let message = format!("neither seeders nor registry answered: {}", tried.join("; "));
         answer::error(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, message)
+    }
+
+    /// Asks for a manifest as any caller without credentials would, so that it is known here; by its digest, and by a tag
+    /// if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be had, or the tag stands for something else by now; for people.
+    pub(crate) async fn learn(&self, upstream: &Upstream, digest: Digest, tag: Option<Tag>) -> Result<(), String> {
+        let action = self.rules.action(&upstream.registry, &upstream.repository);
+        if action != Action::Peers {
+            return Err("proxy.rules of this node keep the image from peers".to_owned());
+        }
+        for reference in [Some(Reference::Digest(digest)), tag.map(Reference::Tag)].into_iter().flatten() {
+            let mut request = Request::get("/");
+            for kind in MEDIA_TYPES {
+                request = request.header(header::ACCEPT, kind);
+            }
+            let (parts, ()) = request.body(()).map_err(|error| error.to_string())?.into_parts();
+            let resource = Resource::Manifest(reference);
+            let (upstream, caller) = (upstream.clone(), Caller::anonymous());
+            let answer = self.forward(parts, upstream, &resource, &caller, self.sources(action)).await;
+            if answer.status() != StatusCode::OK {
+                return Err(format!("{} was answered {}", resource.suffix(), answer.status()));
+            }
+        }
+        Ok(())
     }
 
     async fn attempt(
@@ -166,6 +193,7 @@ impl Service {
         parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         self.manifests.put(wanted, parts.headers.clone(), Some(body.clone()));
         if let (Reference::Tag(_), Some(digest)) = (&wanted.reference, named) {
+            self.manifests.put(&wanted.of_any_kind(), parts.headers.clone(), Some(body.clone()));
             let by_digest = Wanted { reference: Reference::Digest(digest), ..wanted.clone() };
             self.manifests.put(&by_digest, parts.headers.clone(), Some(body.clone()));
         }

@@ -83,9 +83,18 @@ impl Service {
             },
             path => join_query(&format!("/v2/{repository}/{}", path.suffix()), &query),
         };
+        let changed = match &path {
+            PushPath::Manifest(reference) if matches!(parts.method, Method::PUT | Method::DELETE) => Some(reference),
+            _ => None,
+        };
         let namespace = parts.uri.query().unwrap_or_default().split('&').find(|pair| pair.starts_with("ns="));
         let namespace = namespace.map(str::to_owned);
         let mut response = self.relay(&registry, parts, target, body).await;
+        if let Some(reference) = changed.filter(|_| response.status().is_success()) {
+            // Before the client knows that it has pushed: whoever pulls after that gets what was pushed.
+            self.manifests.forget_for_all(&registry, &repository, reference);
+            self.seeders.changed(&registry, &repository, reference).await;
+        }
         let location = response.headers_mut().remove(header::LOCATION);
         let location = location.and_then(|location| location.to_str().map(str::to_owned).ok());
         if let Some(location) = location {

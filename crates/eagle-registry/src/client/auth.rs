@@ -3,10 +3,14 @@
 //! What a repository wanted last time is remembered, so that later requests carry a token at once;
 //! concurrent requests that need the same token wait for one fetch of it. Credentials from a file may
 //! change at any time; what was got with the former ones is forgotten then.
+//!
+//! A caller with a name and password of its own is served the same way: where the registry wants a token, one is
+//! fetched with the caller's own password, and used for nobody else.
 
 use std::{
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue};
@@ -19,6 +23,7 @@ use super::{
     transport::Transport,
 };
 use crate::{
+    caller::Caller,
     credentials::{Credentials, DockerConfigs},
     name::{RegistryName, RepositoryName},
     origin::OriginError,
@@ -26,6 +31,9 @@ use crate::{
 
 /// Tokens and repositories remembered per registry; one pull uses one of each.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
+/// Longest use of a token that was got with a caller's password: Docker Hub's lifetime of a token. It is how long a
+/// password counts on after it was changed.
+const CALLER_LIFETIME: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone)]
 enum Scheme {
@@ -61,8 +69,24 @@ pub(super) struct Authenticator {
     source: CredentialSource,
     /// What `source` gave last.
     credentials: Mutex<Option<Credentials>>,
-    schemes: Mutex<LruCache<Option<RepositoryName>, Scheme>>,
-    tokens: Mutex<LruCache<TokenKey, Arc<Slot>>>,
+    own: Memory,
+    /// Apart, so that callers cannot push out what Eagle itself needs.
+    callers: Memory,
+}
+
+/// Whose requests: those of Eagle itself, or of the caller with this key.
+type Holder = Option<[u8; 32]>;
+
+/// What was wanted, and what was got for it.
+struct Memory {
+    schemes: Mutex<LruCache<(Holder, Option<RepositoryName>), Scheme>>,
+    tokens: Mutex<LruCache<(Holder, TokenKey), Arc<Slot>>>,
+}
+
+impl Memory {
+    fn new() -> Self {
+        Self { schemes: Mutex::new(LruCache::new(REMEMBERED)), tokens: Mutex::new(LruCache::new(REMEMBERED)) }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -78,13 +102,24 @@ impl Slot {
 
 impl Authenticator {
     pub(super) fn new(registry: String, allows_http: bool, source: CredentialSource) -> Self {
-        let schemes = Mutex::new(LruCache::new(REMEMBERED));
-        let tokens = Mutex::new(LruCache::new(REMEMBERED));
-        Self { registry, allows_http, source, credentials: Mutex::default(), schemes, tokens }
+        let (own, callers) = (Memory::new(), Memory::new());
+        Self { registry, allows_http, source, credentials: Mutex::default(), own, callers }
     }
 
-    /// The credentials at this moment.
-    async fn credentials(&self) -> Option<Credentials> {
+    fn memory(&self, holder: &Holder) -> &Memory {
+        if holder.is_some() { &self.callers } else { &self.own }
+    }
+
+    /// Who asks, and with what: a caller by itself, and Eagle for those who say nothing of themselves.
+    async fn holder(&self, caller: &Caller) -> (Holder, Option<Credentials>) {
+        match &caller.authorization {
+            Some(authorization) => (Some(caller.key()), Credentials::of_basic(authorization)),
+            None => (None, self.own_credentials().await),
+        }
+    }
+
+    /// Eagle's credentials at this moment.
+    async fn own_credentials(&self) -> Option<Credentials> {
         let now = match &self.source {
             CredentialSource::Configured(credentials) => Some(credentials.clone()),
             CredentialSource::Files(files, names) => files.find(names).await,
@@ -92,20 +127,24 @@ impl Authenticator {
         let mut known = lock(&self.credentials);
         if *known != now {
             known.clone_from(&now);
-            lock(&self.schemes).clear();
-            lock(&self.tokens).clear();
+            lock(&self.own.schemes).clear();
+            lock(&self.own.tokens).clear();
         }
         now
     }
 
-    /// The `Authorization` to send at once, from what the registry wanted for this repository before.
-    pub(super) async fn remembered(&self, repository: Option<&RepositoryName>) -> Option<HeaderValue> {
-        let credentials = self.credentials().await;
-        let scheme = lock(&self.schemes).get(&repository.cloned()).cloned()?;
-        match scheme {
-            Scheme::Basic => credentials?.basic(),
-            Scheme::Bearer(key) => lock(&self.tokens).get(&key).and_then(|slot| slot.valid()),
-        }
+    /// The `Authorization` to send at once: from what the registry wanted for this repository before, else what the
+    /// caller brought.
+    pub(super) async fn remembered(&self, caller: &Caller, repository: Option<&RepositoryName>) -> Option<HeaderValue> {
+        let (holder, credentials) = self.holder(caller).await;
+        let memory = self.memory(&holder);
+        let scheme = lock(&memory.schemes).get(&(holder, repository.cloned())).cloned();
+        let remembered = match scheme {
+            Some(Scheme::Basic) => credentials.and_then(|credentials| credentials.basic()),
+            Some(Scheme::Bearer(key)) => lock(&memory.tokens).get(&(holder, key)).and_then(|slot| slot.valid()),
+            None => None,
+        };
+        remembered.or_else(|| caller.authorization.clone())
     }
 
     /// The `Authorization` that answers the challenges of a 401, other than the one `used` that it
@@ -114,15 +153,22 @@ impl Authenticator {
         &self,
         transport: &Transport,
         challenges: &HeaderMap,
+        caller: &Caller,
         repository: Option<&RepositoryName>,
         used: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, OriginError> {
+        let (holder, credentials) = self.holder(caller).await;
+        if holder.is_some() && credentials.is_none() {
+            // What the caller brought is for the registry alone to judge.
+            return Ok(None);
+        }
+        let memory = self.memory(&holder);
         match challenge::wanted(challenges) {
             None => Ok(None),
             Some(Wanted::Basic) => {
-                let basic = self.credentials().await.and_then(|credentials| credentials.basic());
+                let basic = credentials.and_then(|credentials| credentials.basic());
                 let Some(basic) = basic.filter(|basic| Some(basic) != used) else { return Ok(None) };
-                lock(&self.schemes).put(repository.cloned(), Scheme::Basic);
+                lock(&memory.schemes).put((holder, repository.cloned()), Scheme::Basic);
                 Ok(Some(basic))
             }
             Some(Wanted::Bearer { realm, service, scope }) => {
@@ -130,12 +176,12 @@ impl Authenticator {
                     scope.or_else(|| repository.map(|name| format!("repository:{name}:pull"))).unwrap_or_default();
                 let realm = check_realm(&self.registry, &realm, self.allows_http)?;
                 let key = TokenKey { realm, service: service.unwrap_or_default(), scope };
-                let credentials = self.credentials().await;
-                let slot = Arc::clone(lock(&self.tokens).get_or_insert(key.clone(), Arc::default));
+                let slot = Arc::clone(lock(&memory.tokens).get_or_insert((holder, key.clone()), Arc::default));
                 let asked = Instant::now();
                 let _fetching = slot.fetching.lock().await;
+                let remember = || lock(&memory.schemes).put((holder, repository.cloned()), Scheme::Bearer(key.clone()));
                 if let Some(token) = slot.valid().filter(|token| Some(token) != used) {
-                    lock(&self.schemes).put(repository.cloned(), Scheme::Bearer(key));
+                    remember();
                     return Ok(Some(token));
                 }
                 if let Some((_, error)) = lock(&slot.failure).as_ref().filter(|(ended, _)| *ended >= asked) {
@@ -143,7 +189,7 @@ impl Authenticator {
                 }
                 *lock(&slot.token) = None;
                 let (registry, credentials) = (self.registry.as_str(), credentials.as_ref());
-                let token = match (TokenRequest { registry, transport, key: &key, credentials }).send().await {
+                let mut token = match (TokenRequest { registry, transport, key: &key, credentials }).send().await {
                     Ok(Some(token)) => token,
                     failed => {
                         let error = failed.err();
@@ -151,8 +197,11 @@ impl Authenticator {
                         return error.map_or(Ok(None), Err);
                     }
                 };
+                if holder.is_some() {
+                    token.expires = token.expires.min(Instant::now() + CALLER_LIFETIME);
+                }
                 *lock(&slot.token) = Some(token.clone());
-                lock(&self.schemes).put(repository.cloned(), Scheme::Bearer(key));
+                remember();
                 Ok(Some(token.value))
             }
         }

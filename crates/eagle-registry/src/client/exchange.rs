@@ -125,17 +125,14 @@ impl Registry {
             }
             self.transport.send(self.name.as_str(), question.method, url.clone(), headers)
         };
-        if question.caller.authorization.is_some() {
-            return send(question.caller.authorization.as_ref()).await;
-        }
-        let repository = question.repository;
-        let used = host.auth.remembered(repository).await;
+        let (caller, repository) = (question.caller, question.repository);
+        let used = host.auth.remembered(caller, repository).await;
         let answer = send(used.as_ref()).await?;
         if answer.response.status() != StatusCode::UNAUTHORIZED || !answer.from_registry {
             return Ok(answer);
         }
         let challenges = answer.response.headers();
-        match host.auth.answer(&self.transport, challenges, repository, used.as_ref()).await? {
+        match host.auth.answer(&self.transport, challenges, caller, repository, used.as_ref()).await? {
             Some(authorization) => send(Some(&authorization)).await,
             None => Ok(answer),
         }

@@ -40,6 +40,8 @@ pub(crate) struct Transport {
     client: HttpsClient,
     /// Shows the client certificate, to these hosts alone: a redirect may lead to a stranger.
     known: Option<(HttpsClient, Arc<[Origin]>)>,
+    /// That certificate.
+    identity: Option<Arc<ClientIdentity>>,
     /// For content that is there only once.
     relays: Client<Connector, RelayBody>,
     egress: Egress,
@@ -51,7 +53,7 @@ pub(crate) struct Transport {
 pub(crate) struct TransportConfig<'a> {
     pub(crate) roots: RootCertStore,
     /// A client certificate, and the hosts to which it is shown.
-    pub(crate) identity: Option<(&'a ClientIdentity, Arc<[Origin]>)>,
+    pub(crate) identity: Option<(&'a Arc<ClientIdentity>, Arc<[Origin]>)>,
     pub(crate) egress: Egress,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
@@ -83,9 +85,10 @@ impl Transport {
         // Relays go to the registry's own host alone, which may see the certificate.
         let own = tls::client_config(roots.clone(), identity.as_ref().map(|(identity, _)| *identity))?;
         let relays = client(connector(own.clone()));
+        let shown = identity.as_ref().map(|(identity, _)| Arc::clone(identity));
         let known = identity.map(|(_, hosts)| (client(connector(own)), hosts));
         let client = client(connector(tls::client_config(roots, None)?));
-        Ok(Self { client, known, relays, egress, response_timeout })
+        Ok(Self { client, known, identity: shown, relays, egress, response_timeout })
     }
 
     /// One request with content that is there only once, one answer, of any status and at any time.
@@ -96,7 +99,15 @@ impl Transport {
         if let Some(authorization) = self.egress.authorization(request.uri()) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
         }
+        self.refresh().await;
         self.relays.request(request).await
+    }
+
+    /// Connections that are made from now on show the certificate of this moment.
+    async fn refresh(&self) {
+        if let Some(identity) = &self.identity {
+            identity.refresh().await;
+        }
     }
 
     /// Time from a request to the headers of its answer.
@@ -125,7 +136,10 @@ impl Transport {
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         let client = match &self.known {
-            Some((client, hosts)) if hosts.contains(&url.origin()) => client,
+            Some((client, hosts)) if hosts.contains(&url.origin()) => {
+                self.refresh().await;
+                client
+            }
             _ => &self.client,
         };
         let tries = async {

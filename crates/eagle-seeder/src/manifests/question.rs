@@ -44,22 +44,15 @@ impl Question {
         Sha256::new().chain_update(self.0).chain_update(target).finalize().into()
     }
 
-    pub(super) fn running_key(self, request: &ForwardRequest) -> Key {
-        Sha256::new().chain_update(self.key(request.path())).chain_update(request.method().as_str()).finalize().into()
+    /// Requests with the same key that run at the same time are one; `change` is the last change before it.
+    pub(super) fn running_key(self, request: &ForwardRequest, change: u64) -> Key {
+        let question = Sha256::new().chain_update(self.key(request.path())).chain_update(request.method().as_str());
+        question.chain_update(change.to_le_bytes()).finalize().into()
     }
 }
 
-/// Whether a request takes an answer of this kind (RFC 9110, section 12.5.1, without weights: a kind
-/// that is refused by `q=0` is not in use for manifests).
+/// Whether a request takes an answer of this kind.
 pub(super) fn accepts(headers: &HeaderMap, answer: &Answer) -> bool {
-    let kind = |value: &str| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let Some(given) = answer.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(kind) else {
-        return false;
-    };
-    let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
-    accepted.peek().is_none()
-        || accepted
-            .flat_map(|value| value.split(','))
-            .map(kind)
-            .any(|kind| kind == given || kind == "*/*" || kind == "application/*")
+    let given = answer.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    given.is_some_and(|given| eagle_registry::headers::accepts(headers.get_all(header::ACCEPT), given))
 }

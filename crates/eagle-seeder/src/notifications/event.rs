@@ -1,16 +1,20 @@
-//! What registries say: events of Docker Distribution, webhooks of Harbor.
+//! What registries say: events of Docker Distribution, webhooks of Harbor in either of its formats.
 //!
-//! Both are read into pushes of tagged images. Everything in them comes from outside: names are checked as names,
+//! All are read into pushes of tagged images. Everything in them comes from outside: names are checked as names,
 //! and whatever else is said is not looked at.
 
 use eagle_registry::{ImageReference, Reference, RegistryName, RepositoryName, Tag, manifest::MEDIA_TYPES};
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::value::RawValue;
 
 use crate::preheat::{Push, one_line};
 
 /// Media types of Docker Distribution's envelopes, of all its versions.
 pub(super) const ENVELOPES: [&str; 2] =
     ["application/vnd.docker.distribution.events.v1+json", "application/vnd.docker.distribution.events.v2+json"];
+/// Media type of CloudEvents in their structured form (CloudEvents 1.0, JSON event format), which Harbor sends from 2.8 on where
+/// its webhook is set to that format.
+pub(super) const CLOUD_EVENT: &str = "application/cloudevents+json";
 /// Events in one envelope, and resources in one webhook. Registries send one at a time, or a few after an outage.
 const MAX_EVENTS: usize = 1000;
 
@@ -19,7 +23,9 @@ const MAX_EVENTS: usize = 1000;
 pub(crate) enum EventError {
     #[error("the body is no notification of a registry: {0}")]
     Json(String),
-    #[error("the body has neither `events`, as Docker Distribution sends them, nor `type`, as Harbor does")]
+    #[error(
+        "the body has neither `events`, as Docker Distribution sends them, nor `type` or `specversion`, as Harbor does"
+    )]
     Unknown,
     #[error("the body has more than {MAX_EVENTS} events")]
     TooMany,
@@ -40,6 +46,10 @@ struct Body {
     #[serde(rename = "type")]
     kind: Option<String>,
     event_data: Option<HarborData>,
+    /// Of CloudEvents.
+    specversion: Option<String>,
+    /// Of CloudEvents. What it holds depends on the type.
+    data: Option<Box<RawValue>>,
 }
 
 /// An event of Docker Distribution ("Notifications" in its documentation). All of it may be absent.
@@ -100,6 +110,16 @@ pub(crate) fn read(body: &[u8], registry: Option<&RegistryName>) -> Result<Vec<H
         Body { events: Some(events), .. } => {
             Ok(events.into_iter().map(|event| heard(distribution(event, registry))).collect())
         }
+        Body { specversion: Some(_), kind: Some(kind), data, .. } => match (kind.as_str(), data) {
+            ("harbor.artifact.pushed", Some(data)) => {
+                let data: HarborData =
+                    serde_json::from_str(data.get()).map_err(|error| EventError::Json(error.to_string()))?;
+                if data.resources.len() > MAX_EVENTS { Err(EventError::TooMany) } else { Ok(harbor(data, registry)) }
+            }
+            ("harbor.artifact.pushed", None) => Err(EventError::Json("harbor.artifact.pushed without data".to_owned())),
+            (other, _) => Ok(vec![Heard::Other(one_line(&format!("{other} is no push")))]),
+        },
+        Body { specversion: Some(_), .. } => Err(EventError::Json("a CloudEvent without type".to_owned())),
         Body { kind: Some(kind), event_data, .. } => match (kind.as_str(), event_data) {
             ("PUSH_ARTIFACT", Some(data)) if data.resources.len() > MAX_EVENTS => Err(EventError::TooMany),
             ("PUSH_ARTIFACT", Some(data)) => Ok(harbor(data, registry)),
@@ -265,6 +285,64 @@ mod tests {
         let mut odd = webhook("PUSH_ARTIFACT");
         odd["event_data"]["resources"][0]["tag"] = json!(Digest::of(b"m").to_string());
         assert!(matches!(one(&odd, None), Heard::Other(_)), "pushed by digest");
+    }
+
+    /// As Harbor's documentation has it ("Webhook Notifications", payload format CloudEvents).
+    fn cloud_event(kind: &str) -> Value {
+        json!({
+            "specversion": "1.0",
+            "id": "66a1ffb5-13ad-4ed4-8b2e-d9a9a1c6c1e2",
+            "requestid": "8f6d5a4e-7f4f-4fb2-9a2e-1f0f5d1fbd5c",
+            "source": "/projects/1/webhook/policies/15",
+            "type": kind,
+            "datacontenttype": "application/json",
+            "time": "2023-04-03T06:20:46Z",
+            "operator": "robot$library+scanner",
+            "data": {
+                "resources": [{
+                    "digest": Digest::of(b"m").to_string(),
+                    "tag": "latest",
+                    "resource_url": "harbor.dev/library/busybox:latest"
+                }],
+                "repository": {
+                    "date_created": 1_680_502_375, "name": "busybox", "namespace": "library",
+                    "repo_full_name": "library/busybox", "repo_type": "public"
+                }
+            }
+        })
+    }
+
+    #[test]
+    fn reads_what_harbor_sends_as_cloud_events() {
+        let pushed = cloud_event("harbor.artifact.pushed");
+        assert_eq!(named(one(&pushed, None)), "harbor.dev/library/busybox:latest");
+        assert_eq!(named(one(&pushed, Some("a.example"))), "a.example/library/busybox:latest");
+        let mut scanned = cloud_event("harbor.scan.completed");
+        scanned["data"] = json!(["anything"]);
+        for other in [scanned, cloud_event("harbor.artifact.deleted"), cloud_event("com.example.other")] {
+            assert!(matches!(one(&other, None), Heard::Other(_)), "{other}");
+        }
+        for change in [
+            |event: &mut Value| event["data"]["repository"]["repo_full_name"] = json!("../../etc"),
+            |event: &mut Value| event["data"]["repository"] = Value::Null,
+            |event: &mut Value| event["data"]["resources"][0]["tag"] = json!("a b"),
+            |event: &mut Value| event["data"]["resources"][0]["digest"] = json!("sha256:../.."),
+        ] {
+            let mut event = cloud_event("harbor.artifact.pushed");
+            change(&mut event);
+            assert!(matches!(one(&event, None), Heard::Other(_)), "{event}");
+        }
+        for change in [
+            |event: &mut Value| event["data"] = Value::Null,
+            |event: &mut Value| event["data"] = json!("text"),
+            |event: &mut Value| event["type"] = Value::Null,
+            |event: &mut Value| event["specversion"] = json!(1),
+            |event: &mut Value| event["data"]["resources"] = json!(vec![json!({}); 1001]),
+        ] {
+            let mut event = cloud_event("harbor.artifact.pushed");
+            change(&mut event);
+            assert!(read(event.to_string().as_bytes(), None).is_err(), "{event}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::{
 };
 
 use eagle_core::{Bitfield, Digest, NodeId, PieceIndex};
-use eagle_registry::{RegistryName, RepositoryName};
+use eagle_registry::{RegistryName, RepositoryName, Tag};
 use lru::LruCache;
 use rand::seq::IndexedRandom;
 use serde::{Deserialize, Serialize};
@@ -45,10 +45,10 @@ const ACQUAINTANCE: Duration = Duration::from_secs(15);
 /// How often the reports of nodes are brought up to date.
 const UPDATE: Duration = Duration::from_secs(1);
 
-/// A blob that nodes should have.
+/// A blob or manifest that nodes should have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WarmBlob {
-    /// The blob.
+    /// The blob, or manifest.
     pub digest: Digest,
     /// Its size, bytes.
     pub size: u64,
@@ -56,6 +56,17 @@ pub struct WarmBlob {
     pub registry: RegistryName,
     /// A repository there that has it.
     pub repository: RepositoryName,
+    /// That it is a manifest, which a node remembers and does not store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<WarmManifest>,
+}
+
+/// What nodes are told of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmManifest {
+    /// The tag by which it will be asked for; none for a manifest that another one names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Tag>,
 }
 
 /// What a node tells: that it is there, and how its work went. Body of `POST /v1/nodes`.
@@ -368,6 +379,7 @@ mod tests {
             size: 1,
             registry: "docker.io".parse().unwrap(),
             repository: "library/debian".parse().unwrap(),
+            manifest: None,
         }
     }
 

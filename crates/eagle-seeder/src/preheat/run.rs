@@ -3,13 +3,13 @@
 use std::{collections::HashSet, time::Duration};
 
 use eagle_core::Digest;
-use eagle_registry::{Descriptor, ImageReference, Manifest, Reference};
+use eagle_registry::{Descriptor, ImageReference, Manifest, Reference, Tag};
 use futures::StreamExt;
 use jiff::Timestamp;
 
 use super::{
     node_target::NodeTarget,
-    nodes::WarmBlob,
+    nodes::{WarmBlob, WarmManifest},
     queue::{Handle, Inner},
     report::{BlobKind, BlobReport, BlobState, ImageReport, JobState},
     sources::{Answer, Problem},
@@ -266,6 +266,15 @@ fn offered(manifests: &[Descriptor]) -> String {
     if names.is_empty() { "no platform".to_owned() } else { names.join(", ") }
 }
 
+/// The tag of an image, in whatever way it was named.
+fn tag(image: &ImageReport) -> Option<Tag> {
+    let named = image.named.as_ref().and_then(|named| named.parse::<ImageReference>().ok());
+    [Some(&image.image), named.as_ref()].into_iter().flatten().find_map(|image| match &image.reference {
+        Reference::Tag(tag) => Some(tag.clone()),
+        Reference::Digest(_) => None,
+    })
+}
+
 /// Has nodes fetch what the seeders have now.
 async fn nodes(inner: &Inner, handle: &Handle) {
     let (id, target, blobs) = {
@@ -273,15 +282,15 @@ async fn nodes(inner: &Inner, handle: &Handle) {
         let mut seen = HashSet::new();
         let stored = job.images.iter().flat_map(|image| image.blobs.iter().map(move |blob| (image, blob)));
         let blobs: Vec<WarmBlob> = stored
-            .filter(|(_, blob)| {
-                blob.state == BlobState::Stored && matches!(blob.kind, BlobKind::Config | BlobKind::Layer)
-            })
+            .filter(|(_, blob)| blob.state == BlobState::Stored)
             .filter(|(_, blob)| seen.insert(blob.digest))
             .map(|(image, blob)| WarmBlob {
                 digest: blob.digest,
                 size: blob.size,
                 registry: image.image.registry.clone(),
                 repository: image.image.repository.clone(),
+                manifest: matches!(blob.kind, BlobKind::Index | BlobKind::Manifest)
+                    .then(|| WarmManifest { tag: tag(image).filter(|_| image.digest == Some(blob.digest)) }),
             })
             .collect();
         (job.id.clone(), job.nodes, blobs)

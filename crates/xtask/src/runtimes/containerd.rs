@@ -2,11 +2,12 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, ensure};
 
-use super::{COMMAND_DEADLINE, Mirror, PULL_DEADLINE, Runtime, START_DEADLINE};
+use super::{COMMAND_DEADLINE, Login, Mirror, PULL_DEADLINE, Runtime, START_DEADLINE};
 use crate::{
     hub::Environment,
     image::{Image, REPOSITORY, TAG},
@@ -23,6 +24,8 @@ pub(crate) struct Containerd {
     certs: PathBuf,
     /// Of `ctr`, which is what pulls.
     environment: Environment,
+    /// `USER:PASSWORD`.
+    login: Mutex<Option<String>>,
 }
 
 impl Containerd {
@@ -76,7 +79,13 @@ impl Containerd {
             Command::new(program).args(["--log-level", "warn", "--config"]).arg(&config),
             &log,
         )?;
-        Ok(Self { process, directory: directory.to_owned(), certs: directory.join("certs.d"), environment: Vec::new() })
+        Ok(Self {
+            process,
+            directory: directory.to_owned(),
+            certs: directory.join("certs.d"),
+            environment: Vec::new(),
+            login: Mutex::default(),
+        })
     }
 
     pub(super) fn socket(&self) -> PathBuf {
@@ -101,8 +110,18 @@ impl Runtime for Containerd {
 
     fn pull(&self) -> Result<()> {
         let mut pull = self.ctr();
-        pull.args(["images", "pull", "--hosts-dir"]).arg(&self.certs).arg(Self::image());
+        pull.args(["images", "pull", "--hosts-dir"]).arg(&self.certs);
+        if let Some(login) = self.login.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
+            pull.args(["--user", login]);
+        }
+        pull.arg(Self::image());
         succeed(&mut pull, PULL_DEADLINE)?;
+        Ok(())
+    }
+
+    fn log_in(&self, login: Option<Login<'_>>) -> Result<()> {
+        let login = login.map(|Login { user, password }| format!("{user}:{password}"));
+        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = login;
         Ok(())
     }
 

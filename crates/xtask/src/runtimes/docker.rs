@@ -1,13 +1,15 @@
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
 
-use super::{COMMAND_DEADLINE, Containerd, Mirror, PULL_DEADLINE, Runtime, START_DEADLINE};
+use super::{COMMAND_DEADLINE, Containerd, Login, Mirror, PULL_DEADLINE, Runtime, START_DEADLINE};
 use crate::{
     hub::Environment,
     image::{Image, REPOSITORY, TAG},
@@ -22,6 +24,8 @@ pub(crate) struct Docker {
     _dockerd: Process,
     _containerd: Containerd,
     directory: PathBuf,
+    /// The registry of the image; Docker Hub if there is none.
+    registry: Option<SocketAddr>,
 }
 
 impl Docker {
@@ -72,7 +76,7 @@ impl Docker {
             let answer = finish(Self::client(directory).arg("version"), COMMAND_DEADLINE)?;
             Ok(answer.status.success().then_some(()))
         })?;
-        Ok(Self { _dockerd: process, _containerd: containerd, directory: directory.to_owned() })
+        Ok(Self { _dockerd: process, _containerd: containerd, directory: directory.to_owned(), registry: None })
     }
 
     fn host(directory: &Path) -> String {
@@ -87,15 +91,34 @@ impl Docker {
         command
     }
 
+    /// The same docker, with the image of another registry.
+    pub(crate) fn of_registry(self, registry: SocketAddr) -> Self {
+        Self { registry: Some(registry), ..self }
+    }
+
     /// The name as a person types it: docker adds `docker.io/library/`.
-    fn image() -> String {
-        format!("{}:{TAG}", REPOSITORY.trim_start_matches("library/"))
+    fn image(&self) -> String {
+        match self.registry {
+            Some(registry) => format!("{registry}/{REPOSITORY}:{TAG}"),
+            None => format!("{}:{TAG}", REPOSITORY.trim_start_matches("library/")),
+        }
+    }
+
+    /// Forgets the image, so that it has to be pulled again.
+    pub(crate) fn remove(&self) -> Result<()> {
+        // Its containers first, those that `verify` has made among them.
+        let containers = succeed(Self::client(&self.directory).args(["ps", "--all", "--quiet"]), COMMAND_DEADLINE)?;
+        for container in containers.lines() {
+            succeed(Self::client(&self.directory).args(["rm", "--force", container]), COMMAND_DEADLINE)?;
+        }
+        succeed(Self::client(&self.directory).args(["rmi", &self.image()]), COMMAND_DEADLINE)?;
+        Ok(())
     }
 
     /// Runs a command in a container of the image; what it prints.
     pub(crate) fn run(&self, command: &[&str]) -> Result<String> {
         let mut run = Self::client(&self.directory);
-        run.args(["run", "--rm", "--network", "none", &Self::image()]).args(command);
+        run.args(["run", "--rm", "--network", "none", &self.image()]).args(command);
         succeed(&mut run, COMMAND_DEADLINE)
     }
 }
@@ -106,13 +129,28 @@ impl Runtime for Docker {
     }
 
     fn pull(&self) -> Result<()> {
-        succeed(Self::client(&self.directory).args(["pull", &Self::image()]), PULL_DEADLINE)?;
+        succeed(Self::client(&self.directory).args(["pull", &self.image()]), PULL_DEADLINE)?;
+        Ok(())
+    }
+
+    fn log_in(&self, login: Option<Login<'_>>) -> Result<()> {
+        // What `docker login` writes, which needs Docker Hub to answer.
+        let auths = login.map_or_else(
+            || json!({}),
+            |Login { user, password }| {
+                let auth = BASE64_STANDARD.encode(format!("{user}:{password}"));
+                json!({ "https://index.docker.io/v1/": { "auth": auth } })
+            },
+        );
+        let client = self.directory.join("client");
+        fs::create_dir_all(&client)?;
+        fs::write(client.join("config.json"), json!({ "auths": auths }).to_string())?;
         Ok(())
     }
 
     fn verify(&self, image: &Image) -> Result<()> {
         let client = || Self::client(&self.directory);
-        let inspected = succeed(client().args(["image", "inspect", &Self::image()]), COMMAND_DEADLINE)?;
+        let inspected = succeed(client().args(["image", "inspect", &self.image()]), COMMAND_DEADLINE)?;
         let inspected: Value = serde_json::from_str(&inspected)?;
         let (id, layers) = (&inspected[0]["Id"], &inspected[0]["RootFS"]["Layers"]);
         ensure!(id == &Value::from(image.config.digest.as_str()), "docker has image {id}");
@@ -120,7 +158,7 @@ impl Runtime for Docker {
         let repository_digests = inspected[0]["RepoDigests"].to_string();
         ensure!(repository_digests.contains(&image.index.digest), "docker pulled {repository_digests}");
 
-        let container = succeed(client().args(["create", &Self::image()]), COMMAND_DEADLINE)?;
+        let container = succeed(client().args(["create", &self.image()]), COMMAND_DEADLINE)?;
         let (tar, exported) = (self.directory.join("export.tar"), self.directory.join("export"));
         succeed(client().args(["export", "--output"]).arg(&tar).arg(container.trim()), PULL_DEADLINE)?;
         fs::create_dir_all(&exported)?;

@@ -6,7 +6,9 @@ use std::{
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::{COMMAND_DEADLINE, Mirror, PULL_DEADLINE, Runtime, containers_config};
+use super::{
+    COMMAND_DEADLINE, Login, Mirror, PULL_DEADLINE, Runtime, as_who_is_logged_in, containers_config, log_in_to_mirror,
+};
 use crate::{
     hub::Environment,
     image::{Image, REPOSITORY, TAG},
@@ -86,9 +88,14 @@ impl Runtime for Podman {
 
     fn pull(&self) -> Result<()> {
         let mut pull = self.command();
+        as_who_is_logged_in(&mut pull, &self.directory);
         pull.args(["pull", "--quiet", "--signature-policy"]).arg(self.config.join("policy.json")).arg(Self::image());
         succeed(&mut pull, PULL_DEADLINE)?;
         Ok(())
+    }
+
+    fn log_in(&self, login: Option<Login<'_>>) -> Result<()> {
+        log_in_to_mirror("podman", &self.directory, login)
     }
 
     fn verify(&self, image: &Image) -> Result<()> {

@@ -6,7 +6,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Mirror, PULL_DEADLINE, Runtime, containers_config};
+use super::{Login, Mirror, PULL_DEADLINE, Runtime, as_who_is_logged_in, containers_config, log_in_to_mirror};
 use crate::{
     hub::Environment,
     image::{Image, REPOSITORY, TAG},
@@ -45,6 +45,7 @@ impl Runtime for Skopeo {
     fn pull(&self) -> Result<()> {
         let mut copy = Command::new("skopeo");
         copy.envs(self.environment.clone());
+        as_who_is_logged_in(&mut copy, &self.directory);
         copy.arg("--registries-conf").arg(self.directory.join("registries.conf"));
         copy.arg("--policy").arg(self.directory.join("policy.json"));
         copy.args(["copy", "--quiet", "--all", "--preserve-digests"]);
@@ -52,6 +53,10 @@ impl Runtime for Skopeo {
         copy.arg(format!("oci:{}:{TAG}", self.copy().display()));
         succeed(&mut copy, PULL_DEADLINE)?;
         Ok(())
+    }
+
+    fn log_in(&self, login: Option<Login<'_>>) -> Result<()> {
+        log_in_to_mirror("skopeo", &self.directory, login)
     }
 
     fn verify(&self, image: &Image) -> Result<()> {

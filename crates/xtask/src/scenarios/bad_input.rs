@@ -40,7 +40,7 @@ fn table(scene: &Scene<'_>) -> Vec<Bad> {
     let debian = "/v2/library/debian";
     let mut table = vec![
         bad("/", &[400, 404], ""),
-        bad("/v2", &[200, 301, 307, 308, 400, 404], ""),
+        bad("/v2", &[200, 401, 301, 307, 308, 400, 404], ""),
         bad("/v2/_catalog", &[400, 404, 405], ""),
         bad("/v2/../../etc/passwd", &[400, 404], ""),
         bad("/v2/..%2f..%2fetc/passwd/manifests/x", &[400, 404], ""),

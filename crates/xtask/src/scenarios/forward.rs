@@ -1,19 +1,28 @@
 //! Daemons that reach registries by way of `HTTPS_PROXY`.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
 use super::Scene;
 use crate::{
-    cluster::{Cluster, Settings},
+    cluster::{Cluster, Role, Settings, node},
     http,
     hub::Hub,
-    process::succeed,
+    process::{finish, succeed},
+    registry::{Registry, free_address},
     runtimes::{Docker, Runtime, Skopeo},
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
+/// Of the range for documentation (RFC 5737).
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// dockerd and skopeo trust nobody but Eagle's own authority, and no name resolves: what they get came from the proxy.
 pub(super) fn intercepted(scene: &Scene<'_>) -> Result<()> {
@@ -44,6 +53,35 @@ pub(super) fn intercepted(scene: &Scene<'_>) -> Result<()> {
         ensure!(status == 403, "CONNECT {target}: {status}");
     }
     Ok(())
+}
+
+/// A registry at an address outside 127.0.0.0/8, which daemons do not use a proxy for, and without TLS.
+pub(super) fn plain(scene: &Scene<'_>) -> Result<()> {
+    // In this namespace the address is nobody else's.
+    let _ = finish(Command::new("ip").args(["address", "add", &format!("{OUTSIDE}/32"), "dev", "lo"]), DEADLINE)?;
+    let address = SocketAddr::from((OUTSIDE, free_address()?.port()));
+    let registry = Registry::start_at(&scene.directory.join("registry"), scene.store, address, json!({}))?;
+    let ports = "  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n";
+    let tracker = Role::start(scene.eagle, "tracker", &scene.directory.join("tracker"), &format!("tracker:\n{ports}"))?;
+    let shared = format!("registries:\n  - name: {address}\n    url: http://{address}\n");
+    let start = |role: &str, more: &str| -> Result<Role> {
+        let directory = scene.directory.join(role);
+        let trackers = format!("  trackers: [\"http://{}\"]\n", tracker.ready.listen);
+        let config = format!("{shared}{role}:\n{trackers}{more}{}", node(&directory, Settings::default()));
+        Role::start(scene.eagle, role, &directory, &config)
+    };
+    let seeder = start("seeder", "")?;
+    let proxy = start("proxy", &format!("  seeders: [\"http://{}\"]\n", seeder.ready.listen))?;
+    let config = scene.directory.join("daemon.json");
+    fs::write(&config, json!({ "insecure-registries": [address.to_string()] }).to_string())?;
+    let environment = vec![("HTTP_PROXY", format!("http://{}", proxy.ready.listen))];
+    let docker = Docker::configured(&scene.directory.join("docker"), &config, environment)?.of_registry(address);
+    docker.pull().context("docker by way of HTTP_PROXY")?;
+    docker.verify(scene.image)?;
+    registry.expect_each_once(scene.image.blobs())?;
+    docker.remove()?;
+    docker.pull().context("docker, the second time")?;
+    registry.expect_each_once(scene.image.blobs())
 }
 
 /// Without an authority the proxy sees nothing of what goes through, and goes nowhere else.

@@ -10,6 +10,7 @@ mod membership;
 mod outages;
 mod preheat;
 mod private;
+mod private_runtimes;
 mod pulls;
 mod shared_storage;
 mod specification;
@@ -76,6 +77,11 @@ const ALL: &[Scenario] = &[
         run: forward::intercepted,
     },
     Scenario {
+        name: "forward-proxy-plain",
+        proves: "dockerd pulls from a registry without TLS by way of HTTP_PROXY; the registry serves every blob once, and Eagle's cache the next pull",
+        run: forward::plain,
+    },
+    Scenario {
         name: "forward-proxy-tunnels",
         proves: "without an authority skopeo reaches the registry through a tunnel",
         run: forward::tunnelled,
@@ -117,7 +123,7 @@ const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "preheat",
-        proves: "eagle preheat has the seeder and the nodes fetch an image once; a pull after that asks nobody for a blob; the report survives a restart",
+        proves: "eagle preheat has the seeder and the nodes fetch an image once; a pull after that asks nobody for a blob, and works with registry and seeder gone; the report survives a restart",
         run: preheat::preheat,
     },
     Scenario {
@@ -144,6 +150,16 @@ const ALL: &[Scenario] = &[
         name: "private-pull-secret",
         proves: "docker pulls a private image by the identity token in a pull secret, which is replaced while all runs",
         run: private::pull_secret,
+    },
+    Scenario {
+        name: "private-runtimes",
+        proves: "docker, containerd, podman and skopeo pull a private image through Eagle with their own credentials; the registry serves every blob once; others are refused; docker, podman and skopeo pull on with registry and token service gone",
+        run: private_runtimes::with_tokens,
+    },
+    Scenario {
+        name: "private-runtimes-htpasswd",
+        proves: "the same of docker, containerd and skopeo with a registry that wants passwords",
+        run: private_runtimes::with_passwords,
     },
     Scenario {
         name: "tls-front",

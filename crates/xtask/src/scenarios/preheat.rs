@@ -19,7 +19,7 @@ use crate::{
     image::{REPOSITORY, TAG},
     process::{finish, wait_until},
     registry::{Registry, free_address},
-    runtimes::{Mirror, Runtime, Skopeo},
+    runtimes::{Mirror, Podman, Runtime, Skopeo},
 };
 
 /// Nodes hear of work within some seconds, and fetch a few hundred MB on a busy machine.
@@ -38,7 +38,8 @@ pub(super) fn preheat(scene: &Scene<'_>) -> Result<()> {
         ensure!(entry["state"] == "stored" && entry["size"] == blob.size && entry["source"] == "origin", "{entry:#}");
     }
     let nodes = job["node_reports"].as_array().context("no nodes in the report")?;
-    let all = u64::try_from(scene.image.blobs().count())?;
+    // With the index and the manifest.
+    let all = u64::try_from(scene.image.blobs().count())? + 2;
     ensure!(nodes.len() == 2 && nodes.iter().all(|node| node["stored"] == all), "{job:#}");
 
     // Nothing but manifests is asked for from here on: neither at the registry nor at other nodes.
@@ -54,6 +55,10 @@ pub(super) fn preheat(scene: &Scene<'_>) -> Result<()> {
     // Without the registry the report is there still, and the image can be warmed no more.
     registry.stop();
     cluster.seeder.stop()?;
+    // Nor is either needed on a node that is warm, by a runtime that has never asked it for anything.
+    let podman = Podman::new(&scene.directory.join("podman"), Mirror::Eagle(cluster.proxy(1)))?;
+    podman.pull().context("from a warm node, registry and seeder gone")?;
+    podman.verify(scene.image)?;
     cluster.seeder.start_again()?;
     let id = job["id"].as_str().context("no id")?;
     let kept = get(&cluster.seeder, &format!("/v1/preheat/{id}"))?;

@@ -75,7 +75,7 @@ impl Parts {
     }
 
     /// Nothing that a role has written, and nothing that it says of itself, holds any of these.
-    fn hold_none_of(&self, secrets: &[String]) -> Result<()> {
+    pub(super) fn hold_none_of(&self, secrets: &[String]) -> Result<()> {
         for secret in secrets {
             // In files of any kind: logs, data, what was left for a restart.
             let mut grep = Command::new("grep");
@@ -101,7 +101,7 @@ impl Parts {
 }
 
 /// `Authorization` of Basic authentication.
-fn basic(user: &str, password: &str) -> String {
+pub(super) fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))
 }
 
@@ -185,11 +185,11 @@ fn loses_access(scene: &Scene<'_>, parts: &Parts, nodes: usize, authorization: &
     Ok(())
 }
 
-fn registries(address: SocketAddr) -> String {
+pub(super) fn registries(address: SocketAddr) -> String {
     format!("registries:\n  - name: docker.io\n    url: http://{address}\n")
 }
 
-fn write_htpasswd(file: &Path, users: &[(&str, &str)]) -> Result<()> {
+pub(super) fn write_htpasswd(file: &Path, users: &[(&str, &str)]) -> Result<()> {
     let mut text = String::new();
     for (user, password) in users {
         text.push_str(&succeed(Command::new("htpasswd").args(["-Bbn", "-C", "4", user, password]), DEADLINE)?);
@@ -228,7 +228,7 @@ pub(super) fn htpasswd(scene: &Scene<'_>) -> Result<()> {
     ])
 }
 
-fn accounts() -> BTreeMap<String, Account> {
+pub(super) fn accounts() -> BTreeMap<String, Account> {
     let account = |user: &str, repository: Option<&str>| {
         let account = Account {
             password: format!("{user}s-own-password"),
