@@ -28,4 +28,5 @@ pub use self::{
     keys::{ClusterKeys, Membership, ParseKeysError},
     stream::MemberStream,
     tls::{MemberTls, TlsError},
+    waiting_room::{Place, WaitingRoom},
 };

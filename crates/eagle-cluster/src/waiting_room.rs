@@ -15,7 +15,7 @@ const PLACES: usize = 1024;
 
 /// The places; clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct WaitingRoom(Arc<Mutex<Places>>);
+pub struct WaitingRoom(Arc<Mutex<Places>>);
 
 #[derive(Debug, Default)]
 struct Places {
@@ -25,15 +25,18 @@ struct Places {
 
 /// A place, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub struct Place {
     room: WaitingRoom,
     number: u64,
     given_away: CancellationToken,
 }
 
 impl WaitingRoom {
+    /// How many places there are.
+    pub const PLACES: usize = PLACES;
+
     /// Takes a place, that of the longest there if need be.
-    pub(crate) fn enter(&self) -> Place {
+    pub fn enter(&self) -> Place {
         let mut places = self.lock();
         if places.taken.len() >= PLACES
             && let Some((_, oldest)) = places.taken.pop_first()
@@ -54,7 +57,7 @@ impl WaitingRoom {
 
 impl Place {
     /// Cancelled when somebody else has the place.
-    pub(crate) fn given_away(&self) -> CancellationToken {
+    pub fn given_away(&self) -> CancellationToken {
         self.given_away.clone()
     }
 }

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eagle_cluster::{ClusterKey, Membership, Purpose};
+use eagle_cluster::{ClusterKey, Membership, Purpose, WaitingRoom};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::Rng as _;
 use sha2::Sha256;
@@ -47,6 +47,7 @@ pub(crate) type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Tells members from strangers at the beginning of a connection.
 pub(crate) struct Gate {
     membership: Membership,
+    waiting: WaitingRoom,
     started: Instant,
     strangers: AtomicU64,
     /// Milliseconds from the start to the last line in the log, plus one; 0 before the first.
@@ -61,7 +62,13 @@ impl fmt::Debug for Gate {
 
 impl Gate {
     pub(crate) fn new(membership: Membership) -> Self {
-        Self { membership, started: Instant::now(), strangers: AtomicU64::new(0), logged: AtomicU64::new(0) }
+        Self {
+            membership,
+            waiting: WaitingRoom::default(),
+            started: Instant::now(),
+            strangers: AtomicU64::new(0),
+            logged: AtomicU64::new(0),
+        }
     }
 
     /// The key of connections that this node begins now; `None` without one.
@@ -84,6 +91,12 @@ impl Gate {
         Ok(Some(key))
     }
 
+    /// Most connections from outside that wait for a hint at a time; those that have waited longest give way. None do
+    /// without a key.
+    pub(crate) fn waiting_places(&self) -> usize {
+        if matches!(self.membership, Membership::Open) { 0 } else { WaitingRoom::PLACES }
+    }
+
     /// Reads the beginning of a connection from outside; the key that it is under.
     ///
     /// # Errors
@@ -93,13 +106,21 @@ impl Gate {
             return Ok(None);
         }
         let mut hint = [0; HINT];
-        let problem = match timeout(HINT_TIMEOUT, stream.read_exact(&mut hint)).await {
-            Ok(Ok(_)) => match self.key_of(&hint) {
+        let place = self.waiting.enter();
+        let given_away = place.given_away();
+        let read = tokio::select! {
+            read = timeout(HINT_TIMEOUT, stream.read_exact(&mut hint)) => Some(read),
+            () = given_away.cancelled() => None,
+        };
+        drop(place);
+        let problem = match read {
+            Some(Ok(Ok(_))) => match self.key_of(&hint) {
                 Some(key) => return Ok(Some(key)),
                 None => "it does not hold the cluster key",
             },
-            Ok(Err(_)) => "it left without a word",
-            Err(_) => "it said nothing",
+            Some(Ok(Err(_))) => "it left without a word",
+            Some(Err(_)) => "it said nothing",
+            None => "it said nothing while many others came",
         };
         self.turned_away(stream.peer_addr().ok(), problem);
         Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))

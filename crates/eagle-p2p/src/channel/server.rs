@@ -181,23 +181,29 @@ async fn accept(listener: TcpListener, server: Arc<Server>, channels: Arc<Semaph
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&channels).try_acquire_owned() else {
-            tracing::debug!(%from, "turned away a data channel: there are too many");
-            continue;
-        };
-        let (server, shutdown) = (Arc::clone(&server), shutdown.clone());
+        let (server, channels, shutdown) = (Arc::clone(&server), Arc::clone(&channels), shutdown.clone());
         tasks.spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                error = server.channel(stream) => tracing::debug!(%from, %error, "a data channel ended"),
+                error = server.admitted(stream, &channels) => tracing::debug!(%from, %error, "a data channel ended"),
             }
-            drop(place);
         });
     }
     while tasks.join_next().await.is_some() {}
 }
 
 impl Server {
+    /// One connection. Strangers take no place from members: how many can wait is bounded by the gate.
+    async fn admitted(&self, mut stream: TcpStream, channels: &Semaphore) -> io::Error {
+        if let Err(error) = self.network.gate().admit(&mut stream).await {
+            return error;
+        }
+        match channels.try_acquire() {
+            Ok(_place) => self.channel(stream).await,
+            Err(_) => io::Error::other("there are too many data channels"),
+        }
+    }
+
     async fn channel(&self, stream: TcpStream) -> io::Error {
         let identified = {
             let Ok(_pending) = self.pending.try_acquire() else {
@@ -223,9 +229,8 @@ impl Server {
     }
 
     /// Who dialled, and the session that the channel belongs to.
-    async fn identify(&self, mut stream: TcpStream) -> io::Result<(PeerId, CancellationToken, Reader, Writer)> {
+    async fn identify(&self, stream: TcpStream) -> io::Result<(PeerId, CancellationToken, Reader, Writer)> {
         stream.set_nodelay(true)?;
-        self.network.gate().admit(&mut stream).await?;
         let (peer, reader, writer) = match &self.acceptor {
             Some(acceptor) => transport::accept(acceptor, stream).await?,
             None => {

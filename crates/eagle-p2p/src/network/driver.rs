@@ -101,8 +101,10 @@ impl Driver {
         shutdown: CancellationToken,
     ) -> Result<(Self, SocketAddr), StartError> {
         let peers = u32::try_from(config.max_peers).unwrap_or(u32::MAX);
+        // They count as pending too, and must not keep members out.
+        let waiting = u32::try_from(shared.gate.waiting_places()).unwrap_or(u32::MAX);
         let limits = ConnectionLimits::default()
-            .with_max_pending_incoming(Some(MAX_PENDING))
+            .with_max_pending_incoming(Some(MAX_PENDING.saturating_add(waiting)))
             .with_max_established_per_peer(Some(MAX_PER_PEER))
             // Two for each peer, for a moment, and some to turn others away.
             .with_max_established(Some(peers.saturating_mul(2).saturating_add(MAX_PER_PEER)));

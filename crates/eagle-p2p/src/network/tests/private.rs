@@ -1,6 +1,6 @@
 //! Networks with a cluster key: members get in, strangers get nothing.
 
-use eagle_cluster::{ClusterKey, ClusterKeys};
+use eagle_cluster::{ClusterKey, ClusterKeys, WaitingRoom};
 use tokio::{net::TcpListener, sync::watch};
 
 use super::*;
@@ -70,6 +70,26 @@ async fn a_stranger_gets_no_byte() {
         assert_eq!((member.network.connected(), stranger.network.connected()), (0, 0));
     }
     assert_eq!(member.network.strangers(), 7);
+}
+
+#[tokio::test]
+async fn strangers_that_wait_keep_no_member_out() {
+    let (_keys, membership) = cluster(&key());
+    let mut a = Node::member(membership.clone(), 1, Encryption::Tls).await;
+    let mut b = Node::member(membership, 2, Encryption::Tls).await;
+    // More than may wait at a time, and than may be in a handshake.
+    let mut silent = Vec::new();
+    for _ in 0..WaitingRoom::PLACES + 200 {
+        silent.push(TcpStream::connect(b.network.listen_address()).await.unwrap());
+    }
+    a.dial(&b);
+    a.connected(b.peer()).await;
+    b.connected(a.peer()).await;
+    exchange(&mut a, &mut b, 5).await;
+    // All of them are sent away, the first of them by those after.
+    for stream in silent {
+        assert_eq!(until_the_end(stream).await, b"");
+    }
 }
 
 /// Passes one connection on to `to` and keeps what the dialling end said.
