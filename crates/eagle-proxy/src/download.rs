@@ -7,6 +7,7 @@
 //! from a seeder over HTTP or from the origin (`sources`). A blob that cannot be kept on this node
 //! is relayed (`passthrough`).
 
+mod again;
 mod feed;
 mod filler;
 mod keep;
@@ -266,7 +267,7 @@ impl Downloads {
         self.0.context.tasks.spawn(async move {
             let end = task::run(&context, &download, || this.abandon(&download)).await;
             if let Phase::Failed(error) = &end
-                && matches!(**error, BlobError::Corrupt { .. } | BlobError::Contradiction { .. })
+                && again::is_wrong_content(error)
             {
                 this.distrust(digest);
             }

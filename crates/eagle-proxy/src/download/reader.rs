@@ -15,7 +15,7 @@ use futures::Stream;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    BlobError, BlobRequest, Context, Downloads, passthrough,
+    BlobError, BlobRequest, Context, Downloads, again, passthrough,
     state::{Phase, Ticket, Whole},
 };
 use crate::metrics::Source;
@@ -33,9 +33,9 @@ const MAX_REOPENED: u32 = 3;
 #[derive(Debug)]
 pub struct OpenBlob {
     /// What opened it, and for whom: where the rest comes from when it cannot be read to its end.
-    downloads: Downloads,
-    request: BlobRequest,
-    size: u64,
+    pub(super) downloads: Downloads,
+    pub(super) request: BlobRequest,
+    pub(super) size: u64,
     source: Opened,
 }
 
@@ -217,7 +217,7 @@ async fn pump(mut blob: OpenBlob, mut range: Range<u64>, mut sink: Sink) {
         };
         let error = match result {
             Ok(()) | Err(Stop::Closed) => return,
-            Err(Stop::Failed(error)) => break error,
+            Err(Stop::Failed(error) | Stop::Wrong(error)) => break error,
             Err(Stop::Unreadable(error)) => error,
         };
         let digest = blob.request.digest;
@@ -245,6 +245,8 @@ enum Stop {
     Failed(Arc<BlobError>),
     /// The disk does not give what it should. Another copy may do.
     Unreadable(BlobError),
+    /// The download brought something else than the blob, and another one may do better.
+    Wrong(Arc<BlobError>),
 }
 
 impl From<Closed> for Stop {
@@ -270,7 +272,28 @@ async fn serve_cached(whole: &Whole, range: &mut Range<u64>, sink: &mut Sink) ->
     Ok(())
 }
 
+/// Follows the download of the blob; when what it brought was wrong, a second one.
 async fn serve_arriving(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
+    let start = range.start;
+    let error = match follow(blob, ticket, range, sink).await {
+        Err(Stop::Wrong(error)) => error,
+        result => return result,
+    };
+    match again::begin(blob, ticket.download(), start..range.start).await {
+        Some(second) => {
+            let digest = blob.request.digest;
+            tracing::info!(%digest, %error, at = range.start, "the answer goes on with what the registry gives");
+            match follow(blob, &second, range, sink).await {
+                Err(Stop::Wrong(error)) => Err(Stop::Failed(error)),
+                result => result,
+            }
+        }
+        None => Err(Stop::Failed(error)),
+    }
+}
+
+/// Gives away what a download has, as it comes, from the start of the range on.
+async fn follow(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
     let mut phases = ticket.download().phase();
     ticket.moved(range.start);
     while range.start < range.end {
@@ -333,6 +356,7 @@ async fn serve_arriving(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>
                     Err(passthrough::Stop::Failed(error)) => Err(error.into()),
                 };
             }
+            Phase::Failed(error) if again::is_wrong_content(&error) => return Err(Stop::Wrong(error)),
             Phase::Failed(error) => return Err(Stop::Failed(error)),
             Phase::Starting => {
                 phases.changed().await.map_err(|_| BlobError::Stopped)?;

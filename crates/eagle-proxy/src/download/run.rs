@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     Context,
+    again::Given,
     state::{BlobRequest, Download},
 };
 
@@ -98,6 +99,11 @@ impl Run {
     /// A piece is about to be added whose hash is not known.
     pub(crate) fn note_unchecked(&self, piece: PieceIndex) {
         self.unchecked().insert(piece);
+    }
+
+    /// What is known of the pieces that readers may have been given.
+    pub(crate) fn given(&self) -> Given {
+        Given::new(self.geometry, self.metainfo().hashes.clone(), self.unchecked().clone())
     }
 
     /// What a piece that is here was checked for, if it was.

@@ -15,7 +15,7 @@ use eagle_store::BlobReader;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 
-use super::{BlobError, sources::Content};
+use super::{BlobError, again::Given, sources::Content};
 use crate::metrics::Source;
 
 /// Callers that one download remembers: enough to outlive one whose credentials end meanwhile.
@@ -83,6 +83,8 @@ pub(crate) struct Download {
     /// What the disk said when a reader could not read what had arrived.
     trouble: watch::Sender<Option<String>>,
     swarm: Mutex<Option<SwarmHandle>>,
+    /// What readers may have been given, once the attempt was thrown away.
+    given: Mutex<Option<Arc<Given>>>,
     /// Content that was asked for and that the first reader to relay the blob can use.
     content: Mutex<Option<Content>>,
 }
@@ -138,6 +140,7 @@ impl Download {
             origin_only,
             trouble: watch::Sender::new(None),
             swarm: Mutex::default(),
+            given: Mutex::default(),
             content: Mutex::default(),
         }
     }
@@ -173,6 +176,14 @@ impl Download {
             // The sender lives as long as this.
             None => std::future::pending().await,
         }
+    }
+
+    pub(crate) fn keep_given(&self, given: Given) {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(given));
+    }
+
+    pub(crate) fn given(&self) -> Option<Arc<Given>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn phase(&self) -> watch::Receiver<Phase> {

@@ -11,7 +11,9 @@ use tokio::{
 };
 
 use super::{
-    BlobError, Context, LINGER, feed,
+    BlobError, Context, LINGER,
+    again::Given,
+    feed,
     filler::{self, FillEnd},
     run::Run,
     sources::{self, Beginning, Content, Feed},
@@ -112,12 +114,15 @@ async fn drive(
             task.run.entry.discard().await;
             Ok(Phase::PassThrough { size, prefix: Some(prefix) })
         }
-        End::Corrupt(actual) => {
+        End::Corrupt(actual, hashes) => {
             context.metrics.verification_failure();
+            // Of what has really come.
+            download.keep_given(Given::new(geometry, hashes, Bitfield::new(geometry.pieces())));
             task.run.entry.discard().await;
             Err(BlobError::Corrupt { actual })
         }
         End::Contradiction(piece) => {
+            download.keep_given(task.run.given());
             task.run.entry.discard().await;
             Err(BlobError::Contradiction { piece })
         }
@@ -184,7 +189,7 @@ enum End {
     Verified(Vec<PieceHash>),
     Abandoned,
     NoRoom(String),
-    Corrupt(Digest),
+    Corrupt(Digest, Vec<PieceHash>),
     Contradiction(PieceIndex),
 }
 
@@ -285,7 +290,7 @@ impl Task {
             Helper::Proven(Ok((actual, hashes))) if actual == self.run.download.digest => {
                 Ok(Some(End::Verified(hashes)))
             }
-            Helper::Proven(Ok((actual, _))) => Ok(Some(End::Corrupt(actual))),
+            Helper::Proven(Ok((actual, hashes))) => Ok(Some(End::Corrupt(actual, hashes))),
             Helper::Proven(Err(VerifyError::Storage(error))) => Ok(Some(End::NoRoom(error.to_string()))),
             // The node stops, and so does the download: what it has is for the next start.
             Helper::Proven(Err(VerifyError::Stopped)) if self.run.context.stop.is_cancelled() => {
