@@ -111,6 +111,8 @@ impl Inner {
     /// Looks at one piece. The blob is held meanwhile and no longer: one that is long would otherwise stay for as long.
     async fn scrub_piece(self: &Arc<Self>, digest: Digest, metainfo: &Metainfo, piece: PieceIndex) -> Looked {
         let Some(check) = metainfo.check(piece) else { return Looked::End };
+        // What the scrub holds cannot be evicted, and a newcomer must not be refused for its sake: it waits for one piece.
+        let admission = self.admission.lock().await;
         let Some((hold, checks, size)) = self.hold(digest, metainfo.geometry) else { return Looked::Gone };
         let looked = async {
             let reader = self.storage.open(digest).await?;
@@ -118,11 +120,13 @@ impl Inner {
             let reader = reader.filter(whole).ok_or(StorageError::Changed { digest, piece })?;
             checks::prove_piece(&checks, &Aside(&*reader), digest, (piece, check)).await
         };
-        match looked.await {
+        let looked = looked.await;
+        let held = (hold, admission);
+        match looked {
             Ok(()) => Looked::Right(u64::from(metainfo.geometry.length(piece))),
             Err(error) => {
-                let id = hold.id;
-                drop(hold);
+                let id = held.0.id;
+                drop(held);
                 if error.is_lost_content() {
                     self.lost(digest, id, error.to_string()).await;
                 }

@@ -182,8 +182,8 @@ impl BlobDirectory {
         }
     }
 
-    /// Removes what a crash may leave: temporary files, a record next to a complete blob, and
-    /// metainfo of nothing.
+    /// Removes what a crash may leave: temporary files, a record next to a complete blob, a partial file without a
+    /// record, which may not even have its length yet, and metainfo of nothing.
     fn sweep(&self) -> Result<(), StorageError> {
         for name in [PIECES, METAINFO] {
             remove_file(&self.path.join(format!("{name}{TEMPORARY}")))?;
@@ -191,7 +191,7 @@ impl BlobDirectory {
         if self.data().exists() {
             remove_file(&self.path.join(PIECES))?;
             remove_file(&self.partial())?;
-        } else if !self.partial().exists() {
+        } else if !self.partial().exists() || !self.path.join(PIECES).exists() {
             self.remove()?;
         }
         Ok(())
