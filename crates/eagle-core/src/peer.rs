@@ -89,7 +89,20 @@ pub struct Topology {
     pub rack: Option<String>,
 }
 
+/// A text that cannot be a topology label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a topology label has 1 to {MAX_LABEL} printable characters")]
+pub struct LabelError;
+
 impl Topology {
+    /// A place from its labels.
+    ///
+    /// # Errors
+    /// When a label is empty, longer than 63 bytes, or has control characters.
+    pub fn new(region: Option<String>, zone: Option<String>, rack: Option<String>) -> Result<Self, LabelError> {
+        Ok(Self { region: check_label(region)?, zone: check_label(zone)?, rack: check_label(rack)? })
+    }
+
     /// Largest distance that is near: the same zone.
     pub const NEAR: u8 = 1;
 
@@ -122,10 +135,13 @@ impl Topology {
 }
 
 fn label<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let label = Option::<String>::deserialize(deserializer)?;
+    check_label(Option::<String>::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+fn check_label(label: Option<String>) -> Result<Option<String>, LabelError> {
     match &label {
         Some(text) if text.is_empty() || text.len() > MAX_LABEL || text.chars().any(char::is_control) => {
-            Err(de::Error::custom(format!("a topology label has 1 to {MAX_LABEL} printable characters")))
+            Err(LabelError)
         }
         _ => Ok(label),
     }

@@ -5,6 +5,7 @@
 //! rebuilt from announces, so a tracker may restart empty, and no pull may fail because of one.
 //!
 //! - [`api`] holds the messages; `docs/tracker-api.md` describes them for other clients.
+//! - [`encoding`] writes them as protobuf (`docs/tracker.proto`) or JSON.
 //! - [`server`] (feature `server`) is the role: HTTP service and [`store`]; whom it names is the core's [`policy`].
 //! - [`client`] (feature `client`) is what the other roles use: the [`Announcer`].
 #![warn(missing_docs)]
@@ -14,6 +15,8 @@ pub mod api;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(any(feature = "server", feature = "client"))]
+pub mod encoding;
 #[cfg(feature = "server")]
 mod metrics;
 #[cfg(feature = "server")]

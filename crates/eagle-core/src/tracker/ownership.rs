@@ -32,6 +32,11 @@ impl Ownership {
             PieceSet::Prefix(0) => Some(Self::Empty),
             PieceSet::Prefix(count) => Some(Self::Prefix(*count)),
             PieceSet::Bitmap(Bitmap(bytes)) => Self::from_bitmap(bytes, pieces),
+            // Kept as the others, so that sets can be compared without being taken apart.
+            PieceSet::Runs(runs) => match runs.as_slice() {
+                [0, count] if *count > 0 => Self::new(&PieceSet::Prefix(*count), pieces),
+                _ => Self::from_bitmap(&set.to_bitfield(pieces)?.to_bytes(), pieces),
+            },
         }
     }
 
@@ -130,6 +135,13 @@ mod tests {
                 }
                 PieceSet::Bitmap(Bitmap(field.to_bytes()))
             }),
+            proptest::collection::vec(0..length.max(1), 0..6).prop_map(move |set| {
+                let mut field = Bitfield::new(length);
+                for index in set {
+                    field.insert(PieceIndex(index));
+                }
+                PieceSet::from(&field)
+            }),
         ]
     }
 
@@ -146,7 +158,8 @@ mod tests {
 
         #[test]
         fn refuses_what_does_not_fit(length in 0u32..70, prefix in 0u32..100, bytes in proptest::collection::vec(any::<u8>(), 0..10)) {
-            for set in [PieceSet::Prefix(prefix), PieceSet::Bitmap(Bitmap(bytes))] {
+            let runs = bytes.iter().map(|byte| u32::from(*byte % 32)).collect();
+            for set in [PieceSet::Prefix(prefix), PieceSet::Runs(runs), PieceSet::Bitmap(Bitmap(bytes))] {
                 prop_assert_eq!(Ownership::new(&set, length).is_some(), set.to_bitfield(length).is_some());
             }
         }

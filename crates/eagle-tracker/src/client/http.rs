@@ -12,7 +12,10 @@ use hyper_util::{
 };
 use url::Url;
 
-use crate::api::{ANNOUNCE_PATH, AnnounceRequest, AnnounceResponse, ErrorResponse, MAX_RESPONSE_BYTES, PEERS_PATH};
+use crate::{
+    api::{ANNOUNCE_PATH, AnnounceRequest, AnnounceResponse, ErrorResponse, MAX_RESPONSE_BYTES, PEERS_PATH},
+    encoding::{DecodeError, Encoding},
+};
 
 /// Longest wait for a connection. A tracker is in the same cluster: one that takes longer is down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -20,6 +23,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an unused connection is kept; the name is resolved anew for each one.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What announces are written in.
+const ENCODING: Encoding = Encoding::Protobuf;
 /// Most characters of a tracker's error text that are logged.
 const MAX_ERROR_TEXT: usize = 300;
 
@@ -35,7 +40,7 @@ pub(super) enum ExchangeError {
     #[error("it answered {status}: {text}")]
     Status { status: StatusCode, text: String },
     #[error("it does not answer as a tracker: {0}")]
-    Json(serde_json::Error),
+    Decode(DecodeError),
 }
 
 /// A tracker's address.
@@ -76,13 +81,13 @@ impl HttpClient {
         endpoint: &Endpoint,
         request: &AnnounceRequest,
     ) -> Result<AnnounceResponse, ExchangeError> {
-        let body = serde_json::to_vec(request).map_err(ExchangeError::Json)?;
-        let mut message = Request::new(Full::new(Bytes::from(body)));
+        let body = ENCODING.encode_request(request).map_err(|error| ExchangeError::Decode(error.into()))?;
+        let mut message = Request::new(Full::new(body));
         *message.method_mut() = http::Method::POST;
         *message.uri_mut() = endpoint.announce.clone();
-        message.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        message.headers_mut().insert(header::CONTENT_TYPE, ENCODING.media_type());
         let answer = self.exchange(message).await?;
-        serde_json::from_slice(&answer).map_err(ExchangeError::Json)
+        ENCODING.decode_response(&answer).map_err(ExchangeError::Decode)
     }
 
     /// Finds out whether a tracker answers.

@@ -173,6 +173,8 @@ fn split(node: &PeerInfo, full: bool, blobs: Vec<BlobAnnounce>) -> Vec<AnnounceR
 fn pieces_bytes(pieces: &PieceSet) -> usize {
     match pieces {
         PieceSet::Bitmap(bitmap) => 20 + bitmap.0.len().div_ceil(3) * 4,
+        // Six digits at most, and a comma.
+        PieceSet::Runs(runs) => 20 + runs.len() * 7,
         _ => 20,
     }
 }

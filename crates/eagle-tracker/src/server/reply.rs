@@ -5,7 +5,10 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
-use crate::api::{ErrorResponse, MAX_ANNOUNCED_BLOBS, MAX_REQUEST_BYTES};
+use crate::{
+    api::{AnnounceResponse, ErrorResponse, MAX_ANNOUNCED_BLOBS, MAX_REQUEST_BYTES},
+    encoding::Encoding,
+};
 
 /// An answer with its whole body.
 pub(super) type Reply = Response<Full<Bytes>>;
@@ -29,7 +32,7 @@ pub(super) enum RequestError {
     LargeBody,
     #[error("{0} blobs in one announce, more than {MAX_ANNOUNCED_BLOBS}; send several announces")]
     ManyBlobs(usize),
-    #[error("the body must be JSON, with Content-Type: application/json")]
+    #[error("the body must be {} or {}, and Content-Type say which", crate::encoding::JSON, crate::encoding::PROTOBUF)]
     MediaType,
     #[error("{0}")]
     Overloaded(String),
@@ -78,14 +81,30 @@ pub(super) fn json<T: Serialize>(value: &T) -> Reply {
     json_with(StatusCode::OK, value)
 }
 
+/// An answer to an announce, as its sender wants it.
+pub(super) fn encoded(response: &AnnounceResponse, encoding: Encoding) -> Reply {
+    match encoding.encode_response(response) {
+        Ok(body) => whole(StatusCode::OK, encoding.media_type(), body),
+        Err(_) => unwritable(),
+    }
+}
+
 fn json_with<T: Serialize>(status: StatusCode, value: &T) -> Reply {
-    let (status, body) = match serde_json::to_vec(value) {
-        Ok(body) => (status, body),
-        // No type here has a serialiser that fails.
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, br#"{"error":"the answer cannot be written as JSON"}"#.to_vec()),
-    };
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    match serde_json::to_vec(value) {
+        Ok(body) => whole(status, Encoding::Json.media_type(), body.into()),
+        Err(_) => unwritable(),
+    }
+}
+
+/// No type here has a serialiser that fails.
+fn unwritable() -> Reply {
+    let body = Bytes::from_static(br#"{"error":"the answer cannot be written as JSON"}"#);
+    whole(StatusCode::INTERNAL_SERVER_ERROR, Encoding::Json.media_type(), body)
+}
+
+fn whole(status: StatusCode, media_type: HeaderValue, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
     *reply.status_mut() = status;
-    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply.headers_mut().insert(header::CONTENT_TYPE, media_type);
     reply
 }

@@ -4,16 +4,19 @@ use std::{convert::Infallible, net::IpAddr, str::FromStr, sync::Arc};
 
 use eagle_cluster::Who;
 use eagle_core::{Digest, NodeId};
-use http::{HeaderMap, Method, Request, header};
+use http::{Method, Request};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use url::form_urlencoded;
 
 use super::{
     Shared,
-    reply::{Reply, RequestError, json},
+    reply::{Reply, RequestError, encoded, json},
 };
-use crate::api::{ANNOUNCE_PATH, AnnounceRequest, PEERS_PATH, PeersPage, SWARMS_PATH, SwarmPage, SwarmsPage};
+use crate::{
+    api::{ANNOUNCE_PATH, PEERS_PATH, PeersPage, SWARMS_PATH, SwarmPage, SwarmsPage},
+    encoding::Encoding,
+};
 
 /// Entries of a page when the request does not say, and the most it may ask for.
 const PAGE: (usize, usize) = (100, 1_000);
@@ -62,13 +65,13 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAddr)
 }
 
 async fn announce(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAddr) -> Result<Reply, RequestError> {
-    if !is_json(request.headers()) {
-        return Err(RequestError::MediaType);
-    }
+    let encoding = Encoding::of_body(request.headers()).ok_or(RequestError::MediaType)?;
+    let accepted = Encoding::accepted(request.headers(), encoding);
     let body = shared.bodies.read(request.into_body()).await?;
     let started = Instant::now();
-    let parse = |bytes: &[u8]| {
-        serde_json::from_slice::<AnnounceRequest>(bytes)
+    let parse = move |bytes: &[u8]| {
+        encoding
+            .decode_request(bytes)
             .map_err(|error| RequestError::Bad(format!("the body is not an announce: {error}")))
     };
     let announce = if body.bytes.len() < PARSE_ASIDE {
@@ -78,7 +81,7 @@ async fn announce(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAd
         parsed.map_err(|error| RequestError::Internal(error.to_string()))??
     };
     let response = shared.announce(announce, source).await?;
-    let reply = json(&response);
+    let reply = encoded(&response, accepted);
     shared.metrics.announce_duration.observe(started.elapsed().as_secs_f64());
     shared.metrics.set_sizes(shared.store.stats());
     Ok(reply)
@@ -156,12 +159,6 @@ fn allow(request: &Request<Incoming>, method: Method) -> Result<(), RequestError
     if *request.method() == method || head { Ok(()) } else { Err(RequestError::Method(method)) }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = value.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,19 +174,5 @@ mod tests {
         let mut entries = vec![1, 2, 3];
         assert_eq!(page.cut(&mut entries, |e| *e), Some(2));
         assert_eq!((page.cut(&mut entries, |e| *e), entries.len()), (None, 2));
-    }
-
-    #[test]
-    fn json_is_told_from_other_types() {
-        let headers = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(value));
-            headers
-        };
-        assert!(is_json(&headers("application/json")));
-        assert!(is_json(&headers("Application/JSON; charset=utf-8")));
-        assert!(!is_json(&headers("text/plain")));
-        assert!(!is_json(&headers("application/json-patch+json")));
-        assert!(!is_json(&HeaderMap::new()));
     }
 }
