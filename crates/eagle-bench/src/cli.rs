@@ -24,7 +24,8 @@ Examples:
   eagle-bench pull --image registry.example/app:1 --direct --proxy http://node-1:43002 --csv pulls.csv
   eagle-bench floor
   eagle-bench serve
-  eagle-bench limits"
+  eagle-bench limits
+  eagle-bench tracker --peers 15000 --blobs 5000"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -47,6 +48,11 @@ pub(crate) enum Command {
     Limits(LimitsArgs),
     /// Simulate a swarm of any size, on the state machines that the real nodes run.
     Sim(SimArgs),
+    /// Measure how many announces a tracker takes, how fast it answers, and what it needs for that.
+    Tracker(TrackerArgs),
+    /// An HTTP server that does nothing.
+    #[command(hide = true)]
+    Nothing(NothingArgs),
     /// The origin registry of a local cluster.
     #[command(hide = true)]
     Origin(OriginArgs),
@@ -298,6 +304,74 @@ pub(crate) struct LimitsArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  eagle-bench tracker
+  eagle-bench tracker --peers 1000 --blobs 1000 --blobs-per-peer 100 --duration 3s --no-expiry --json tracker.json
+
+The tracker and the nodes have a core each where the machine has two. What the nodes have and say is described in
+docs/benchmarks.md.")]
+pub(crate) struct TrackerArgs {
+    /// Nodes of the cluster
+    #[arg(long, default_value_t = 15_000, value_name = "N", value_parser = count(1, 1 << 24))]
+    pub(crate) peers: usize,
+    /// Different blobs in the cluster
+    #[arg(long, default_value_t = 5_000, value_name = "N", value_parser = count(1, 1 << 24))]
+    pub(crate) blobs: usize,
+    /// Blobs that each node has
+    #[arg(long, default_value_t = 500, value_name = "N", value_parser = count(1, 10_000))]
+    pub(crate) blobs_per_peer: usize,
+    /// Blobs in an announce
+    #[arg(long, default_value_t = 25, value_name = "N", value_parser = count(0, 10_000))]
+    pub(crate) updates: usize,
+    /// Share of the announces that ask for peers of one blob, from 0 to 1
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE", value_parser = part)]
+    pub(crate) asking: f64,
+    /// Connections that announce
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = count(1, 10_000))]
+    pub(crate) connections: usize,
+    /// How long each part is measured
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) duration: Duration,
+    /// How long a silent node stays known
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) peer_ttl: Duration,
+    /// Announce in JSON instead of protobuf
+    #[arg(long)]
+    pub(crate) encode_json: bool,
+    /// Leave out what happens while nodes expire
+    #[arg(long)]
+    pub(crate) no_expiry: bool,
+    /// The eagle program; the one beside this program unless given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) eagle: Option<PathBuf>,
+    /// Write the result to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+fn count(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match text.parse() {
+        Ok(count) if (least..=most).contains(&count) => Ok(count),
+        _ => Err(format!("a number from {least} to {most}")),
+    }
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a number from 0 to 1".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NothingArgs {
+    /// Written once it listens
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct OriginArgs {
     /// Size of a layer of the image; repeatable
     #[arg(long = "layer", value_name = "SIZE", required = true)]
@@ -312,6 +386,9 @@ pub(crate) struct OriginArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct OwnedArgs {
+    /// Run it on this core only
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) core: Option<usize>,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<OsString>,

@@ -16,6 +16,7 @@ mod serve;
 mod sim;
 mod stats;
 mod swarm;
+mod tracker;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Serve(args) => block_on(serve::run(args)),
         Command::Cache(args) => block_on(cache::run(args)),
         Command::Limits(args) => block_on(limits::run(args)),
+        Command::Tracker(args) => block_on(tracker::run(args)),
+        Command::Nothing(args) => block_on(tracker::run_nothing(args)),
         Command::Origin(args) => block_on(origin::run(args)),
     }
 }

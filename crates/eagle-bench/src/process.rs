@@ -13,8 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::de::DeserializeOwned;
 
 use crate::{cli::OwnedArgs, host::ProcessUse};
@@ -40,11 +41,29 @@ impl Process {
     /// # Errors
     /// When the log cannot be written or the program not be started.
     pub(crate) fn start(name: &str, program: &Path, arguments: &[OsString], log: PathBuf) -> Result<Self> {
+        Self::start_on(name, None, program, arguments, log)
+    }
+
+    /// The same on one core.
+    ///
+    /// # Errors
+    /// As [`Process::start`]; the core is looked for by the process itself, whose log has the error.
+    pub(crate) fn start_on(
+        name: &str,
+        core: Option<usize>,
+        program: &Path,
+        arguments: &[OsString],
+        log: PathBuf,
+    ) -> Result<Self> {
         let output =
             File::create(&log).with_context(|| format!("cannot write {}, the log of {name}", log.display()))?;
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut command = Command::new(own);
-        command.arg("owned").arg("--").arg(program).args(arguments);
+        command.arg("owned");
+        if let Some(core) = core {
+            command.args(["--core", &core.to_string()]);
+        }
+        command.arg("--").arg(program).args(arguments);
         for (key, _) in std::env::vars_os() {
             // Settings of whoever starts the benchmark are not part of it.
             if key.to_string_lossy().starts_with("EAGLE_") {
@@ -145,6 +164,12 @@ impl Drop for Process {
 /// When the program cannot be started; otherwise it does not return.
 pub(crate) fn become_owned(args: &OwnedArgs) -> Result<ExitCode> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("the signal for the parent's end cannot be set")?;
+    if let Some(core) = args.core {
+        let mut set = CpuSet::new();
+        ensure!(core < CpuSet::MAX_CPU, "there is no core {core}");
+        set.set(core);
+        sched_setaffinity(None, &set).with_context(|| format!("core {core} cannot be had"))?;
+    }
     let [program, arguments @ ..] = args.command.as_slice() else { bail!("no program given") };
     // Gives back only if it failed.
     let error = Command::new(program).args(arguments).exec();

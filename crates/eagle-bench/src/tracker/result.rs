@@ -1,0 +1,200 @@
+//! What came of it: JSON for programs, a table for people.
+
+use std::fmt;
+
+use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use serde::Serialize;
+
+use super::load::Load;
+use crate::{
+    cli::TrackerArgs,
+    report::{Circumstances, mebibytes},
+};
+
+/// What is aimed at, with tracker and load on a core each.
+const ANNOUNCES_AIM: f64 = 40_000.0;
+const UPDATES_AIM: f64 = 1_000_000.0;
+/// At half the load, seconds.
+const P99_AIM: f64 = 0.005;
+
+/// The report. Fields are described in `docs/benchmarks.md`.
+#[derive(Debug, Serialize)]
+pub(super) struct TrackerReport {
+    #[serde(flatten)]
+    circumstances: Circumstances,
+    peers: usize,
+    blobs: usize,
+    blobs_per_peer: usize,
+    updates_per_announce: usize,
+    asking: f64,
+    connections: usize,
+    encoding: &'static str,
+    nothing: Phase,
+    fill: Fill,
+    full_load: Phase,
+    half_load: Phase,
+    expiry: Option<Expiry>,
+}
+
+/// A time under load.
+#[derive(Debug, Serialize)]
+pub(super) struct Phase {
+    seconds: f64,
+    announces: u64,
+    pub(super) announces_per_second: f64,
+    updates_per_second: f64,
+    latency_seconds: Latency,
+    server_cpu_seconds: f64,
+    server_cpu_micros_per_announce: f64,
+    load_cpu_seconds: f64,
+    answer_bytes_mean: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Latency {
+    p50: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
+}
+
+/// Every node says everything.
+#[derive(Debug, Serialize)]
+pub(super) struct Fill {
+    pub(super) seconds: f64,
+    pub(super) entries: u64,
+    pub(super) blobs_per_second: f64,
+    pub(super) rss_bytes: u64,
+    pub(super) bytes_per_entry: f64,
+}
+
+/// Most nodes fall silent.
+#[derive(Debug, Serialize)]
+pub(super) struct Expiry {
+    pub(super) expired_entries: u64,
+    pub(super) rss_bytes: u64,
+    #[serde(flatten)]
+    pub(super) phase: Phase,
+}
+
+impl Phase {
+    pub(super) fn new(load: &Load, server_cpu_seconds: f64) -> Self {
+        let at = |quantile: f64| load.latency.value_at_quantile(quantile) as f64 / 1e9;
+        let announces = load.announces as f64;
+        Self {
+            seconds: load.seconds,
+            announces: load.announces,
+            announces_per_second: announces / load.seconds,
+            updates_per_second: load.updates as f64 / load.seconds,
+            latency_seconds: Latency {
+                p50: at(0.5),
+                p99: at(0.99),
+                p999: at(0.999),
+                max: load.latency.max() as f64 / 1e9,
+            },
+            server_cpu_seconds,
+            server_cpu_micros_per_announce: server_cpu_seconds * 1e6 / announces,
+            load_cpu_seconds: load.cpu_seconds,
+            answer_bytes_mean: load.answer_bytes as f64 / announces,
+        }
+    }
+
+    fn row(&self, name: &str) -> Vec<String> {
+        let Latency { p50, p99, p999, max } = &self.latency_seconds;
+        let ms = |seconds: &f64| format!("{:.2}", seconds * 1e3);
+        vec![
+            name.to_owned(),
+            format!("{:.0}", self.announces_per_second),
+            format!("{:.0}", self.updates_per_second),
+            ms(p50),
+            ms(p99),
+            ms(p999),
+            ms(max),
+            format!("{:.1}", self.server_cpu_micros_per_announce),
+        ]
+    }
+}
+
+impl TrackerReport {
+    pub(super) fn new(
+        circumstances: Circumstances,
+        args: &TrackerArgs,
+        nothing: Phase,
+        fill: Fill,
+        full_load: Phase,
+        half_load: Phase,
+        expiry: Option<Expiry>,
+    ) -> Self {
+        Self {
+            circumstances,
+            peers: args.peers,
+            blobs: args.blobs,
+            blobs_per_peer: args.blobs_per_peer,
+            updates_per_announce: args.updates,
+            asking: args.asking,
+            connections: args.connections,
+            encoding: if args.encode_json { "json" } else { "protobuf" },
+            nothing,
+            fill,
+            full_load,
+            half_load,
+            expiry,
+        }
+    }
+}
+
+impl fmt::Display for TrackerReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { peers, blobs_per_peer, updates_per_announce, asking, connections, fill, .. } = self;
+        writeln!(
+            f,
+            "{peers} nodes with {blobs_per_peer} blobs each; {updates_per_announce} blobs in an announce, {:.0} % of them ask for peers; {connections} connections\n",
+            asking * 100.0
+        )?;
+        let mut table = Table::new();
+        table.load_preset(NOTHING).set_header([
+            "",
+            "announces/s",
+            "updates/s",
+            "p50 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "max ms",
+            "CPU µs/announce",
+        ]);
+        table.add_row(self.nothing.row("a server that does nothing"));
+        table.add_row(self.full_load.row("tracker, as fast as it answers"));
+        table.add_row(self.half_load.row("tracker, half of that"));
+        if let Some(expiry) = &self.expiry {
+            table.add_row(expiry.phase.row("the same while nodes expire"));
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        writeln!(f, "{table}\n")?;
+        writeln!(
+            f,
+            "{} pairs of blob and peer, announced in {:.1} s ({:.0}/s), take {} ({:.0} bytes each)",
+            fill.entries,
+            fill.seconds,
+            fill.blobs_per_second,
+            mebibytes(fill.rss_bytes),
+            fill.bytes_per_entry
+        )?;
+        if let Some(expiry) = &self.expiry {
+            writeln!(
+                f,
+                "{} of them expired; {} are resident after that",
+                expiry.expired_entries,
+                mebibytes(expiry.rss_bytes)
+            )?;
+        }
+        write!(
+            f,
+            "of what is aimed at: announces {:.2}, updates {:.2}, p99 at half load {:.2} (at most 1)",
+            self.full_load.announces_per_second / ANNOUNCES_AIM,
+            self.full_load.updates_per_second / UPDATES_AIM,
+            self.half_load.latency_seconds.p99 / P99_AIM
+        )
+    }
+}
