@@ -46,7 +46,7 @@ type Attack<'a> = &'a (dyn Fn(&AtomicBool) -> Result<()> + Sync);
 pub(super) fn crowds(scene: &Scene<'_>) -> Result<()> {
     let limit = raise_limit()?;
     let registry = scene.registry()?;
-    let mut cluster = Cluster::start(scene, registry.address(), Settings::default())?;
+    let mut cluster = Cluster::start(scene, registry.address(), Settings { keyed: false, ..Settings::default() })?;
     pull(cluster.proxy(0), scene.image)?;
     let (proxy, seeder, tracker) =
         (cluster.nodes[0].ready.clone(), cluster.seeder.ready.clone(), cluster.tracker.ready.clone());
