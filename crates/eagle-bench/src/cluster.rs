@@ -251,6 +251,8 @@ impl Launch<'_> {
             "advertise": "127.0.0.1",
             "data_dir": self.directory.join(name),
             "cache_limit": Size(cache).to_string(),
+            // A bench measures the same however full the disk is, down to what it needs itself.
+            "min_free": "16MiB",
             "download_rate": rate.to_string(),
             "upload_rate": rate.to_string(),
             "trackers": trackers,

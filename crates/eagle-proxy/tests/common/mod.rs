@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use eagle_cluster::MemberTls;
 use eagle_core::{
     Digest, Topology,
-    units::{Rate, Size},
+    units::{FreeSpace, Rate, Size},
     wire::control::Encryption,
 };
 use eagle_p2p::network::Membership;
@@ -118,6 +118,7 @@ impl KillableSeeder {
             p2p_listen: local(),
             data_listen: local(),
             data_dir: data.path().to_owned(),
+            min_free: FreeSpace::Bytes(0),
             download_rate: Rate::Unlimited,
             upload_rate: upload,
             trackers,
@@ -212,6 +213,7 @@ impl ProxyOptions {
             data_listen: local(),
             data_dir: data_dir.to_owned(),
             cache_limit: Size(self.cache_limit),
+            min_free: FreeSpace::Bytes(0),
             download_rate: self.rate,
             upload_rate: self.rate,
             seeders: self.seeders.clone(),

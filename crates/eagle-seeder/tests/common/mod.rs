@@ -7,7 +7,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use eagle_cluster::MemberTls;
 use eagle_core::{
-    Digest, Geometry, Metainfo, PeerInfo, PieceHash, Topology, digest::Algorithm, metainfo::Frame, units::Rate,
+    Digest, Geometry, Metainfo, PeerInfo, PieceHash, Topology,
+    digest::Algorithm,
+    metainfo::Frame,
+    units::{FreeSpace, Rate},
     wire::control::Encryption,
 };
 use eagle_p2p::network::Membership;
@@ -109,6 +112,7 @@ pub(crate) fn config(directory: &Path) -> SeederConfig {
         p2p_listen: any_port(),
         data_listen: any_port(),
         data_dir: directory.to_owned(),
+        min_free: FreeSpace::Bytes(0),
         piece_length: PieceLength::Fixed(PIECE),
         download_rate: Rate::Unlimited,
         upload_rate: Rate::Unlimited,

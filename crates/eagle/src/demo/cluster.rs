@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use eagle_cluster::{MemberTls, Membership};
 use eagle_core::{
     Topology,
-    units::{Rate, Size},
+    units::{FreeSpace, Rate, Size},
     wire::control::Encryption,
 };
 use eagle_proxy::{Proxy, ProxyConfig, ProxyDeps};
@@ -33,6 +33,8 @@ const TAG: &str = "latest";
 const FIRST_LAYER: u64 = 70;
 /// Whatever the image, its blobs fit: nothing of the demonstration should depend on eviction.
 const CACHE: Size = Size(1 << 40);
+/// The demonstration removes what it wrote: a disk that is nearly full for the rest of the time does not stop it.
+const MIN_FREE: FreeSpace = FreeSpace::Bytes(16 << 20);
 
 /// A cluster on this machine.
 pub(super) struct Cluster {
@@ -128,6 +130,7 @@ impl Cluster {
             data_listen: any_port(),
             data_dir: seeder_directory,
             cache_limit: CACHE,
+            min_free: MIN_FREE,
             download_rate: args.rate,
             upload_rate: args.rate,
             trackers: trackers.clone(),
@@ -152,6 +155,7 @@ impl Cluster {
                 data_listen: any_port(),
                 data_dir: directory.join(format!("proxy-{number}")),
                 cache_limit: CACHE,
+                min_free: MIN_FREE,
                 download_rate: args.rate,
                 upload_rate: args.rate,
                 trackers: trackers.clone(),

@@ -235,6 +235,10 @@ fn configuration(
             data.display(),
             rate = plan.rate
         )?;
+        // Where every node has a file system of its own, the default is tested too.
+        if !network.has_namespaces() {
+            writeln!(config, "  min_free: 16MiB")?;
+        }
     }
     Ok(config)
 }

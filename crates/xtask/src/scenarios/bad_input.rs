@@ -229,7 +229,7 @@ pub(super) fn configuration(scene: &Scene<'_>) -> Result<()> {
     let below_file = file_as_directory.join("data").display().to_string();
     let data_dir = scene.directory.join("data").display().to_string();
     let good = format!(
-        "proxy:\n  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n  p2p_listen: 127.0.0.1:0\n  data_listen: 127.0.0.1:0\n  data_dir: {data_dir}\n"
+        "proxy:\n  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n  p2p_listen: 127.0.0.1:0\n  data_listen: 127.0.0.1:0\n  data_dir: {data_dir}\n  min_free: 16MiB\n"
     );
     let case = |what, config: &str, codes, says: &[&str]| Misconfigured {
         what,
