@@ -1,6 +1,7 @@
 //! The command line.
 
 mod images;
+mod machine;
 
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf};
 
@@ -9,7 +10,10 @@ use eagle_core::units::{Rate, Size};
 use eagle_registry::RegistryName;
 use url::Url;
 
-pub(crate) use self::images::{CacheArgs, CacheCommand, PreheatArgs};
+pub(crate) use self::{
+    images::{CacheArgs, CacheCommand, PreheatArgs},
+    machine::{CompletionsArgs, ConfigureArgs, InstallServiceArgs, ManArgs, PrepareDataArgs, RuntimeArg, ServiceRole},
+};
 use crate::telemetry::LogFormat;
 
 /// Peer-to-peer distribution of container images.
@@ -63,6 +67,14 @@ pub(crate) enum Command {
     /// Make the certificate authority of the forward proxy.
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Install a role as a service of systemd, or print the unit.
+    InstallService(InstallServiceArgs),
+    /// Give a role's data directory to the user that the role runs as.
+    PrepareData(PrepareDataArgs),
+    /// Print what completes commands and flags in a shell.
+    Completions(CompletionsArgs),
+    /// Print the manual, or write a page for each command.
+    Man(ManArgs),
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -351,39 +363,6 @@ pub(crate) struct ConfigExampleArgs {
     pub(crate) role: RoleArg,
 }
 
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  eagle configure docker
-  eagle configure containerd               every registry
-  eagle configure podman --registry docker.io --registry quay.io
-  eagle configure crio --check             exit code 1 and what is missing, unless it is configured
-  eagle configure docker --undo            every file as it was, byte for byte
-  eagle configure containerd --root /host  the system that is mounted there
-
-Other settings in the files stay as they are; the files as they were before are kept below
-/var/lib/eagle/configure. When Eagle does not answer, every runtime goes on to the registry itself.")]
-pub(crate) struct ConfigureArgs {
-    /// The runtime
-    #[arg(value_name = "RUNTIME")]
-    pub(crate) runtime: RuntimeArg,
-    /// Change nothing; say what is missing, and fail if anything is
-    #[arg(long)]
-    pub(crate) check: bool,
-    /// Put the files back as they were; those that somebody has changed since are kept
-    #[arg(long, conflicts_with_all = ["check", "registries", "address"])]
-    pub(crate) undo: bool,
-    /// Root of the system to configure
-    #[arg(long, value_name = "DIR", default_value = "/")]
-    pub(crate) root: PathBuf,
-    /// A registry to use the proxy for; repeatable. Without any: every one for containerd, Docker Hub for the others
-    #[arg(long = "registry", value_name = "NAME")]
-    pub(crate) registries: Vec<RegistryName>,
-    /// Where the proxy listens [proxy.listen]
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:43002")]
-    pub(crate) address: RegistryName,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum CaCommand {
     /// Make a certificate authority, for intercepting connections to registries.
@@ -420,15 +399,6 @@ pub(crate) struct ClusterKeyArgs {
     /// Write it to this new file that nobody else can read, instead of printing it [cluster.key_file]
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-}
-
-/// A container runtime.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RuntimeArg {
-    Docker,
-    Containerd,
-    Podman,
-    Crio,
 }
 
 /// A role, or the whole.

@@ -21,10 +21,13 @@ mod demo;
 mod descriptors;
 mod exit;
 mod limits;
+mod manual;
 mod p2p;
 mod preheat;
+mod prepare_data;
 mod process_metrics;
 mod roles;
+mod service;
 mod shutdown;
 mod status;
 mod telemetry;
@@ -69,9 +72,16 @@ fn run(cli: Cli) -> Result<()> {
         Command::Cache(args) => block_on(cache::run(&args)),
         Command::Status(args) => block_on(status::run(&args)),
         Command::Config(command) => commands::config(command, &log),
-        Command::Configure(args) => configure::run(&args),
+        Command::Configure(args) => {
+            configure::run(&args)?;
+            if args.stay { block_on(shutdown::asked_for()) } else { Ok(()) }
+        }
         Command::ClusterKey(args) => cluster::command::run(&args),
         Command::Ca(command) => ca::run(&command),
+        Command::InstallService(args) => service::run(&args),
+        Command::PrepareData(args) => prepare_data::run(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::pages(&args),
     }
 }
 

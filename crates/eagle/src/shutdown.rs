@@ -2,6 +2,7 @@
 
 use std::{io, time::Duration};
 
+use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,16 @@ impl Signals {
             _ = self.terminate.recv() => 15,
         }
     }
+}
+
+/// Waits for a signal that asks the process to end.
+///
+/// # Errors
+/// When signals cannot be received.
+pub(crate) async fn asked_for() -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("signals cannot be received")?;
+    signals.next().await;
+    Ok(())
 }
 
 /// Cancels `shutdown` at the first signal and ends the process at the second. Runs until the process ends.

@@ -247,3 +247,26 @@ fn bad_usage_is_64() {
     }
     assert!(fail(&root.path().join("none"), &["docker"]).contains("--root"));
 }
+
+/// In a root without systemctl the command cannot run, and for a user that is not root not even the root can be entered.
+/// Either way a second try must not take the files that are right by now for a runtime that has read them.
+#[test]
+fn a_runtime_that_was_not_told_is_told_at_the_next_try() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    write(root, "etc/containerd/config.toml", "version = 2\n");
+    fs::create_dir_all(root.join("var/lib")).unwrap();
+    let before = tree(root);
+    for _ in 0..2 {
+        let problem = fail(root, &["containerd", "--activate"]);
+        assert!(problem.contains("systemctl restart containerd"), "{problem}");
+    }
+    assert!(read(root, "etc/containerd/config.toml").contains("config_path"));
+    // The file that was changed needs a restart; hosts.toml does not.
+    assert!(!succeed(root, &["containerd"]).contains("now run"), "nothing has changed since");
+    succeed(root, &["containerd", "--undo"]);
+    assert_eq!(tree(root), before);
+    assert!(succeed(root, &["docker"]).contains("now run: systemctl reload docker"));
+    assert!(succeed(root, &["docker", "--undo"]).contains("now run: systemctl reload docker"));
+    assert!(!succeed(root, &["docker", "--undo"]).contains("now run"));
+}

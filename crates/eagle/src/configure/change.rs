@@ -118,10 +118,11 @@ pub(super) fn apply(root: &Root, record: &mut Record, plan: &Plan) -> Result<Out
         match step {
             Step::Write { index, before, text } => {
                 let file = &plan.files[index];
+                record.expect(file.activate);
                 record.put(root, &file.path, before.as_ref(), text.as_bytes(), &file.added)?;
                 let (mode, owner) = match &before {
                     Some(found) => (found.mode, found.owner),
-                    None => (NEW_FILE_MODE, own_owner()?),
+                    None => (NEW_FILE_MODE, own_owner()),
                 };
                 root.write(&file.path, &Found { content: text.into_bytes(), mode, owner })?;
                 let what = if before.is_some() { "changed; a backup is kept" } else { "written" };

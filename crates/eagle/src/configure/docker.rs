@@ -17,6 +17,8 @@ use super::{
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 const CERTS: &str = "/etc/docker/certs.d";
 const MIRRORS: &str = "registry-mirrors";
+/// By which docker reads `daemon.json` again; mirrors are among what it takes from there without a restart.
+pub(super) const RELOAD: &str = "systemctl reload docker";
 
 pub(super) fn plan(root: &Root, wanted: &Wanted) -> Result<Plan> {
     let mut plan = Plan::default();
@@ -26,7 +28,7 @@ pub(super) fn plan(root: &Root, wanted: &Wanted) -> Result<Plan> {
             path: PathBuf::from(DAEMON_JSON),
             added: format!("\"{url}\" in \"{MIRRORS}\""),
             edit: Box::new(move |text| edit(text, &url)),
-            activate: "systemctl reload docker",
+            activate: RELOAD,
         });
     }
     let others: Vec<_> = wanted.registries.iter().filter(|registry| !registry.is_docker_hub()).collect();

@@ -1,5 +1,6 @@
 //! `eagle configure`: points a container runtime of this machine at its proxy, and undoes that.
 
+mod activate;
 mod change;
 mod containerd;
 mod containers;
@@ -20,6 +21,8 @@ use crate::{
     cli::{ConfigureArgs, RuntimeArg},
     exit::Exit,
 };
+
+const CRIO_RELOAD: &str = "systemctl reload crio";
 
 /// What a runtime should use.
 #[derive(Debug, Clone)]
@@ -56,7 +59,16 @@ impl RuntimeArg {
             Self::Docker => docker::plan(root, wanted),
             Self::Containerd => containerd::plan(root, wanted),
             Self::Podman => containers::plan(root, wanted, ""),
-            Self::Crio => containers::plan(root, wanted, "systemctl reload crio"),
+            Self::Crio => containers::plan(root, wanted, CRIO_RELOAD),
+        }
+    }
+
+    /// How the runtime forgets a mirror that its files no longer have. containerd reads `hosts.toml` at every pull.
+    const fn after_undo(self) -> Option<&'static str> {
+        match self {
+            Self::Docker => Some(docker::RELOAD),
+            Self::Crio => Some(CRIO_RELOAD),
+            Self::Containerd | Self::Podman => None,
         }
     }
 }
@@ -67,31 +79,51 @@ pub(crate) fn run(args: &ConfigureArgs) -> Result<()> {
     let wanted = Wanted { address: args.address.clone(), registries: args.registries.clone() };
     let mut record = Record::load(&root, args.runtime.record())?;
     if args.undo {
-        let outcome = change::undo(&root, &mut record)?;
+        let mut outcome = change::undo(&root, &mut record)?;
         if outcome == Outcome::default() {
             println!("nothing to undo: eagle has changed no file for this runtime");
+        } else {
+            outcome.activate.extend(args.runtime.after_undo());
         }
-        return finish(&outcome, &[], "not undone");
+        tell(&outcome, "not undone")?;
+        return take_notice(args, &root, &outcome.activate);
     }
     let plan = args.runtime.plan(&root, &wanted)?;
     if args.check {
-        return finish(&change::check(&root, &plan)?, &[], "not configured");
+        return tell(&change::check(&root, &plan)?, "not configured");
     }
-    finish(&change::apply(&root, &mut record, &plan)?, &plan.notes, "not configured")
+    let outcome = change::apply(&root, &mut record, &plan)?;
+    tell(&outcome, "not configured")?;
+    for note in &plan.notes {
+        println!("note: {note}");
+    }
+    if !args.activate {
+        return take_notice(args, &root, &outcome.activate);
+    }
+    // Those of an earlier run too: the files are right by now, but the runtime does not know.
+    take_notice(args, &root, record.pending())?;
+    record.activated(&root)
 }
 
-fn finish(outcome: &Outcome, notes: &[String], failed: &str) -> Result<()> {
+fn tell(outcome: &Outcome, failed: &str) -> Result<()> {
     for line in &outcome.lines {
         println!("{line}");
     }
     if !outcome.problems.is_empty() {
         return Err(Exit::failed(format!("{failed}:\n{}", outcome.problems.join("\n"))).into());
     }
-    for command in &outcome.activate {
-        println!("now run: {command}");
-    }
-    for note in notes {
-        println!("note: {note}");
+    Ok(())
+}
+
+/// Runs the commands, or says which to run.
+fn take_notice(args: &ConfigureArgs, root: &Root, commands: &[impl AsRef<str>]) -> Result<()> {
+    for command in commands.iter().map(AsRef::as_ref) {
+        if args.activate {
+            activate::run(root, command)?;
+            println!("done: {command}");
+        } else {
+            println!("now run: {command}");
+        }
     }
     Ok(())
 }

@@ -50,6 +50,9 @@ pub(super) struct Before {
 struct Document {
     version: u32,
     files: Vec<Entry>,
+    /// Commands that the runtime still needs to take notice of the files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pending: Vec<String>,
 }
 
 /// The record of one runtime.
@@ -57,18 +60,21 @@ struct Document {
 pub(super) struct Record {
     directory: PathBuf,
     entries: Vec<Entry>,
+    pending: Vec<String>,
 }
 
 impl Record {
     pub(super) fn load(root: &Root, runtime: &str) -> Result<Self> {
         let directory = Path::new(DIRECTORY).join(runtime);
         let path = directory.join("record.json");
-        let Some(text) = root.text(&path)? else { return Ok(Self { directory, entries: Vec::new() }) };
+        let Some(text) = root.text(&path)? else {
+            return Ok(Self { directory, entries: Vec::new(), pending: Vec::new() });
+        };
         let shown = root.shown(&path);
         let document: Document = serde_json::from_str(&text)
             .with_context(|| format!("{} is damaged; the files as they were before are beside it", shown.display()))?;
         ensure!(document.version == VERSION, "{} was written by another version of eagle", shown.display());
-        Ok(Self { directory, entries: document.files })
+        Ok(Self { directory, entries: document.files, pending: document.pending })
     }
 
     /// Where it is, for people.
@@ -82,6 +88,24 @@ impl Record {
 
     pub(super) fn entry(&self, path: &Path) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.path == path)
+    }
+
+    /// Commands that the runtime still needs to take notice: those of an earlier run too, which may have ended before them.
+    pub(super) fn pending(&self) -> &[String] {
+        &self.pending
+    }
+
+    /// Notes, for the next [`Self::put`], that the runtime needs this command; none if it is empty.
+    pub(super) fn expect(&mut self, command: &str) {
+        if !command.is_empty() && !self.pending.iter().any(|pending| pending == command) {
+            self.pending.push(command.to_owned());
+        }
+    }
+
+    /// Notes that the runtime has taken notice.
+    pub(super) fn activated(&mut self, root: &Root) -> Result<()> {
+        self.pending.clear();
+        if self.entries.is_empty() { Ok(()) } else { self.save(root) }
     }
 
     /// The file before Eagle changed it.
@@ -110,7 +134,7 @@ impl Record {
             None => None,
             Some(found) => {
                 let backup = format!("{}.before", path.to_string_lossy().trim_start_matches('/').replace('/', "_"));
-                let private = Found { mode: PRIVATE_FILE, owner: super::root::own_owner()?, ..found.clone() };
+                let private = Found { mode: PRIVATE_FILE, owner: super::root::own_owner(), ..found.clone() };
                 root.write(&self.directory.join(&backup), &private)?;
                 let digest = Digest::of(&found.content);
                 Some(Before { backup, digest, mode: found.mode, owner: found.owner })
@@ -155,10 +179,10 @@ impl Record {
     }
 
     fn save(&self, root: &Root) -> Result<()> {
-        let document = Document { version: VERSION, files: self.entries.clone() };
+        let document = Document { version: VERSION, files: self.entries.clone(), pending: self.pending.clone() };
         let mut content = serde_json::to_vec_pretty(&document)?;
         content.push(b'\n');
-        let file = Found { content, mode: PRIVATE_FILE, owner: super::root::own_owner()? };
+        let file = Found { content, mode: PRIVATE_FILE, owner: super::root::own_owner() };
         root.write(&self.directory.join("record.json"), &file).map(drop)
     }
 }
