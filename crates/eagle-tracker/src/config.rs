@@ -2,15 +2,19 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::MAX_PEERS_PER_BLOB;
+use crate::{api::MAX_PEERS_PER_BLOB, store::StoreLocation};
 
 /// Shortest interval and lifetime that make sense: below this, announces cost more than they tell.
 const SHORTEST: Duration = Duration::from_millis(100);
+
+/// Longest name of a cluster in Redis: every key begins with it.
+const MAX_STORE_NAME: usize = 63;
 
 /// Settings of a tracker. Durations are written `30s`, `500ms`, `2m`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +42,16 @@ pub struct TrackerConfig {
     pub max_peers: usize,
     /// Most blobs of one node.
     pub max_blobs_per_peer: usize,
+    /// Where the state is kept: `memory`, or a Redis that several trackers share, `redis://[USER@]HOST[:PORT][/DATABASE]`
+    /// or, with TLS, `rediss://...`. While Redis is away a tracker goes on in memory.
+    pub store: StoreLocation,
+    /// Name of the cluster in Redis; trackers that share their state have the same.
+    pub store_name: String,
+    /// File with the password of Redis.
+    pub store_password_file: Option<PathBuf>,
+    /// File with the certificates (PEM) of the authority that Redis' certificate is signed by; without it those that the
+    /// system trusts.
+    pub store_ca_file: Option<PathBuf>,
 }
 
 impl Default for TrackerConfig {
@@ -53,6 +67,10 @@ impl Default for TrackerConfig {
             max_peers_per_blob: 30_000,
             max_peers: 100_000,
             max_blobs_per_peer: 50_000,
+            store: StoreLocation::Memory,
+            store_name: "eagle".to_owned(),
+            store_password_file: None,
+            store_ca_file: None,
         }
     }
 }
@@ -102,6 +120,17 @@ impl TrackerConfig {
         if !(1..=MAX_PEERS_PER_BLOB).contains(&self.max_peers_per_answer) {
             return error("max_peers_per_answer", format!("must be from 1 to {MAX_PEERS_PER_BLOB}"));
         }
+        let named = (1..=MAX_STORE_NAME).contains(&self.store_name.len())
+            && self.store_name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if !named {
+            return error("store_name", format!("must be 1 to {MAX_STORE_NAME} letters, digits, '-', '_' or '.'"));
+        }
+        for (key, file) in [("store_password_file", &self.store_password_file), ("store_ca_file", &self.store_ca_file)]
+        {
+            if file.is_some() && self.store == StoreLocation::Memory {
+                return error(key, "is of use with a store in Redis only".to_owned());
+            }
+        }
         Ok(())
     }
 }
@@ -143,12 +172,16 @@ mod tests {
             (r#"{"interval_active": "60s"}"#, "interval_active"),
             (r#"{"peer_ttl": "31s"}"#, "peer_ttl"),
             (r#"{"max_blobs": 0}"#, "max_blobs"),
+            (r#"{"store_name": "a:b"}"#, "store_name"),
+            (r#"{"store_ca_file": "ca.pem"}"#, "store_ca_file"),
             (r#"{"max_peers_per_answer": 1000}"#, "max_peers_per_answer"),
         ] {
             let config: TrackerConfig = serde_json::from_str(text).unwrap();
             assert_eq!(config.validate().unwrap_err().key, key);
         }
-        for text in [r#"{"interval": "1s"}"#, r#"{"peer_ttl": "soon"}"#, r#"{"peer_ttl": 3}"#] {
+        for text in
+            [r#"{"interval": "1s"}"#, r#"{"peer_ttl": "soon"}"#, r#"{"peer_ttl": 3}"#, r#"{"store": "etcd://x"}"#]
+        {
             assert!(serde_json::from_str::<TrackerConfig>(text).is_err(), "{text}");
         }
     }

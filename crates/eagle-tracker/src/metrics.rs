@@ -5,7 +5,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::store::StoreStats;
+use crate::store::{StoreHealth, StoreStats};
 
 /// Upper bounds of the duration buckets, seconds: around the 5 ms that 99 % should stay below.
 const DURATIONS: [f64; 10] = [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0];
@@ -18,6 +18,8 @@ pub(crate) struct Metrics {
     blobs: Gauge,
     peers: Gauge,
     entries: Gauge,
+    store_away: Gauge,
+    store_failures: Counter,
 }
 
 impl Metrics {
@@ -29,6 +31,8 @@ impl Metrics {
             blobs: Gauge::default(),
             peers: Gauge::default(),
             entries: Gauge::default(),
+            store_away: Gauge::default(),
+            store_failures: Counter::default(),
         };
         // The registry's text format adds `_total` to counters.
         registry.register("eagle_tracker_announces", "Announces received", metrics.announces.clone());
@@ -45,7 +49,22 @@ impl Metrics {
         registry.register("eagle_tracker_blobs", "Blobs with at least one peer", metrics.blobs.clone());
         registry.register("eagle_tracker_peers", "Nodes known", metrics.peers.clone());
         registry.register("eagle_tracker_entries", "Pairs of a blob and a peer", metrics.entries.clone());
+        registry.register(
+            "eagle_tracker_store_away",
+            "1 while the shared store does not answer and this tracker keeps what it is told in its own memory",
+            metrics.store_away.clone(),
+        );
+        registry.register(
+            "eagle_tracker_store_failures",
+            "Calls of the shared store that failed",
+            metrics.store_failures.clone(),
+        );
         metrics
+    }
+
+    pub(crate) fn set_health(&self, health: StoreHealth) {
+        self.store_away.set(i64::from(health.away));
+        self.store_failures.inc_by(health.failures.saturating_sub(self.store_failures.get()));
     }
 
     pub(crate) fn set_sizes(&self, stats: StoreStats) {

@@ -1,7 +1,7 @@
 //! Where a tracker keeps who owns what.
 //!
-//! [`PeerStore`] is the interface; [`MemoryStore`] is the backend that every tracker has. Time is an
-//! argument of every call, so that tests run on virtual time.
+//! [`PeerStore`] is the interface; [`MemoryStore`] is the backend that every tracker has, [`SharedStore`] the one that several
+//! trackers share in Redis. Time is an argument of every call, so that tests run on virtual time.
 //!
 //! # What every store keeps to
 //! - A node is alive until it stops or says nothing for the time to live; an announce keeps all of its
@@ -12,8 +12,11 @@
 //! - Counts of nodes, blobs, peers per blob and blobs per node are bounded; what does not fit is refused
 //!   and does not push out what is there.
 
+mod location;
 mod memory;
 mod node;
+mod redis;
+mod shared;
 
 use std::{fmt::Debug, time::Duration};
 
@@ -22,7 +25,12 @@ use eagle_core::{Digest, Geometry, NodeId, NodeRole, PeerInfo, Timestamp};
 
 pub use eagle_core::tracker::Candidate;
 
-pub use self::memory::MemoryStore;
+pub use self::{
+    location::{RedisUrl, StoreLocation, StoreLocationError},
+    memory::MemoryStore,
+    redis::VIEW_AGE,
+    shared::SharedStore,
+};
 use crate::{
     api::{BlobAnnounce, PeerSummary, SwarmMember, SwarmSummary},
     config::TrackerConfig,
@@ -122,6 +130,17 @@ pub struct StoreStats {
     pub entries: usize,
 }
 
+/// How a store is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreHealth {
+    /// What it is: `memory` or `redis`.
+    pub kind: &'static str,
+    /// Whether what it is kept in is away, and this process's memory stands in.
+    pub away: bool,
+    /// Calls that failed since the start.
+    pub failures: u64,
+}
+
 /// A store of swarms and nodes.
 ///
 /// Calls for the same node are applied one after the other. One announce is one call, so that a
@@ -172,6 +191,11 @@ pub trait PeerStore: Debug + Send + Sync + 'static {
 
     /// Sizes, for metrics.
     fn stats(&self) -> StoreStats;
+
+    /// How the store is doing.
+    fn health(&self) -> StoreHealth {
+        StoreHealth { kind: "memory", away: false, failures: 0 }
+    }
 }
 
 /// Whether a role's word on the geometry counts more.

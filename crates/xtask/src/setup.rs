@@ -36,6 +36,8 @@ const E2E: &[Tool] = &[
     tool("skopeo", &["skopeo"]),
     tool("ip", &["iproute2"]),
     tool("unshare", &["util-linux"]),
+    // The shared store of trackers, in the tests of its crate.
+    tool("redis-server", &["redis-server"]),
     tool("tar", &["tar"]),
     tool("gzip", &["gzip"]),
 ];

@@ -25,7 +25,7 @@ use crate::{
     config::{ConfigError, TrackerConfig},
     metrics::Metrics,
     policy::{DefaultPolicy, PeerPolicy},
-    store::{MemoryStore, PeerStore, StoreLimits},
+    store::{MemoryStore, PeerStore, SharedStore, StoreLimits, StoreLocation},
 };
 
 /// Most connections at a time: two for each of the 15,000 hosts of a large cluster.
@@ -88,7 +88,7 @@ impl Shared {
 }
 
 impl Tracker {
-    /// Starts a tracker with an empty store in memory, registers its metrics, and serves members until `shutdown`.
+    /// Starts a tracker with an empty store in memory or the shared one of its configuration, registers its metrics, and serves members until `shutdown`.
     ///
     /// # Errors
     /// When a setting cannot work or the address cannot be listened on.
@@ -99,12 +99,16 @@ impl Tracker {
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         config.validate()?;
+        let store: Arc<dyn PeerStore> = match &config.store {
+            StoreLocation::Memory => Arc::new(MemoryStore::new(StoreLimits::from(&config))),
+            StoreLocation::Redis(url) => Arc::new(SharedStore::new(url, &config)?),
+        };
         let address = config.listen;
         let bind_error = |source| StartError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind_error)?;
         let local_addr = listener.local_addr().map_err(bind_error)?;
         let shared = Arc::new(Shared {
-            store: Arc::new(MemoryStore::new(StoreLimits::from(&config))),
+            store,
             policy: Box::new(DefaultPolicy),
             metrics: Metrics::new(registry),
             bodies: BodyBudget::new(),
@@ -127,12 +131,14 @@ impl Tracker {
     /// The tracker at a glance, as JSON.
     pub fn status(&self) -> serde_json::Value {
         let stats = self.shared.store.stats();
+        let health = self.shared.store.health();
         serde_json::json!({
             "listen": self.local_addr,
             "uptime_seconds": self.shared.started.elapsed().as_secs_f64(),
             "peers": stats.peers,
             "blobs": stats.blobs,
             "entries": stats.entries,
+            "store": { "kind": health.kind, "away": health.away, "failures": health.failures },
         })
     }
 
@@ -241,6 +247,7 @@ async fn sweep(shared: Arc<Shared>, shutdown: CancellationToken) {
             _ = ticks.tick() => {
                 shared.store.sweep(shared.now()).await;
                 shared.metrics.set_sizes(shared.store.stats());
+                shared.metrics.set_health(shared.store.health());
             }
         }
     }

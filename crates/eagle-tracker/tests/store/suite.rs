@@ -1,29 +1,29 @@
-//! The peer store against a model of it, on virtual time.
-#![allow(clippy::unwrap_used, reason = "helpers of tests, which the lint does not recognise as such")]
+//! What every store keeps to, against a model and by example, on virtual time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use eagle_core::{Digest, Geometry, NodeId, NodeRole, PeerInfo, PieceSet, Timestamp};
 use eagle_tracker::{
     api::{BlobAnnounce, Event, PeerAt},
-    store::{Applied, MemoryStore, PeerStore, Refusal, StoreError, StoreLimits},
+    store::{Applied, PeerStore, Refusal, StoreError, StoreLimits},
 };
 use proptest::prelude::*;
 
-const TTL: Duration = Duration::from_secs(90);
+pub(crate) const TTL: Duration = Duration::from_secs(90);
 
-fn limits() -> StoreLimits {
+pub(crate) fn limits() -> StoreLimits {
     StoreLimits { ttl: TTL, peers: 1_000, blobs: 1_000, peers_per_blob: 1_000, blobs_per_peer: 1_000 }
 }
 
-fn digest(number: u8) -> Digest {
+pub(crate) fn digest(number: u8) -> Digest {
     Digest::of(&[number])
 }
 
-fn node(number: u8, role: NodeRole) -> PeerInfo {
+pub(crate) fn node(number: u8, role: NodeRole) -> PeerInfo {
     let address = ([10, 0, 0, number], 61007).into();
     PeerInfo { id: format!("node{number}").parse().unwrap(), address, role, ..PeerInfo::example() }
 }
@@ -32,19 +32,19 @@ fn geometry() -> Geometry {
     Geometry::auto(10 << 20).unwrap()
 }
 
-fn blob(number: u8, pieces: PieceSet, event: Event) -> BlobAnnounce {
+pub(crate) fn blob(number: u8, pieces: PieceSet, event: Event) -> BlobAnnounce {
     BlobAnnounce { digest: digest(number), geometry: geometry(), pieces, event, want_peers: true }
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(crate) enum Step {
     Announce { node: u8, seeder: bool, full: bool, blobs: Vec<(u8, u32, bool)> },
     Leave(u8),
     Wait(u64),
     Sweep,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let blobs = proptest::collection::vec((0u8..6, 0..=geometry().pieces(), prop::bool::weighted(0.2)), 0..5);
     let step = prop_oneof![
         6 => (0u8..6, prop::bool::weighted(0.3), prop::bool::weighted(0.2), blobs)
@@ -134,13 +134,13 @@ async fn agrees(store: &dyn PeerStore, model: &Model, now: Timestamp) {
     assert_eq!(store.swarms(None, 100, now).await, swarms.into_values().collect::<Vec<_>>());
 }
 
-async fn sweep_all(store: &dyn PeerStore, now: Timestamp) {
+pub(crate) async fn sweep_all(store: &dyn PeerStore, now: Timestamp) {
     for _ in 0..store.sweep_parts() {
         store.sweep(now).await;
     }
 }
 
-async fn run(store: &dyn PeerStore, steps: Vec<Step>) {
+pub(crate) async fn run(store: &dyn PeerStore, steps: Vec<Step>) {
     let mut model = Model::default();
     let mut now = Timestamp(0);
     for step in steps {
@@ -182,77 +182,72 @@ async fn run(store: &dyn PeerStore, steps: Vec<Step>) {
     assert_eq!((stats.peers, stats.blobs, stats.entries), (0, 0, 0), "everything is freed in the end");
 }
 
-proptest! {
-    #[test]
-    fn memory_behaves_as_the_model(steps in steps()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(run(&MemoryStore::new(limits()), steps));
-    }
-}
+/// Makes an empty store.
+pub(crate) type Make<'a> = &'a dyn Fn(StoreLimits) -> Box<dyn PeerStore>;
 
-fn at(seconds: u64) -> Timestamp {
+pub(crate) fn at(seconds: u64) -> Timestamp {
     Timestamp(0) + Duration::from_secs(seconds)
 }
 
-async fn announce(store: &MemoryStore, node: &PeerInfo, blobs: &[BlobAnnounce]) -> Vec<(Digest, Refusal)> {
+pub(crate) async fn announce(store: &dyn PeerStore, node: &PeerInfo, blobs: &[BlobAnnounce]) -> Vec<(Digest, Refusal)> {
     store.announce(node, false, blobs, at(0)).await.unwrap().refused
 }
 
-#[tokio::test]
-async fn a_seeder_decides_on_the_geometry() {
-    let store = MemoryStore::new(limits());
+pub(crate) async fn a_seeder_decides_on_the_geometry(make: Make<'_>) {
+    let store = make(limits());
+    let store = &*store;
     let (proxy, other, seeder) = (node(1, NodeRole::Proxy), node(2, NodeRole::Proxy), node(3, NodeRole::Seeder));
     let right = blob(1, PieceSet::Empty, Event::Started);
     let wrong = BlobAnnounce { geometry: Geometry::auto(99).unwrap(), ..right.clone() };
 
-    assert_eq!(announce(&store, &proxy, std::slice::from_ref(&wrong)).await, []);
+    assert_eq!(announce(store, &proxy, std::slice::from_ref(&wrong)).await, []);
     // Another proxy does not overrule the first one; its other blobs are taken.
     let good = blob(2, PieceSet::Complete, Event::Completed);
-    let refused = announce(&store, &other, &[right.clone(), good]).await;
+    let refused = announce(store, &other, &[right.clone(), good]).await;
     assert_eq!(refused, [(right.digest, Refusal::Geometry { known: wrong.geometry, announced: right.geometry })]);
     assert!(store.swarm(digest(2), None, 10, at(0)).await.is_some());
     // A seeder does, and who believed otherwise is out.
-    assert_eq!(announce(&store, &seeder, std::slice::from_ref(&right)).await, []);
+    assert_eq!(announce(store, &seeder, std::slice::from_ref(&right)).await, []);
     let (summary, members) = store.swarm(right.digest, None, 10, at(0)).await.unwrap();
     assert_eq!((summary.geometry, members.len()), (right.geometry, 1));
     // From then on not even a seeder changes it.
-    assert_eq!(announce(&store, &node(4, NodeRole::Seeder), &[wrong]).await.len(), 1);
-    assert_eq!(announce(&store, &proxy, &[right]).await, []);
+    assert_eq!(announce(store, &node(4, NodeRole::Seeder), &[wrong]).await.len(), 1);
+    assert_eq!(announce(store, &proxy, &[right]).await, []);
     for number in 1..=4 {
         store.leave(&node(number, NodeRole::Proxy).id).await;
     }
     assert_eq!(store.stats().entries, 0);
 }
 
-#[tokio::test]
-async fn bounds_hold_and_nobody_is_pushed_out() {
-    let store = MemoryStore::new(StoreLimits { ttl: TTL, peers: 3, blobs: 2, peers_per_blob: 2, blobs_per_peer: 2 });
+pub(crate) async fn bounds_hold_and_nobody_is_pushed_out(make: Make<'_>) {
+    let store = make(StoreLimits { ttl: TTL, peers: 3, blobs: 2, peers_per_blob: 2, blobs_per_peer: 2 });
+    let store = &*store;
     let proxy = |number| node(number, NodeRole::Proxy);
     let own = |number| blob(number, PieceSet::Complete, Event::Completed);
-    assert_eq!(announce(&store, &proxy(1), &[own(1), own(2)]).await, []);
-    assert_eq!(announce(&store, &proxy(1), &[own(3)]).await, [(digest(3), Refusal::NodeFull(2))]);
-    assert_eq!(announce(&store, &proxy(2), &[own(3)]).await, [(digest(3), Refusal::BlobsFull(2))]);
-    assert_eq!(announce(&store, &proxy(2), &[own(1)]).await, []);
-    assert_eq!(announce(&store, &proxy(3), &[own(1)]).await, [(digest(1), Refusal::SwarmFull(2))]);
+    assert_eq!(announce(store, &proxy(1), &[own(1), own(2)]).await, []);
+    assert_eq!(announce(store, &proxy(1), &[own(3)]).await, [(digest(3), Refusal::NodeFull(2))]);
+    assert_eq!(announce(store, &proxy(2), &[own(3)]).await, [(digest(3), Refusal::BlobsFull(2))]);
+    assert_eq!(announce(store, &proxy(2), &[own(1)]).await, []);
+    assert_eq!(announce(store, &proxy(3), &[own(1)]).await, [(digest(1), Refusal::SwarmFull(2))]);
     assert_eq!(store.announce(&proxy(4), false, &[], at(0)).await, Err(StoreError::Full(3)));
     let too_many = blob(2, PieceSet::Prefix(1 << 20), Event::Progress);
-    assert_eq!(announce(&store, &proxy(3), &[too_many]).await, [(digest(2), Refusal::Pieces(geometry().pieces()))]);
+    assert_eq!(announce(store, &proxy(3), &[too_many]).await, [(digest(2), Refusal::Pieces(geometry().pieces()))]);
     // Room that is freed can be used.
     store.leave(&proxy(1).id).await;
-    assert_eq!(announce(&store, &proxy(4), &[own(1), own(3)]).await, []);
+    assert_eq!(announce(store, &proxy(4), &[own(1), own(3)]).await, []);
 }
 
-#[tokio::test]
-async fn large_swarms_are_seen_in_part_with_their_seeders() {
-    let store = MemoryStore::new(StoreLimits { peers: 5_000, peers_per_blob: 5_000, ..limits() });
+pub(crate) async fn large_swarms_are_seen_in_part_with_their_seeders(make: Make<'_>) {
+    let store = make(StoreLimits { peers: 5_000, peers_per_blob: 5_000, ..limits() });
+    let store = &*store;
     let mut info = node(1, NodeRole::Proxy);
     for number in 0..3_000 {
         info.id = format!("p{number}").parse().unwrap();
-        announce(&store, &info, &[blob(1, PieceSet::Prefix(1), Event::Progress)]).await;
+        announce(store, &info, &[blob(1, PieceSet::Prefix(1), Event::Progress)]).await;
     }
-    announce(&store, &node(2, NodeRole::Seeder), &[blob(1, PieceSet::Complete, Event::Completed)]).await;
+    announce(store, &node(2, NodeRole::Seeder), &[blob(1, PieceSet::Complete, Event::Completed)]).await;
     let mut seen = BTreeSet::new();
-    for seed in 0..20 {
+    for seed in 0..40 {
         let view = store.view(digest(1), &info.id, seed, at(0)).await.unwrap();
         assert!(view.candidates.len() <= 1_100);
         assert_eq!(view.candidates.iter().filter(|c| c.info.role == NodeRole::Seeder).count(), 1);
@@ -261,11 +256,11 @@ async fn large_swarms_are_seen_in_part_with_their_seeders() {
     assert!(seen.len() > 2_900, "{}", seen.len());
 }
 
-#[tokio::test]
-async fn lists_come_in_pages() {
-    let store = MemoryStore::new(limits());
+pub(crate) async fn lists_come_in_pages(make: Make<'_>) {
+    let store = make(limits());
+    let store = &*store;
     for number in 0..25 {
-        announce(&store, &node(number, NodeRole::Proxy), &[blob(number, PieceSet::Empty, Event::Started)]).await;
+        announce(store, &node(number, NodeRole::Proxy), &[blob(number, PieceSet::Empty, Event::Started)]).await;
     }
     let mut swarms = Vec::new();
     while let page = store.swarms(swarms.last().copied(), 10, at(0)).await
@@ -284,14 +279,13 @@ async fn lists_come_in_pages() {
     assert!(nodes.is_sorted());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn concurrent_announces_expiry_and_leaving_keep_the_counts() {
-    let store = std::sync::Arc::new(MemoryStore::new(limits()));
+pub(crate) async fn concurrent_announces_expiry_and_leaving_keep_the_counts(make: Make<'_>, rounds: u64) {
+    let store: Arc<dyn PeerStore> = make(limits()).into();
     let mut tasks = tokio::task::JoinSet::new();
     for worker in 0..8u64 {
-        let store = std::sync::Arc::clone(&store);
+        let store = Arc::clone(&store);
         tasks.spawn(async move {
-            for round in 0..300u64 {
+            for round in 0..rounds {
                 let number = u8::try_from((worker + round) % 5).unwrap();
                 let info = node(number, NodeRole::Proxy);
                 let own = |n| blob(n, PieceSet::Complete, Event::Completed);

@@ -1,0 +1,43 @@
+//! The store in memory.
+
+use eagle_tracker::store::{MemoryStore, PeerStore, StoreLimits};
+use proptest::prelude::*;
+
+use crate::suite;
+
+fn make(limits: StoreLimits) -> Box<dyn PeerStore> {
+    Box::new(MemoryStore::new(limits))
+}
+
+proptest! {
+    #[test]
+    fn behaves_as_the_model(steps in suite::steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(suite::run(&MemoryStore::new(suite::limits()), steps));
+    }
+}
+
+#[tokio::test]
+async fn a_seeder_decides_on_the_geometry() {
+    suite::a_seeder_decides_on_the_geometry(&make).await;
+}
+
+#[tokio::test]
+async fn bounds_hold_and_nobody_is_pushed_out() {
+    suite::bounds_hold_and_nobody_is_pushed_out(&make).await;
+}
+
+#[tokio::test]
+async fn large_swarms_are_seen_in_part_with_their_seeders() {
+    suite::large_swarms_are_seen_in_part_with_their_seeders(&make).await;
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    suite::lists_come_in_pages(&make).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_announces_expiry_and_leaving_keep_the_counts() {
+    suite::concurrent_announces_expiry_and_leaving_keep_the_counts(&make, 300).await;
+}

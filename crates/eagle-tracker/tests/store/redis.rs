@@ -1,0 +1,241 @@
+//! The store that trackers share, on a real Redis.
+
+use std::time::Duration;
+
+use eagle_core::{NodeRole, PieceSet};
+use eagle_tracker::{
+    TrackerConfig,
+    api::Event,
+    store::{PeerStore, SharedStore, StoreLimits, StoreLocation, VIEW_AGE},
+};
+use proptest::{prelude::*, test_runner::TestRunner};
+
+use crate::{
+    redis_server::{RedisServer, is_installed},
+    suite::{self, at, blob, digest, limits, node},
+};
+
+/// Longest wait for what should happen soon, on a machine with other work.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A tracker's store; every look at a swarm is a new one.
+fn open(config: &TrackerConfig, view_age: Duration) -> SharedStore {
+    let StoreLocation::Redis(url) = &config.store else { unreachable!() };
+    SharedStore::with_view_age(url, config, view_age).unwrap()
+}
+
+/// The same, once it has found Redis.
+async fn connected(config: &TrackerConfig) -> SharedStore {
+    let store = open(config, Duration::ZERO);
+    store.sweep(at(0)).await;
+    assert!(!store.health().away);
+    store
+}
+
+/// Makes stores within a test that runs on several threads.
+fn make(server: &RedisServer) -> impl Fn(StoreLimits) -> Box<dyn PeerStore> + '_ {
+    |limits| {
+        let config = server.config(&limits);
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current()
+                .block_on(async { Box::new(connected(&config).await) as Box<dyn PeerStore> })
+        })
+    }
+}
+
+#[test]
+fn behaves_as_the_model() {
+    if !is_installed() {
+        return;
+    }
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Each step is some thirty exchanges.
+    let mut runner = TestRunner::new(ProptestConfig { cases: 16, max_shrink_iters: 200, ..ProptestConfig::default() });
+    let run = runner.run(&suite::steps(), |steps| {
+        let config = server.config(&limits());
+        runtime.block_on(async { suite::run(&connected(&config).await, steps).await });
+        Ok(())
+    });
+    run.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_to_what_every_store_keeps_to() {
+    if !is_installed() {
+        return;
+    }
+    let server = RedisServer::start();
+    let make = make(&server);
+    suite::a_seeder_decides_on_the_geometry(&make).await;
+    suite::bounds_hold_and_nobody_is_pushed_out(&make).await;
+    suite::large_swarms_are_seen_in_part_with_their_seeders(&make).await;
+    suite::lists_come_in_pages(&make).await;
+    suite::concurrent_announces_expiry_and_leaving_keep_the_counts(&make, 20).await;
+}
+
+#[tokio::test]
+async fn trackers_share_what_they_are_told() {
+    if !is_installed() {
+        return;
+    }
+    let server = RedisServer::start();
+    let config = server.config(&limits());
+    let (one, other) = (connected(&config).await, connected(&config).await);
+    let (first, second) = (node(1, NodeRole::Proxy), node(2, NodeRole::Proxy));
+    assert!(!one.announce(&first, true, &[blob(1, PieceSet::Complete, Event::Completed)], at(0)).await.unwrap().known);
+    // A node may be known by one and go to the other.
+    assert!(other.announce(&first, false, &[], at(1)).await.unwrap().known);
+    let view = other.view(digest(1), &second.id, 1, at(1)).await.unwrap();
+    assert_eq!(view.candidates.len(), 1);
+    other.leave(&first.id).await;
+    assert!(one.swarm(digest(1), None, 10, at(1)).await.is_none());
+}
+
+#[tokio::test]
+async fn a_look_at_a_swarm_is_shared_for_a_moment() {
+    if !is_installed() {
+        return;
+    }
+    let server = RedisServer::start();
+    let config = server.config(&limits());
+    let store = open(&config, VIEW_AGE);
+    store.sweep(at(0)).await;
+    let asker = node(9, NodeRole::Proxy).id;
+    let count = async |now| store.view(digest(1), &asker, 1, now).await.map_or(0, |view| view.candidates.len());
+    let announce = async |number| {
+        let own = blob(1, PieceSet::Complete, Event::Completed);
+        store.announce(&node(number, NodeRole::Proxy), false, &[own], at(0)).await.unwrap();
+    };
+    announce(1).await;
+    assert_eq!(count(at(0)).await, 1);
+    announce(2).await;
+    assert_eq!(count(at(0)).await, 1, "the look of a moment ago serves");
+    assert_eq!(count(at(0) + VIEW_AGE).await, 2);
+}
+
+#[tokio::test]
+async fn while_redis_is_away_memory_stands_in_and_nothing_is_lost_when_it_is_back() {
+    if !is_installed() {
+        return;
+    }
+    let mut server = RedisServer::start();
+    let config = server.config(&limits());
+    let store = connected(&config).await;
+    let other = connected(&config).await;
+    let (first, second) = (node(1, NodeRole::Proxy), node(2, NodeRole::Proxy));
+    let own = |number| blob(number, PieceSet::Complete, Event::Completed);
+    store.announce(&first, true, &[own(1)], at(0)).await.unwrap();
+
+    // Frozen: it accepts connections and answers nothing.
+    server.freeze(true);
+    let applied = store.announce(&first, false, &[own(2)], at(1)).await.unwrap();
+    assert!(!applied.known, "the node is asked for its full state");
+    assert!(store.health().away && store.health().failures > 0);
+    store.announce(&first, true, &[own(2), own(3)], at(1)).await.unwrap();
+    let view = store.view(digest(3), &second.id, 1, at(1)).await.unwrap();
+    assert_eq!(view.candidates.len(), 1, "peers are found while Redis is away");
+    assert_eq!(store.swarms(None, 10, at(1)).await.len(), 2);
+
+    server.freeze(false);
+    back(&store).await;
+    // What Redis has of the node is from before; whoever hears of the node next says so.
+    assert!(!other.announce(&first, false, &[], at(2)).await.unwrap().known);
+    other.announce(&first, true, &[own(2), own(3)], at(2)).await.unwrap();
+    assert!(store.announce(&first, false, &[], at(2)).await.unwrap().known);
+    let swarms: Vec<_> = store.swarms(None, 10, at(2)).await.into_iter().map(|swarm| swarm.digest).collect();
+    assert_eq!(swarms.len(), 2);
+    assert!(!swarms.contains(&digest(1)));
+
+    // A Redis that lost everything is a tracker that restarted.
+    server.kill();
+    assert!(!store.announce(&first, false, &[own(2)], at(3)).await.unwrap().known);
+    server.start_again();
+    back(&store).await;
+    assert!(!store.announce(&first, true, &[own(2)], at(4)).await.unwrap().known);
+    assert!(store.announce(&first, false, &[], at(4)).await.unwrap().known);
+    assert_eq!(store.swarms(None, 10, at(4)).await.len(), 1);
+}
+
+async fn back(store: &SharedStore) {
+    let found = tokio::time::timeout(DEADLINE, async {
+        while store.health().away {
+            store.sweep(at(2)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    found.await.expect("Redis is found again");
+}
+
+#[tokio::test]
+async fn garbage_in_redis_is_left_out() {
+    if !is_installed() {
+        return;
+    }
+    let server = RedisServer::start();
+    let config = server.config(&limits());
+    let store = connected(&config).await;
+    let own = blob(1, PieceSet::Complete, Event::Completed);
+    for number in 1..=3 {
+        store.announce(&node(number, NodeRole::Proxy), false, std::slice::from_ref(&own), at(0)).await.unwrap();
+    }
+    let prefix = format!("eagle:{{{}}}:", config.store_name);
+    server.command(&format!("HSET {prefix}node:node1 info nonsense"));
+    server.command(&format!("HSET {prefix}proxies:{} node2 nonsense", digest(1)));
+    server.command(&format!("ZADD {prefix}digests 0 sha256:short"));
+    server.command(&format!("ZADD {prefix}nodes 1 not/a/node"));
+    let asker = node(9, NodeRole::Proxy).id;
+    let view = store.view(digest(1), &asker, 1, at(0)).await.unwrap();
+    assert_eq!(view.candidates.iter().map(|c| c.info.id.as_str()).collect::<Vec<_>>(), ["node3"]);
+    assert_eq!(store.swarms(None, 10, at(0)).await.len(), 1);
+    store.sweep(at(1)).await;
+    assert!(!store.health().away, "garbage is no failure of Redis");
+    // A value of another kind is: this tracker goes on by itself.
+    server.command(&format!("SET {prefix}swarm:{} text", digest(2)));
+    store.view(digest(2), &asker, 1, at(0)).await;
+    assert!(store.health().away);
+    assert!(store.announce(&node(1, NodeRole::Proxy), false, &[own], at(1)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_password_and_tls() {
+    if !is_installed() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(file("cert.pem"), certificate.cert.pem()).unwrap();
+    std::fs::write(file("key.pem"), certificate.signing_key.serialize_pem()).unwrap();
+    std::fs::write(file("password"), "hunter2\n").unwrap();
+    std::fs::write(file("wrong"), "hunter3\n").unwrap();
+    // Several tests in one process may have come before.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+
+    let plain = RedisServer::with(&["--requirepass", "hunter2"]);
+    let config = plain.config(&limits());
+    let with = |password: &str| TrackerConfig { store_password_file: Some(file(password)), ..config.clone() };
+    connected(&with("password")).await;
+    for bad in [config.clone(), with("wrong")] {
+        let store = open(&bad, Duration::ZERO);
+        store.sweep(at(0)).await;
+        assert!(store.health().away);
+    }
+
+    let tls_port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port().to_string();
+    let path = |name: &str| file(name).display().to_string();
+    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    let arguments =
+        ["--tls-port", &tls_port, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-auth-clients", "no"];
+    let server = RedisServer::with(&[&arguments[..], &["--tls-ca-cert-file", &cert]].concat());
+    let config = TrackerConfig {
+        store: format!("rediss://localhost:{tls_port}").parse().unwrap(),
+        store_ca_file: Some(file("cert.pem")),
+        ..server.config(&limits())
+    };
+    connected(&config).await;
+    // Whom it does not know by the authority given, it does not talk to.
+    let store = open(&TrackerConfig { store_ca_file: None, ..config }, Duration::ZERO);
+    store.sweep(at(0)).await;
+    assert!(store.health().away);
+}
