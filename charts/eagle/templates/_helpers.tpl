@@ -74,10 +74,23 @@ has to be named, and not hidden behind one address.
 {{- default (printf "%s-cluster" (include "eagle.fullname" .)) .Values.cluster.keySecret.name -}}
 {{- end -}}
 
+{{/*
+`helm upgrade --reuse-values` renders this chart with the values of the one before, defaults and all, so those that are new
+are not there.
+*/}}
+{{- define "eagle.checkValues" -}}
+{{- if not (and (hasKey .Values.proxy "configure") (hasKey .Values "networkPolicy")) -}}
+{{- fail "these are the values of an older version of the chart; upgrade with --reset-then-reuse-values in place of --reuse-values" -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What every role reads. */}}
 {{- define "eagle.clusterConfig" -}}
 cluster:
   key_file: /etc/eagle-cluster/{{ .Values.cluster.keySecret.key }}
+{{- with .Values.extraConfig }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{/* What seeder and proxy read besides their own section. Empty topology labels are absent ones. */}}
@@ -97,6 +110,13 @@ registries:
   {{- range . }}
   {{- list (omit . "passwordSecret") | toYaml | nindent 2 }}
   {{- end }}
+{{- end }}
+{{- with .Values.dockerConfigSecrets }}
+credentials:
+  docker_configs:
+    {{- range . }}
+    - /etc/eagle-docker/{{ . }}/.dockerconfigjson
+    {{- end }}
 {{- end }}
 {{- end -}}
 
@@ -219,6 +239,18 @@ capabilities:
   valueFrom:
     fieldRef:
       fieldPath: status.podIP
+{{- if .root.Values.p2p.topologyFromPodLabels }}
+{{- $given := .root.Values.p2p.topology }}
+{{- range $label := list "region" "zone" }}
+{{- if not (get $given $label) }}
+- name: EAGLE_P2P__TOPOLOGY__{{ upper $label }}
+  valueFrom:
+    fieldRef:
+      # Empty where the pod has no such label, which Eagle takes for not given.
+      fieldPath: metadata.labels['topology.kubernetes.io/{{ $label }}']
+{{- end }}
+{{- end }}
+{{- end }}
 {{- range $index, $registry := .root.Values.registries }}
 {{- with $registry.passwordSecret }}
 - name: EAGLE_REGISTRIES__{{ $index }}__PASSWORD
@@ -252,6 +284,42 @@ readinessProbe:
   timeoutSeconds: 3
 {{- end -}}
 
+{{/* Labels of objects that are no pods. */}}
+{{- define "eagle.metadata" -}}
+labels:
+  {{- include "eagle.labels" . | nindent 2 }}
+{{- with .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Constraints of a role, each with the role's own pods selected. Takes (dict "root" $ "role" "..." "values" .Values.ROLE). */}}
+{{- define "eagle.spread" -}}
+{{- with .values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- $selector := dict "labelSelector" (dict "matchLabels" (include "eagle.selectorLabels" $ | fromYaml)) }}
+  {{- range . }}
+  {{- list (merge (deepCopy .) $selector) | toYaml | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Further arguments, variables and mounts of a role's container. */}}
+{{- define "eagle.args" -}}
+args:
+  - {{ .role }}
+  - --config
+  - /etc/eagle/eagle.yaml
+  {{- with .values.extraArgs }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- define "eagle.configMounts" -}}
 - name: config
   mountPath: /etc/eagle
@@ -264,9 +332,14 @@ readinessProbe:
   mountPath: /etc/eagle-ca/{{ .name }}
   readOnly: true
 {{- end }}
+{{- range .Values.dockerConfigSecrets }}
+- name: docker-{{ . }}
+  mountPath: /etc/eagle-docker/{{ . }}
+  readOnly: true
+{{- end }}
 {{- end -}}
 
-{{/* Takes (dict "root" $ "role" "..."). Each role is given its own file alone. */}}
+{{/* Takes (dict "root" $ "role" "..." "values" .Values.ROLE). Each role is given its own file alone. */}}
 {{- define "eagle.configVolumes" -}}
 - name: config
   configMap:
@@ -291,5 +364,14 @@ readinessProbe:
   configMap:
     name: {{ .configMap }}
   {{- end }}
+{{- end }}
+{{- range .root.Values.dockerConfigSecrets }}
+- name: docker-{{ . }}
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+{{- end }}
+{{- with .values.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}

@@ -49,8 +49,8 @@ enum Task {
     Chaos(chaos::ChaosArgs),
     /// A cluster pulls, evicts and loses nodes for a long time; what its processes hold has to level off.
     Soak(soak::SoakArgs),
-    /// The Helm chart alone: lint, render, validate against the Kubernetes schemas.
-    Chart,
+    /// The Helm chart alone: lint, render, validate against the Kubernetes schemas, check what must hold.
+    Chart(chart::ChartArgs),
     /// The fuzz targets, each for a while. Needs cargo-fuzz.
     Fuzz(fuzz::FuzzArgs),
     /// Installs the Debian packages that the tests need (as root), or says which are missing.
@@ -107,9 +107,9 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<bool> {
     match task {
         Task::Setup => setup::ensure(setup::Need::All).map(|()| true),
-        Task::Chart => {
+        Task::Chart(args) => {
             let mut report = Report::default();
-            chart::check(&mut report)?;
+            chart::run(&mut report, &args)?;
             Ok(report.finish())
         }
         Task::Fuzz(args) => {

