@@ -33,6 +33,9 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// The cluster key of the scenarios: `eagle` makes better ones.
 pub(crate) const CLUSTER_KEY: &str = "RWFnbGUncyB0ZXN0cyBhcmUgbWVtYmVycyBvZiBvbmU=";
 
+/// A registry that is nowhere but in the configuration of Eagle, which takes it for another name of the origin.
+pub(crate) const OTHER_REGISTRY: &str = "registry.test";
+
 /// What a scenario sets. Everything else is Eagle's default, but for ports, which every role picks itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
@@ -266,7 +269,7 @@ impl Cluster {
 pub(crate) fn common(origin: SocketAddr, settings: Settings) -> String {
     format!(
         "{}p2p:\n  encryption: {}\n\
-         registries:\n  - name: docker.io\n    url: http://{origin}\n\
+         registries:\n  - name: docker.io\n    url: http://{origin}\n  - name: {OTHER_REGISTRY}\n    url: http://{origin}\n\
          log:\n  level: info\n",
         membership(settings),
         settings.encryption

@@ -21,10 +21,11 @@ use tempfile::TempDir;
 
 use crate::{
     image::Image,
+    newer::{self, Unpacked},
     process::succeed,
     registry::Registry,
     report::{Counts, Report},
-    scenarios::{self, Scene},
+    scenarios::{self, Scenario, Scene},
     setup, workspace,
 };
 
@@ -43,6 +44,8 @@ pub(crate) struct InsideArgs {
     eagle: PathBuf,
     #[arg(long)]
     s3_server: PathBuf,
+    #[arg(long)]
+    newer: Option<PathBuf>,
     #[arg(long)]
     only: Option<String>,
 }
@@ -68,13 +71,14 @@ pub(crate) fn run(report: &mut Report, only: Option<&str>, keep: bool, eagle: Op
     };
     let s3_server = workspace::s3_server()?;
     let image = Image::make()?;
+    let newer = newer(report, only)?;
     remove_abandoned();
     let directory = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
     let lock = File::create(directory.path().join(LOCK))?;
     lock.lock()?;
     fs::write(directory.path().join("image.json"), serde_json::to_vec(&image)?)?;
 
-    let status = enter(directory.path(), &eagle, &s3_server, only)?;
+    let status = enter(directory.path(), &eagle, &s3_server, newer.as_deref(), only)?;
     let counts = fs::read(directory.path().join("counts.json"));
     match counts {
         Ok(counts) => report.add("the end-to-end scenarios", serde_json::from_slice(&counts)?),
@@ -96,15 +100,42 @@ fn possible() -> Result<()> {
     setup::ensure(setup::Need::E2e)
 }
 
+/// The programs of a newer Debian, if a scenario wants them. Where they cannot be had, its scenarios are skipped.
+fn newer(report: &mut Report, only: Option<&str>) -> Result<Option<PathBuf>> {
+    let mut wanted = scenarios::matching(only).filter(|scenario| scenario.needs_newer_programs()).peekable();
+    if wanted.peek().is_none() {
+        return Ok(None);
+    }
+    match newer::fetch() {
+        Ok(root) => Ok(Some(root)),
+        Err(reason) if setup::in_ci() => Err(reason),
+        Err(reason) => {
+            for scenario in wanted {
+                report.skip(&format!("e2e/{}", scenario.name), &format!("{reason:#}"));
+            }
+            Ok(None)
+        }
+    }
+}
+
 /// Runs the inner half in namespaces of its own. `setpriv` ends it if this process is killed (its parent
 /// is this very thread, which waits); `unshare --kill-child` hands that on into the namespaces.
-fn enter(directory: &Path, eagle: &Path, s3_server: &Path, only: Option<&str>) -> Result<ExitStatus> {
+fn enter(
+    directory: &Path,
+    eagle: &Path,
+    s3_server: &Path,
+    newer: Option<&Path>,
+    only: Option<&str>,
+) -> Result<ExitStatus> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "unshare"]);
     command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.arg(std::env::current_exe()?).arg("e2e-inside");
     command.arg("--directory").arg(directory).arg("--eagle").arg(eagle);
     command.arg("--s3-server").arg(s3_server);
+    if let Some(newer) = newer {
+        command.arg("--newer").arg(newer);
+    }
     if let Some(only) = only {
         command.arg("--only").arg(only);
     }
@@ -142,13 +173,17 @@ pub(crate) fn run_inside(args: &InsideArgs) -> Result<bool> {
         image.largest().size >> 20
     );
     let mut report = Report::default();
-    for scenario in scenarios::matching(args.only.as_deref()) {
+    let newer =
+        args.newer.as_ref().map(|root| Unpacked { root: root.clone(), mount_at: args.directory.join("newer-debian") });
+    let possible = |scenario: &&Scenario| newer.is_some() || !scenario.needs_newer_programs();
+    for scenario in scenarios::matching(args.only.as_deref()).filter(possible) {
         let directory = TempDir::with_prefix_in("", &args.directory)?;
         let scene = Scene {
             image: &image,
             eagle: &args.eagle,
             s3_server: &args.s3_server,
             store: &store,
+            newer: newer.as_ref(),
             directory: directory.path(),
         };
         let passed = report.test(&format!("e2e/{}", scenario.name), || (scenario.run)(&scene));

@@ -13,6 +13,7 @@ mod http;
 mod hub;
 mod image;
 mod lab;
+mod newer;
 mod oci;
 mod process;
 mod registry;

@@ -34,6 +34,7 @@ const E2E: &[Tool] = &[
     tool("runc", &["runc"]),
     tool("podman", &["podman"]),
     tool("skopeo", &["skopeo"]),
+    tool("curl", &["curl"]),
     tool("ip", &["iproute2"]),
     tool("unshare", &["util-linux"]),
     // The shared store of trackers, in the tests of its crate.

@@ -5,20 +5,22 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use super::{COMMAND_DEADLINE, Login, Mirror, PULL_DEADLINE, Runtime, START_DEADLINE};
+use super::{COMMAND_DEADLINE, Login, Mirror, PULL_DEADLINE, Runtime, START_DEADLINE, cri, tagged};
 use crate::{
     hub::Environment,
-    image::{Image, REPOSITORY, TAG},
+    image::{Image, REPOSITORY},
+    newer::Programs,
     process::{Process, finish, succeed, wait_until},
-    setup, tree,
+    tree,
 };
 
 /// A containerd of its own, asked through `ctr`.
 #[derive(Debug)]
 pub(crate) struct Containerd {
     process: Process,
+    programs: Programs,
     directory: PathBuf,
     /// Where `hosts.toml` files are.
     certs: PathBuf,
@@ -26,6 +28,16 @@ pub(crate) struct Containerd {
     environment: Environment,
     /// `USER:PASSWORD`.
     login: Mutex<Option<String>>,
+    asked: Asked,
+}
+
+/// By which way containerd is told to pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// By `ctr`, which is given the directory of the `hosts.toml` files.
+    Ctr,
+    /// By the interface that Kubernetes uses, for which its own configuration says where they are.
+    Kubernetes,
 }
 
 impl Containerd {
@@ -46,10 +58,26 @@ impl Containerd {
 
     /// With the `hosts.toml` files below this directory, and these variables.
     pub(crate) fn configured(directory: &Path, certs: &Path, environment: Environment) -> Result<Self> {
-        let mut daemon = Self { certs: certs.to_owned(), environment, ..Self::daemon(directory)? };
+        Self { certs: certs.to_owned(), environment, ..Self::daemon(directory)? }.ready()
+    }
+
+    /// With what is in `/etc/containerd` where the programs are, and these variables.
+    pub(crate) fn as_configured(
+        directory: &Path,
+        programs: &Programs,
+        environment: Environment,
+        asked: Asked,
+    ) -> Result<Self> {
+        let config = Path::new("/etc/containerd/config.toml");
+        let daemon = Self::launch(directory, programs, config, environment)?;
+        Self { certs: PathBuf::from("/etc/containerd/certs.d"), asked, ..daemon }.ready()
+    }
+
+    fn ready(self) -> Result<Self> {
+        let mut daemon = self;
         wait_until("containerd to answer", START_DEADLINE, || {
             daemon.process.check_running()?;
-            let answer = finish(daemon.ctr().arg("version"), COMMAND_DEADLINE)?;
+            let answer = finish(daemon.ctr()?.arg("version"), COMMAND_DEADLINE)?;
             Ok(answer.status.success().then_some(()))
         })?;
         Ok(daemon)
@@ -72,19 +100,31 @@ impl Containerd {
                  [ttrpc]\n  address = \"{shown}/containerd.sock.ttrpc\"\n"
             ),
         )?;
-        let program = setup::find("containerd").context("containerd is not installed")?;
+        Self::launch(directory, &Programs::Installed, &config, Vec::new())
+    }
+
+    /// The process alone, with this configuration.
+    pub(super) fn launch(
+        directory: &Path,
+        programs: &Programs,
+        config: &Path,
+        environment: Environment,
+    ) -> Result<Self> {
+        fs::create_dir_all(directory)?;
         let log = directory.join("containerd.log");
-        let process = Process::start(
-            "containerd",
-            Command::new(program).args(["--log-level", "warn", "--config"]).arg(&config),
-            &log,
-        )?;
+        let mut command = programs.command("containerd")?;
+        command.envs(environment.clone()).args(["--log-level", "warn", "--config"]).arg(config);
+        command.arg("--root").arg(directory.join("root")).arg("--state").arg(directory.join("state"));
+        command.arg("--address").arg(directory.join("containerd.sock"));
+        let process = Process::start("containerd", &mut command, &log)?;
         Ok(Self {
             process,
+            programs: programs.clone(),
             directory: directory.to_owned(),
             certs: directory.join("certs.d"),
-            environment: Vec::new(),
+            environment,
             login: Mutex::default(),
+            asked: Asked::Ctr,
         })
     }
 
@@ -92,14 +132,39 @@ impl Containerd {
         self.directory.join("containerd.sock")
     }
 
-    fn ctr(&self) -> Command {
-        let mut command = Command::new("ctr");
+    fn ctr(&self) -> Result<Command> {
+        let mut command = self.programs.command("ctr")?;
         command.envs(self.environment.clone()).arg("--address").arg(self.socket());
-        command
+        command.args(["--namespace", self.namespace()]);
+        Ok(command)
     }
 
-    fn image() -> String {
-        format!("docker.io/{REPOSITORY}:{TAG}")
+    /// Where the images are that it pulls.
+    fn namespace(&self) -> &'static str {
+        match self.asked {
+            Asked::Ctr => "default",
+            Asked::Kubernetes => "k8s.io",
+        }
+    }
+
+    /// Checks every file of an image that whoever uses this namespace has pulled.
+    pub(super) fn compare_files(&self, namespace: &str, name: &str, image: &Image) -> Result<()> {
+        let mount = self.directory.join("mount");
+        fs::create_dir_all(&mount)?;
+        // The last of several namespaces counts.
+        let ctr = || -> Result<Command> {
+            let mut command = self.ctr()?;
+            command.args(["--namespace", namespace]);
+            Ok(command)
+        };
+        succeed(ctr()?.args(["images", "mount", name]).arg(&mount), COMMAND_DEADLINE)?;
+        let compared = tree::compare(&image.rootfs(), &self.programs.seen(&mount), &[]);
+        succeed(ctr()?.args(["images", "unmount", "--rm"]).arg(&mount), COMMAND_DEADLINE)?;
+        compared
+    }
+
+    fn image(reference: &str) -> String {
+        format!("docker.io/{REPOSITORY}{reference}")
     }
 }
 
@@ -108,13 +173,18 @@ impl Runtime for Containerd {
         "containerd"
     }
 
-    fn pull(&self) -> Result<()> {
-        let mut pull = self.ctr();
+    fn pull_by(&self, reference: &str) -> Result<()> {
+        let login = self.login.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if self.asked == Asked::Kubernetes {
+            let login = login.as_deref().and_then(|login| login.split_once(':'));
+            return cri::pull(&self.socket(), &Self::image(reference), login);
+        }
+        let mut pull = self.ctr()?;
         pull.args(["images", "pull", "--hosts-dir"]).arg(&self.certs);
-        if let Some(login) = self.login.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
+        if let Some(login) = &login {
             pull.args(["--user", login]);
         }
-        pull.arg(Self::image());
+        pull.arg(Self::image(reference));
         succeed(&mut pull, PULL_DEADLINE)?;
         Ok(())
     }
@@ -126,18 +196,13 @@ impl Runtime for Containerd {
     }
 
     fn verify(&self, image: &Image) -> Result<()> {
-        let content = succeed(self.ctr().args(["content", "ls", "--quiet"]), COMMAND_DEADLINE)?;
+        let content = succeed(self.ctr()?.args(["content", "ls", "--quiet"]), COMMAND_DEADLINE)?;
         for wanted in [&image.index, &image.manifest].into_iter().chain(image.blobs()) {
             let digest = &wanted.digest;
             ensure!(content.lines().any(|line| line == digest), "containerd does not have {digest}:\n{content}");
         }
-        let listed = succeed(self.ctr().args(["images", "ls"]), COMMAND_DEADLINE)?;
+        let listed = succeed(self.ctr()?.args(["images", "ls"]), COMMAND_DEADLINE)?;
         ensure!(listed.contains(&image.index.digest), "the tag does not lead to {}:\n{listed}", image.index.digest);
-        let mount = self.directory.join("mount");
-        fs::create_dir_all(&mount)?;
-        succeed(self.ctr().args(["images", "mount", &Self::image()]).arg(&mount), COMMAND_DEADLINE)?;
-        let compared = tree::compare(&image.rootfs(), &mount, &[]);
-        succeed(self.ctr().args(["images", "unmount", "--rm"]).arg(&mount), COMMAND_DEADLINE)?;
-        compared
+        self.compare_files(self.namespace(), &Self::image(&tagged()), image)
     }
 }

@@ -1,20 +1,20 @@
 use std::{
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::{COMMAND_DEADLINE, Containerd, Login, Mirror, PULL_DEADLINE, Runtime, START_DEADLINE};
+use super::{COMMAND_DEADLINE, Containerd, Login, Mirror, PULL_DEADLINE, Runtime, START_DEADLINE, tagged};
 use crate::{
     hub::Environment,
-    image::{Image, REPOSITORY, TAG},
+    image::{Image, REPOSITORY},
+    newer::Programs,
     process::{Process, finish, succeed, wait_until},
-    setup, tree,
+    tree,
 };
 
 /// A dockerd of its own with its registry mirror set, asked through the `docker` command.
@@ -22,10 +22,11 @@ use crate::{
 pub(crate) struct Docker {
     // Dropped in this order: dockerd before the containerd that it talks to.
     _dockerd: Process,
-    _containerd: Containerd,
+    containerd: Containerd,
+    programs: Programs,
     directory: PathBuf,
     /// The registry of the image; Docker Hub if there is none.
-    registry: Option<SocketAddr>,
+    registry: Option<String>,
 }
 
 impl Docker {
@@ -48,13 +49,33 @@ impl Docker {
         Self::launch(directory, config, &[], environment)
     }
 
+    /// With what is in `/etc/docker` where the programs are, and these variables.
+    pub(crate) fn as_configured(directory: &Path, programs: &Programs, environment: Environment) -> Result<Self> {
+        fs::create_dir_all(directory)?;
+        // Its own defaults, whatever `/etc/containerd` says; docker gives its images to no other.
+        let config = directory.join("containerd.toml");
+        fs::write(&config, "version = 3\n")?;
+        let containerd = Containerd::launch(&directory.join("containerd"), programs, &config, environment.clone())?;
+        Self::launch_with(containerd, programs, directory, Path::new("/etc/docker/daemon.json"), &[], environment)
+    }
+
     fn launch(directory: &Path, config: &Path, arguments: &[String], environment: Environment) -> Result<Self> {
         let containerd = Containerd::daemon(&directory.join("containerd"))?;
+        Self::launch_with(containerd, &Programs::Installed, directory, config, arguments, environment)
+    }
+
+    fn launch_with(
+        containerd: Containerd,
+        programs: &Programs,
+        directory: &Path,
+        config: &Path,
+        arguments: &[String],
+        environment: Environment,
+    ) -> Result<Self> {
         wait_until("the socket of docker's containerd", START_DEADLINE, || {
             Ok(containerd.socket().exists().then_some(()))
         })?;
-        let program = setup::find("dockerd").context("dockerd is not installed")?;
-        let mut command = Command::new(program);
+        let mut command = programs.command("dockerd")?;
         command.arg("--log-level=warn").arg("--config-file").arg(config);
         command.envs(environment);
         command.arg("--data-root").arg(directory.join("data"));
@@ -73,52 +94,62 @@ impl Docker {
         let mut process = Process::start("dockerd", &mut command, &directory.join("dockerd.log"))?;
         wait_until("dockerd to answer", START_DEADLINE, || {
             process.check_running()?;
-            let answer = finish(Self::client(directory).arg("version"), COMMAND_DEADLINE)?;
+            let answer = finish(Self::client_of(programs, directory)?.arg("version"), COMMAND_DEADLINE)?;
             Ok(answer.status.success().then_some(()))
         })?;
-        Ok(Self { _dockerd: process, _containerd: containerd, directory: directory.to_owned(), registry: None })
+        Ok(Self {
+            _dockerd: process,
+            containerd,
+            programs: programs.clone(),
+            directory: directory.to_owned(),
+            registry: None,
+        })
     }
 
     fn host(directory: &Path) -> String {
         format!("unix://{}/docker.sock", directory.display())
     }
 
-    fn client(directory: &Path) -> Command {
-        let mut command = Command::new("docker");
+    fn client(&self) -> Result<Command> {
+        Self::client_of(&self.programs, &self.directory)
+    }
+
+    fn client_of(programs: &Programs, directory: &Path) -> Result<Command> {
+        let mut command = programs.command("docker")?;
         // A user's own credentials and contexts must not get in.
         command.env("DOCKER_CONFIG", directory.join("client")).env_remove("DOCKER_HOST").env_remove("DOCKER_CONTEXT");
         command.arg("--host").arg(Self::host(directory));
-        command
+        Ok(command)
     }
 
     /// The same docker, with the image of another registry.
-    pub(crate) fn of_registry(self, registry: SocketAddr) -> Self {
-        Self { registry: Some(registry), ..self }
+    pub(crate) fn of_registry(self, registry: impl ToString) -> Self {
+        Self { registry: Some(registry.to_string()), ..self }
     }
 
     /// The name as a person types it: docker adds `docker.io/library/`.
-    fn image(&self) -> String {
-        match self.registry {
-            Some(registry) => format!("{registry}/{REPOSITORY}:{TAG}"),
-            None => format!("{}:{TAG}", REPOSITORY.trim_start_matches("library/")),
+    fn image(&self, reference: &str) -> String {
+        match &self.registry {
+            Some(registry) => format!("{registry}/{REPOSITORY}{reference}"),
+            None => format!("{}{reference}", REPOSITORY.trim_start_matches("library/")),
         }
     }
 
     /// Forgets the image, so that it has to be pulled again.
     pub(crate) fn remove(&self) -> Result<()> {
         // Its containers first, those that `verify` has made among them.
-        let containers = succeed(Self::client(&self.directory).args(["ps", "--all", "--quiet"]), COMMAND_DEADLINE)?;
+        let containers = succeed(self.client()?.args(["ps", "--all", "--quiet"]), COMMAND_DEADLINE)?;
         for container in containers.lines() {
-            succeed(Self::client(&self.directory).args(["rm", "--force", container]), COMMAND_DEADLINE)?;
+            succeed(self.client()?.args(["rm", "--force", container]), COMMAND_DEADLINE)?;
         }
-        succeed(Self::client(&self.directory).args(["rmi", &self.image()]), COMMAND_DEADLINE)?;
+        succeed(self.client()?.args(["rmi", &self.image(&tagged())]), COMMAND_DEADLINE)?;
         Ok(())
     }
 
     /// Runs a command in a container of the image; what it prints.
     pub(crate) fn run(&self, command: &[&str]) -> Result<String> {
-        let mut run = Self::client(&self.directory);
-        run.args(["run", "--rm", "--network", "none", &self.image()]).args(command);
+        let mut run = self.client()?;
+        run.args(["run", "--rm", "--network", "none", &self.image(&tagged())]).args(command);
         succeed(&mut run, COMMAND_DEADLINE)
     }
 }
@@ -128,8 +159,8 @@ impl Runtime for Docker {
         "docker"
     }
 
-    fn pull(&self) -> Result<()> {
-        succeed(Self::client(&self.directory).args(["pull", &self.image()]), PULL_DEADLINE)?;
+    fn pull_by(&self, reference: &str) -> Result<()> {
+        succeed(self.client()?.args(["pull", &self.image(reference)]), PULL_DEADLINE)?;
         Ok(())
     }
 
@@ -149,18 +180,25 @@ impl Runtime for Docker {
     }
 
     fn verify(&self, image: &Image) -> Result<()> {
-        let client = || Self::client(&self.directory);
-        let inspected = succeed(client().args(["image", "inspect", &self.image()]), COMMAND_DEADLINE)?;
+        let name = self.image(&tagged());
+        let inspected = succeed(self.client()?.args(["image", "inspect", &name]), COMMAND_DEADLINE)?;
         let inspected: Value = serde_json::from_str(&inspected)?;
         let (id, layers) = (&inspected[0]["Id"], &inspected[0]["RootFS"]["Layers"]);
-        ensure!(id == &Value::from(image.config.digest.as_str()), "docker has image {id}");
+        // The containerd image store knows an image by what its tag leads to, the older one by its configuration.
+        let known_by = if self.programs.are_newer() { &image.index } else { &image.config };
+        ensure!(id == &Value::from(known_by.digest.as_str()), "docker has image {id}");
         ensure!(layers == &Value::from(image.diff_ids.clone()), "docker has layers {layers}");
         let repository_digests = inspected[0]["RepoDigests"].to_string();
         ensure!(repository_digests.contains(&image.index.digest), "docker pulled {repository_digests}");
 
-        let container = succeed(client().args(["create", &self.image()]), COMMAND_DEADLINE)?;
+        if self.programs.are_newer() {
+            // By containerd's own names.
+            let name = format!("{}/{REPOSITORY}{}", self.registry.as_deref().unwrap_or("docker.io"), tagged());
+            return self.containerd.compare_files("moby", &name, image);
+        }
+        let container = succeed(self.client()?.args(["create", &name]), COMMAND_DEADLINE)?;
         let (tar, exported) = (self.directory.join("export.tar"), self.directory.join("export"));
-        succeed(client().args(["export", "--output"]).arg(&tar).arg(container.trim()), PULL_DEADLINE)?;
+        succeed(self.client()?.args(["export", "--output"]).arg(&tar).arg(container.trim()), PULL_DEADLINE)?;
         fs::create_dir_all(&exported)?;
         let unpack = ["--extract", "--preserve-permissions", "--numeric-owner"];
         succeed(Command::new("tar").args(unpack).arg("-C").arg(&exported).arg("-f").arg(&tar), PULL_DEADLINE)?;

@@ -4,6 +4,7 @@
 //! file of the unpacked image.
 
 mod containerd;
+mod cri;
 mod docker;
 mod podman;
 mod skopeo;
@@ -12,8 +13,16 @@ use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::{containerd::Containerd, docker::Docker, podman::Podman, skopeo::Skopeo};
-use crate::{image::Image, process::succeed};
+pub(crate) use self::{
+    containerd::{Asked, Containerd},
+    docker::Docker,
+    podman::Podman,
+    skopeo::Skopeo,
+};
+use crate::{
+    image::{Image, TAG},
+    process::succeed,
+};
 
 /// A daemon that starts on a busy machine. The first look at its programs may come from a cold disk.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -60,21 +69,30 @@ pub(crate) struct Login<'a> {
 /// A runtime that pulls from a mirror.
 pub(crate) trait Runtime: Sync {
     fn name(&self) -> &'static str;
-    fn pull(&self) -> Result<()>;
+    /// Pulls the image by what follows its repository's name: `:TAG` or `@DIGEST`.
+    fn pull_by(&self, reference: &str) -> Result<()>;
     /// Says who pulls from now on, as this runtime's users do; nobody, without a login.
     fn log_in(&self, login: Option<Login<'_>>) -> Result<()>;
-    /// Checks digests and file contents of what was pulled.
+    /// Checks digests and file contents of what was pulled by its tag.
     fn verify(&self, image: &Image) -> Result<()>;
+
+    /// Pulls the image by its tag.
+    fn pull(&self) -> Result<()> {
+        self.pull_by(&tagged())
+    }
+}
+
+fn tagged() -> String {
+    format!(":{TAG}")
 }
 
 /// Logs podman or skopeo in to the mirror, which they know under its own name only, or out of everywhere.
-fn log_in_to_mirror(program: &str, directory: &Path, login: Option<Login<'_>>) -> Result<()> {
+fn log_in_to_mirror(mut command: Command, directory: &Path, login: Option<Login<'_>>) -> Result<()> {
     let file = directory.join(AUTH_FILE);
     // Without a file there would be an error.
     std::fs::write(&file, "{}")?;
     let Some(Login { user, password }) = login else { return Ok(()) };
     let location = std::fs::read_to_string(directory.join(MIRROR_FILE)).context("there is no mirror to log in to")?;
-    let mut command = Command::new(program);
     command.args(["login", "--tls-verify=false", "--username", user, "--password", password, "--authfile"]);
     succeed(command.arg(&file).arg(location.trim()), COMMAND_DEADLINE)?;
     Ok(())

@@ -8,10 +8,12 @@ use serde_json::Value;
 
 use super::{
     COMMAND_DEADLINE, Login, Mirror, PULL_DEADLINE, Runtime, as_who_is_logged_in, containers_config, log_in_to_mirror,
+    tagged,
 };
 use crate::{
     hub::Environment,
-    image::{Image, REPOSITORY, TAG},
+    image::{Image, REPOSITORY},
+    newer::Programs,
     process::succeed,
     tree,
 };
@@ -22,6 +24,7 @@ const DROP_INS: &str = "/etc/containers/registries.conf.d";
 /// podman with storage of its own. It has no daemon: each command is the runtime.
 #[derive(Debug)]
 pub(crate) struct Podman {
+    programs: Programs,
     directory: PathBuf,
     /// Where `registries.conf` and `policy.json` are.
     config: PathBuf,
@@ -52,7 +55,13 @@ impl Podman {
     pub(crate) fn new(directory: &Path, mirror: Mirror) -> Result<Self> {
         containers_config(directory, Some(mirror))?;
         let directory = directory.to_owned();
-        Ok(Self { config: directory.clone(), directory, environment: Vec::new(), _drop_ins: None })
+        Ok(Self {
+            programs: Programs::Installed,
+            config: directory.clone(),
+            directory,
+            environment: Vec::new(),
+            _drop_ins: None,
+        })
     }
 
     /// With the files of this directory in place of those in `/etc/containers`, and these variables.
@@ -60,12 +69,25 @@ impl Podman {
         std::fs::create_dir_all(directory)?;
         // podman has no way to name another directory for these.
         let drop_ins = Some(Mounted::over_drop_ins(&config.join("registries.conf.d"))?);
-        Ok(Self { directory: directory.to_owned(), config: config.to_owned(), environment, _drop_ins: drop_ins })
+        Ok(Self {
+            programs: Programs::Installed,
+            directory: directory.to_owned(),
+            config: config.to_owned(),
+            environment,
+            _drop_ins: drop_ins,
+        })
     }
 
-    fn command(&self) -> Command {
+    /// With what is in `/etc/containers` where the programs are, and these variables.
+    pub(crate) fn as_configured(directory: &Path, programs: &Programs, environment: Environment) -> Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        let config = PathBuf::from("/etc/containers");
+        Ok(Self { programs: programs.clone(), directory: directory.to_owned(), config, environment, _drop_ins: None })
+    }
+
+    fn command(&self) -> Result<Command> {
         let directory = &self.directory;
-        let mut command = Command::new("podman");
+        let mut command = self.programs.command("podman")?;
         command.envs(self.environment.clone());
         command.env("CONTAINERS_REGISTRIES_CONF", self.config.join("registries.conf"));
         // Named drivers, or podman takes what /etc/containers and a missing systemd suggest.
@@ -73,11 +95,11 @@ impl Podman {
         command.arg("--root").arg(directory.join("root"));
         command.arg("--runroot").arg(directory.join("run"));
         command.arg("--tmpdir").arg(directory.join("tmp"));
-        command
+        Ok(command)
     }
 
-    fn image() -> String {
-        format!("docker.io/{REPOSITORY}:{TAG}")
+    fn image(reference: &str) -> String {
+        format!("docker.io/{REPOSITORY}{reference}")
     }
 }
 
@@ -86,20 +108,22 @@ impl Runtime for Podman {
         "podman"
     }
 
-    fn pull(&self) -> Result<()> {
-        let mut pull = self.command();
+    fn pull_by(&self, reference: &str) -> Result<()> {
+        let mut pull = self.command()?;
         as_who_is_logged_in(&mut pull, &self.directory);
-        pull.args(["pull", "--quiet", "--signature-policy"]).arg(self.config.join("policy.json")).arg(Self::image());
+        pull.args(["pull", "--quiet", "--signature-policy"])
+            .arg(self.config.join("policy.json"))
+            .arg(Self::image(reference));
         succeed(&mut pull, PULL_DEADLINE)?;
         Ok(())
     }
 
     fn log_in(&self, login: Option<Login<'_>>) -> Result<()> {
-        log_in_to_mirror("podman", &self.directory, login)
+        log_in_to_mirror(self.programs.command("podman")?, &self.directory, login)
     }
 
     fn verify(&self, image: &Image) -> Result<()> {
-        let inspected = succeed(self.command().args(["image", "inspect", &Self::image()]), COMMAND_DEADLINE)?;
+        let inspected = succeed(self.command()?.args(["image", "inspect", &Self::image(&tagged())]), COMMAND_DEADLINE)?;
         let inspected: Value = serde_json::from_str(&inspected)?;
         let (id, layers) = (&inspected[0]["Id"], &inspected[0]["RootFS"]["Layers"]);
         ensure!(id == image.config.digest.trim_start_matches("sha256:"), "podman has image {id}");
@@ -107,9 +131,9 @@ impl Runtime for Podman {
         let repository_digests = inspected[0]["RepoDigests"].to_string();
         ensure!(repository_digests.contains(&image.index.digest), "podman pulled {repository_digests}");
 
-        let mount = succeed(self.command().args(["image", "mount", &Self::image()]), COMMAND_DEADLINE)?;
-        let compared = tree::compare(&image.rootfs(), Path::new(mount.trim()), &[]);
-        succeed(self.command().args(["image", "unmount", &Self::image()]), COMMAND_DEADLINE)?;
+        let mount = succeed(self.command()?.args(["image", "mount", &Self::image(&tagged())]), COMMAND_DEADLINE)?;
+        let compared = tree::compare(&image.rootfs(), &self.programs.seen(Path::new(mount.trim())), &[]);
+        succeed(self.command()?.args(["image", "unmount", &Self::image(&tagged())]), COMMAND_DEADLINE)?;
         compared
     }
 }

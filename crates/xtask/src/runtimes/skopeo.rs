@@ -42,21 +42,21 @@ impl Runtime for Skopeo {
         "skopeo"
     }
 
-    fn pull(&self) -> Result<()> {
+    fn pull_by(&self, reference: &str) -> Result<()> {
         let mut copy = Command::new("skopeo");
         copy.envs(self.environment.clone());
         as_who_is_logged_in(&mut copy, &self.directory);
         copy.arg("--registries-conf").arg(self.directory.join("registries.conf"));
         copy.arg("--policy").arg(self.directory.join("policy.json"));
         copy.args(["copy", "--quiet", "--all", "--preserve-digests"]);
-        copy.arg(format!("docker://docker.io/{REPOSITORY}:{TAG}"));
+        copy.arg(format!("docker://docker.io/{REPOSITORY}{reference}"));
         copy.arg(format!("oci:{}:{TAG}", self.copy().display()));
         succeed(&mut copy, PULL_DEADLINE)?;
         Ok(())
     }
 
     fn log_in(&self, login: Option<Login<'_>>) -> Result<()> {
-        log_in_to_mirror("skopeo", &self.directory, login)
+        log_in_to_mirror(Command::new("skopeo"), &self.directory, login)
     }
 
     fn verify(&self, image: &Image) -> Result<()> {

@@ -4,9 +4,11 @@ mod bad_input;
 mod cache;
 mod configured;
 mod forward;
+mod host;
 mod hostile;
 mod limits;
 mod membership;
+mod newer_runtimes;
 mod outages;
 mod preheat;
 mod private;
@@ -16,11 +18,15 @@ mod shared_storage;
 mod specification;
 mod tls_front;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::{image::Image, registry::Registry};
+use crate::{
+    image::Image,
+    newer::{Newer, Programs, Unpacked},
+    registry::Registry,
+};
 
 /// What a scenario is given.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) s3_server: &'a Path,
     /// The registry's storage with the image in it.
     pub(crate) store: &'a Path,
+    /// Programs of a newer Debian.
+    pub(crate) newer: Option<&'a Unpacked>,
     /// Its own directory.
     pub(crate) directory: &'a Path,
 }
@@ -41,6 +49,12 @@ impl Scene<'_> {
     pub(crate) fn registry(&self) -> Result<Registry> {
         Registry::start(&self.directory.join("registry"), self.store)
     }
+
+    /// The programs of a newer Debian, with these directories in place of those of that name in its `/etc`.
+    pub(crate) fn newer_programs(&self, etc: &[(&Path, &str)]) -> Result<Programs> {
+        let unpacked = self.newer.context("the programs of a newer Debian are not there")?;
+        Ok(Programs::Newer(Arc::new(Newer::mount(unpacked, self.directory, etc)?)))
+    }
 }
 
 /// One thing that has to work, or has to be refused.
@@ -48,6 +62,13 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) proves: &'static str,
     pub(crate) run: fn(&Scene<'_>) -> Result<()>,
+}
+
+impl Scenario {
+    /// Whether it runs programs of a newer Debian, which have to be fetched first.
+    pub(crate) fn needs_newer_programs(&self) -> bool {
+        newer_runtimes::NAMES.contains(&self.name)
+    }
 }
 
 const ALL: &[Scenario] = &[
@@ -70,6 +91,11 @@ const ALL: &[Scenario] = &[
         name: "configured-runtimes",
         proves: "eagle configure points docker, containerd and podman at the proxy; with Eagle gone each pulls from the registry; --undo brings every file back",
         run: configured::configured,
+    },
+    Scenario {
+        name: newer_runtimes::NAMES[0],
+        proves: "the same of containerd 2, docker with the containerd image store and a newer podman, by tag and by digest; layers come in parallel ranges, and the registry serves every blob once",
+        run: newer_runtimes::configured,
     },
     Scenario {
         name: "forward-proxy-intercepts",
