@@ -1,6 +1,10 @@
 //! One exchange with one tracker.
 
-use std::{error::Error, fmt::Write as _, time::Duration};
+use std::{
+    error::Error,
+    fmt::{self, Write as _},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use eagle_cluster::{MemberClient, MemberTls};
@@ -58,6 +62,13 @@ impl Endpoint {
             announce: format!("{base}{ANNOUNCE_PATH}").parse()?,
             probe: format!("{base}{PEERS_PATH}?limit=1").parse()?,
         })
+    }
+}
+
+/// Where announces go to.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.announce.fmt(f)
     }
 }
 

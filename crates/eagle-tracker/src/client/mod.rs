@@ -8,8 +8,11 @@
 //! Announces go to the first tracker in the configured order that answers. When it fails, the next
 //! one gets the full state in the same moment; better ones are probed in the background and taken
 //! back when they answer. A tracker that is down is logged once and never an error to a pull.
+//!
+//! What is said when and to whom is decided by `machine`, which has neither sockets nor a clock; `task` does what it says.
 
 mod http;
+mod machine;
 mod state;
 mod task;
 
@@ -19,12 +22,15 @@ use std::{
 };
 
 use eagle_cluster::MemberTls;
-use eagle_core::{Digest, Geometry, PeerInfo, PieceSet};
-use tokio::sync::{Notify, mpsc};
+use eagle_core::{Digest, Geometry, PeerInfo, PieceSet, Timestamp};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
-use self::state::{State, Urgency};
+use self::machine::Machine;
 
 /// What a node says about one of its blobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,15 +96,20 @@ pub struct Announcer {
 
 /// What handles and the task share.
 struct Shared {
-    state: Mutex<State>,
-    /// Notified when the state asks for an announce sooner than the regular one.
+    machine: Mutex<Machine>,
+    /// Notified when an update made the next announce due sooner.
     wake: Notify,
+    started: Instant,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is valid after every statement of its methods, so a panic elsewhere is no reason to stop.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Machine> {
+        // The machine is valid after every statement of its methods, so a panic elsewhere is no reason to stop.
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(0) + self.started.elapsed()
     }
 }
 
@@ -117,23 +128,23 @@ impl Announcer {
         members: MemberTls,
         shutdown: CancellationToken,
     ) -> Announcer {
-        let shared = Arc::new(Shared { state: Mutex::new(State::new()), wake: Notify::new() });
+        let (names, endpoints) = trackers.into_iter().filter_map(task::usable).unzip();
+        let machine = Mutex::new(Machine::new(names, node, Timestamp(0), rand::random()));
+        let shared = Arc::new(Shared { machine, wake: Notify::new(), started: Instant::now() });
         let tasks = TaskTracker::new();
-        tasks.spawn(task::run(Arc::clone(&shared), trackers, node, found, members, shutdown));
+        tasks.spawn(task::run(Arc::clone(&shared), endpoints, found, members, shutdown));
         tasks.close();
         Self { shared, tasks }
     }
 
     /// Says what the node now owns of a blob, and whether it wants peers for it.
     pub fn update(&self, digest: Digest, status: BlobStatus) {
-        self.shared.lock().update(digest, status);
-        self.wake();
+        self.change(|machine, now| machine.update(now, digest, status));
     }
 
     /// Says that the node no longer has a blob.
     pub fn remove(&self, digest: Digest) {
-        self.shared.lock().remove(digest);
-        self.wake();
+        self.change(|machine, now| machine.remove(now, digest));
     }
 
     /// Waits for the end of the task: after `shutdown` is cancelled, at most about a second, in which
@@ -142,8 +153,14 @@ impl Announcer {
         self.tasks.wait().await;
     }
 
-    fn wake(&self) {
-        if self.shared.lock().urgency() > Urgency::Regular {
+    fn change(&self, change: impl FnOnce(&mut Machine, Timestamp)) {
+        let now = self.shared.now();
+        let mut machine = self.shared.lock();
+        let due = machine.next_timeout();
+        change(&mut machine, now);
+        let sooner = machine.next_timeout() < due;
+        drop(machine);
+        if sooner {
             self.shared.wake.notify_one();
         }
     }

@@ -56,6 +56,12 @@ impl State {
         self.blobs.len()
     }
 
+    /// Number of blobs that the tracker is still to hear were dropped.
+    #[cfg(all(test, feature = "server"))]
+    pub(super) fn evicted(&self) -> usize {
+        self.evicted.len()
+    }
+
     /// How soon the next announce is due on account of updates.
     pub(super) fn urgency(&self) -> Urgency {
         self.urgency
