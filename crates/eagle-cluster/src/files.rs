@@ -48,10 +48,10 @@ pub struct FilesError {
 /// The three files as they were read. The private key among them is wiped from memory with it.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Contents {
-    files: TlsFiles,
-    certificate: Vec<u8>,
-    key: Zeroizing<Vec<u8>>,
-    ca: Vec<u8>,
+    pub(crate) files: TlsFiles,
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) key: Zeroizing<Vec<u8>>,
+    pub(crate) ca: Vec<u8>,
 }
 
 impl TlsFiles {

@@ -14,6 +14,7 @@ mod connector;
 mod files;
 mod key;
 mod keys;
+pub mod parsers;
 mod stream;
 mod tls;
 mod verify;

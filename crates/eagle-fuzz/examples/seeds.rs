@@ -5,6 +5,7 @@
 use std::{fs, path::Path};
 
 use bytes::BytesMut;
+use eagle_cluster::ClusterKeys;
 use eagle_core::{
     Bitfield, Geometry, Metainfo, PeerInfo, PieceIndex, Topology,
     digest::Algorithm,
@@ -14,6 +15,9 @@ use eagle_core::{
         data::{Answer, Ask, RejectReason},
     },
 };
+use eagle_p2p::{identity, parsers};
+use eagle_tracker::encoding::Encoding;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 
 fn main() {
     let geometry = Geometry::new(200_000, 1 << 16).unwrap();
@@ -80,6 +84,54 @@ fn main() {
     let name = format!("ghcr.io/a/b@{digest}");
     let entry = format!("{{\"digest\":\"{digest}\",\"used\":\"2026-01-02T03:04:05Z\",\"blobs\":[[\"{digest}\",9]]}}");
     stored("images", 3, format!("{{\"version\":1,\"images\":[[\"{name}\",{entry}]]}}").into_bytes());
+    announces();
+    certificates();
+    cluster_keys();
+}
+
+/// The announces in JSON of the other target, in protobuf.
+fn announces() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds/announces");
+    for name in ["start", "several", "answer"] {
+        let text = fs::read(directory.join(name)).unwrap();
+        for (place, line) in text.split(|byte| *byte == b'\n').enumerate() {
+            let request =
+                Encoding::Json.decode_request(line).map(|request| Encoding::Protobuf.encode_request(&request));
+            let response =
+                Encoding::Json.decode_response(line).map(|answer| Encoding::Protobuf.encode_response(&answer));
+            if let Ok(written) = request.or(response) {
+                write("announces_protobuf", &format!("{name}-{place}"), &written.unwrap());
+            }
+        }
+    }
+}
+
+/// A member's certificate with its key and the authority; the authority alone, as that of the forward proxy. The keys are made here and used
+/// nowhere.
+fn certificates() {
+    let authority_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, authority_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["node.example".to_owned()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    let files = [certificate.pem(), key.serialize_pem(), authority.pem()].join("\0");
+    write("certificates", "member", files.as_bytes());
+    let files = [authority.pem(), authority.key().serialize_pem()].join("\0");
+    write("certificates", "authority", files.as_bytes());
+    write("certificates", "bundle", [authority.pem(), certificate.pem()].concat().as_bytes());
+}
+
+/// A file of one key, and what a connection under it begins with; and the file of an identity in the place of that.
+fn cluster_keys() {
+    let text = "dpLDrTVAu4A8Ags67mbNiIcSMjTqDG5xQ8Ct1z/0Me0=\n";
+    let keys: ClusterKeys = text.parse().unwrap();
+    let hint = parsers::hint(keys.own(), [7; parsers::NONCE]);
+    write("cluster_keys", "hint", &[text.as_bytes(), &[0], &hint].concat());
+    let identity = identity::ephemeral().to_protobuf_encoding().unwrap();
+    write("cluster_keys", "identity", &[text.as_bytes(), &[0], &identity].concat());
 }
 
 fn control(name: &str, messages: &[ControlMessage]) {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use eagle_core::{Bitfield, PieceSet, Timestamp, tracker::ownership::Ownership};
 use eagle_tracker::{
-    AnnounceRequest, AnnounceResponse,
+    AnnounceRequest,
+    encoding::Encoding,
     store::{MemoryStore, PeerStore, StoreLimits},
 };
 use futures::executor::block_on;
@@ -18,36 +19,57 @@ pub(crate) fn run(bytes: &[u8]) {
     let store = MemoryStore::new(LIMITS);
     let mut now = Timestamp(1 << 40);
     for line in bytes.split(|byte| *byte == b'\n').take(16) {
-        if let Ok(response) = serde_json::from_slice::<AnnounceResponse>(line) {
-            // What a client makes of it: an interval that is none is no panic later.
-            let _ = Duration::try_from_secs_f64(response.interval_seconds);
-            let peers = response.peers.iter().flat_map(|blob| &blob.peers);
-            peers.for_each(|peer| pieces(&peer.pieces, 1));
-        }
-        let Ok(request) = serde_json::from_slice::<AnnounceRequest>(line) else { continue };
-        let text = serde_json::to_vec(&request).unwrap_or_default();
-        assert_eq!(serde_json::from_slice::<AnnounceRequest>(&text).ok().as_ref(), Some(&request));
-        for blob in &request.blobs {
-            // A set is never made larger than what was sent and what the blob's size allows.
-            pieces(&blob.pieces, blob.geometry.pieces());
-        }
         now = now + Duration::from_secs(1);
-        block_on(async {
-            let applied = store.announce(&request.node, request.full, &request.blobs, now).await;
-            for blob in &request.blobs {
-                if let Some(view) = store.view(blob.digest, &request.node.id, 7, now).await {
-                    assert!(view.candidates.len() <= LIMITS.peers_per_blob);
-                    assert!(view.candidates.iter().all(|candidate| candidate.info.id != request.node.id));
-                }
-            }
-            if request.stopped {
-                store.leave(&request.node.id).await;
-            }
-            let stats = store.stats();
-            assert!(stats.peers <= LIMITS.peers && stats.blobs <= LIMITS.blobs, "{stats:?} after {applied:?}");
-            assert!(stats.entries <= LIMITS.peers * LIMITS.blobs_per_peer);
-        });
+        read(Encoding::Json, line, &store, now);
     }
+}
+
+/// A message as nodes and trackers write it, read as an announce and as an answer.
+pub(crate) fn protobuf(bytes: &[u8]) {
+    read(Encoding::Protobuf, bytes, &MemoryStore::new(LIMITS), Timestamp(1 << 40));
+}
+
+fn read(encoding: Encoding, bytes: &[u8], store: &MemoryStore, now: Timestamp) {
+    if let Ok(response) = encoding.decode_response(bytes) {
+        // What a client makes of it: an interval that is none is no panic later.
+        let _ = Duration::try_from_secs_f64(response.interval_seconds);
+        let peers = response.peers.iter().flat_map(|blob| &blob.peers);
+        peers.for_each(|peer| pieces(&peer.pieces, 1));
+        // JSON has no way to write a number that is none; all else is the same again.
+        if response.interval_seconds.is_finite() {
+            let again =
+                encoding.encode_response(&response).ok().and_then(|bytes| encoding.decode_response(&bytes).ok());
+            assert_eq!(again, Some(response));
+        }
+    }
+    let Ok(request) = encoding.decode_request(bytes) else { return };
+    let again = encoding.encode_request(&request).ok().and_then(|bytes| encoding.decode_request(&bytes).ok());
+    assert_eq!(again.as_ref(), Some(&request));
+    assert!(request.blobs.len() <= bytes.len(), "{} blobs in {} bytes", request.blobs.len(), bytes.len());
+    apply(store, &request, now);
+}
+
+/// What a tracker does with an announce.
+fn apply(store: &MemoryStore, request: &AnnounceRequest, now: Timestamp) {
+    for blob in &request.blobs {
+        // A set is never made larger than what was sent and what the blob's size allows.
+        pieces(&blob.pieces, blob.geometry.pieces());
+    }
+    block_on(async {
+        let applied = store.announce(&request.node, request.full, &request.blobs, now).await;
+        for blob in &request.blobs {
+            if let Some(view) = store.view(blob.digest, &request.node.id, 7, now).await {
+                assert!(view.candidates.len() <= LIMITS.peers_per_blob);
+                assert!(view.candidates.iter().all(|candidate| candidate.info.id != request.node.id));
+            }
+        }
+        if request.stopped {
+            store.leave(&request.node.id).await;
+        }
+        let stats = store.stats();
+        assert!(stats.peers <= LIMITS.peers && stats.blobs <= LIMITS.blobs, "{stats:?} after {applied:?}");
+        assert!(stats.entries <= LIMITS.peers * LIMITS.blobs_per_peer);
+    });
 }
 
 /// Both readers of a set of pieces agree on it.

@@ -12,6 +12,7 @@
 mod announces;
 mod configuration;
 mod headers;
+mod membership;
 mod names;
 mod requests;
 mod seeder;
@@ -40,8 +41,11 @@ impl fmt::Debug for Target {
 }
 
 /// Every target, by name.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 16] = [
     Target { name: "announces", run: announces::run },
+    Target { name: "announces_protobuf", run: announces::protobuf },
+    Target { name: "certificates", run: membership::certificates },
+    Target { name: "cluster_keys", run: membership::cluster_keys },
     Target { name: "configuration", run: configuration::run },
     Target { name: "control_messages", run: wire::control_messages },
     Target { name: "credentials", run: headers::credentials },

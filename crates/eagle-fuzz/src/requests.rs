@@ -1,4 +1,4 @@
-//! What is asked for: targets of requests to proxies and seeders, hosts in `CONNECT`.
+//! What is asked for: targets of requests to proxies, seeders and trackers, hosts in `CONNECT`, limits.
 
 use eagle_proxy::{
     path::{self, ApiPath},
@@ -15,6 +15,13 @@ pub(crate) fn run(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
     mirror(path, query);
+    match eagle_tracker::parsers::page(query.unwrap_or(text)) {
+        Ok((_, limit)) => assert!((1..=1000).contains(&limit)),
+        Err(problem) => assert!(problem.len() < 200, "{problem}"),
+    }
+    if let Ok((download, upload)) = eagle::read_limits(bytes) {
+        assert!(download.is_some() || upload.is_some());
+    }
     if let Ok(endpoint) = Endpoint::parse(path) {
         assert_eq!(endpoint.repository().is_none(), path.is_empty());
     }

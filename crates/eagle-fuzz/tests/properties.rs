@@ -109,6 +109,9 @@ macro_rules! targets {
 
 targets!(
     announces,
+    announces_protobuf,
+    certificates,
+    cluster_keys,
     configuration,
     control_messages,
     credentials,

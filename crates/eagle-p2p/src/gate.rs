@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eagle_cluster::{ClusterKey, Membership, Purpose, WaitingRoom};
+use eagle_cluster::{ClusterKey, ClusterKeys, Membership, Purpose, WaitingRoom};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::Rng as _;
 use sha2::Sha256;
@@ -30,11 +30,11 @@ use tokio::{
 };
 
 /// Random bytes of a hint: enough that no two are the same by chance.
-const NONCE: usize = 16;
+pub(crate) const NONCE: usize = 16;
 /// Bytes of the HMAC in a hint: guessing one takes 2^128 tries at a listener.
 const TAG: usize = 16;
 /// Length of a hint, bytes.
-const HINT: usize = NONCE + TAG;
+pub(crate) const HINT: usize = NONCE + TAG;
 /// How long the other end may take to send its hint, or to answer one. It does so at once, so this is for a packet lost on
 /// a slow network.
 pub(crate) const HINT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -142,16 +142,8 @@ impl Gate {
         }
     }
 
-    /// The accepted key that a hint is made with. Takes the same time whichever it is.
     fn key_of(&self, hint: &[u8; HINT]) -> Option<ClusterKey> {
-        let keys = self.membership.keys()?;
-        let (nonce, told) = hint.split_at(NONCE);
-        // One more than the place of the key, 0 for none.
-        let mut found = 0_u8;
-        for (place, key) in (1_u8..).zip(keys.accepted()) {
-            found.conditional_assign(&place, tag(key, nonce).ct_eq(told));
-        }
-        keys.accepted().get(usize::from(found).checked_sub(1)?).cloned()
+        key_of(&self.membership.keys()?, hint)
     }
 
     fn turned_away(&self, from: Option<SocketAddr>, problem: &str) {
@@ -167,11 +159,29 @@ impl Gate {
     }
 }
 
+/// The accepted key that a hint is made with. Takes the same time whichever it is.
+pub(crate) fn key_of(keys: &ClusterKeys, hint: &[u8; HINT]) -> Option<ClusterKey> {
+    let (nonce, told) = hint.split_at(NONCE);
+    // One more than the place of the key, 0 for none.
+    let mut found = 0_u8;
+    for (place, key) in (1_u8..).zip(keys.accepted()) {
+        found.conditional_assign(&place, tag(key, nonce).ct_eq(told));
+    }
+    keys.accepted().get(usize::from(found).checked_sub(1)?).cloned()
+}
+
 fn hint(key: &ClusterKey) -> [u8; HINT] {
+    let mut nonce = [0; NONCE];
+    rand::rng().fill_bytes(&mut nonce);
+    hint_of(key, nonce)
+}
+
+/// The hint with these random bytes.
+pub(crate) fn hint_of(key: &ClusterKey, nonce: [u8; NONCE]) -> [u8; HINT] {
     let mut hint = [0; HINT];
-    let (nonce, rest) = hint.split_at_mut(NONCE);
-    rand::rng().fill_bytes(nonce);
-    rest.copy_from_slice(&tag(key, nonce));
+    let (first, rest) = hint.split_at_mut(NONCE);
+    first.copy_from_slice(&nonce);
+    rest.copy_from_slice(&tag(key, &nonce));
     hint
 }
 
@@ -186,7 +196,6 @@ fn tag(key: &ClusterKey, nonce: &[u8]) -> [u8; TAG] {
 
 #[cfg(test)]
 mod tests {
-    use eagle_cluster::ClusterKeys;
     use tokio::sync::watch;
 
     use super::*;

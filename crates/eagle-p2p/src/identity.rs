@@ -91,7 +91,12 @@ fn load(path: &Path, file: File) -> Result<Keypair, IdentityError> {
     }
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(MAX_KEY_FILE).read_to_end(&mut bytes).map_err(io)?;
-    Keypair::from_protobuf_encoding(&bytes).map_err(|_| IdentityError::Malformed { path: path.to_owned() })
+    read(&bytes).ok_or_else(|| IdentityError::Malformed { path: path.to_owned() })
+}
+
+/// The identity that a key file holds.
+pub(crate) fn read(bytes: &[u8]) -> Option<Keypair> {
+    Keypair::from_protobuf_encoding(bytes).ok()
 }
 
 /// Writes the key beside its place and then moves it there.

@@ -8,6 +8,7 @@
 //! | [`network`] | who is connected, and control messages between peers, over libp2p |
 //! | [`channel`] | pieces between connected peers, over direct TCP connections |
 //! | [`node`] | the engine that drives the swarms of blobs; what seeder and proxy use |
+//! | [`parsers`] | how strangers' bytes are read, for the fuzz targets |
 #![warn(missing_docs)]
 
 pub mod channel;
@@ -16,3 +17,4 @@ pub mod identity;
 pub mod limits;
 pub mod network;
 pub mod node;
+pub mod parsers;

@@ -1,5 +1,5 @@
-//! What runtimes and registries write in headers and targets, as functions of it alone: for the fuzz targets (`eagle-fuzz`), which
-//! have no connection to receive it on.
+//! What runtimes and registries write in headers and targets, and what files of certificates hold, as functions of it alone: for the fuzz
+//! targets (`eagle-fuzz`), which have no connection to receive it on.
 
 use eagle_registry::{RegistryName, RepositoryName};
 use http::{HeaderMap, HeaderValue, uri::Authority};
@@ -22,4 +22,12 @@ pub fn link(name: &str, query: Option<&str>, repository: &RepositoryName, link: 
         list.lead_back(&mut headers, repository);
     }
     headers
+}
+
+/// Makes of the files of the forward proxy's authority what a proxy does with them when it starts.
+///
+/// # Errors
+/// Where they are no authority.
+pub fn authority(certificate: &str, key: &str) -> Result<(), String> {
+    forward::authority::Certificates::new(certificate, key).map(drop).map_err(|error| error.to_string())
 }

@@ -1,7 +1,7 @@
 //! Eagle: peer-to-peer distribution of container images.
 //!
-//! A library only so that others than the program can call parts of it: [`main`] is the program, and [`read_configuration`] what
-//! is fuzzed.
+//! A library only so that others than the program can call parts of it: [`main`] is the program; [`read_configuration`] and
+//! [`read_limits`] are fuzzed.
 //!
 //! The program reads the command line and the configuration, starts what was asked for, and ends with an exit code:
 //! 0 done, 1 failed, 64 bad usage, 78 bad configuration, 130 interrupted.
@@ -37,12 +37,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 
-pub use crate::config::read_configuration;
 use crate::{
     cli::{Cli, Command},
     exit::Failure,
     roles::Role,
 };
+pub use crate::{config::read_configuration, limits::read_limits};
 
 /// The program: what was asked for on the command line, and how it ended.
 pub fn main() -> ExitCode {

@@ -26,6 +26,25 @@ struct Change {
     upload: Option<Rate>,
 }
 
+impl Change {
+    fn read(body: &[u8]) -> Result<Self, String> {
+        let example = r#"write for instance {"download": "50MiB/s", "upload": "unlimited"}"#;
+        let change: Self = serde_json::from_slice(body).map_err(|error| format!("{error}; {example}"))?;
+        if change.download.is_none() && change.upload.is_none() {
+            return Err(format!("neither download nor upload is given; {example}"));
+        }
+        Ok(change)
+    }
+}
+
+/// The rates, down and up, that the body of `PUT /limits` asks for.
+///
+/// # Errors
+/// What is wrong with the body, and what would be right.
+pub fn read_limits(body: &[u8]) -> Result<(Option<Rate>, Option<Rate>), String> {
+    Change::read(body).map(|change| (change.download, change.upload))
+}
+
 impl HostLimits {
     /// The present limits.
     pub(crate) fn present(&self) -> Limits {
@@ -37,11 +56,7 @@ impl HostLimits {
     /// # Errors
     /// What is wrong with the body, and what would be right.
     pub(crate) fn change(&self, body: &[u8]) -> Result<Limits, String> {
-        let example = r#"write for instance {"download": "50MiB/s", "upload": "unlimited"}"#;
-        let change: Change = serde_json::from_slice(body).map_err(|error| format!("{error}; {example}"))?;
-        if change.download.is_none() && change.upload.is_none() {
-            return Err(format!("neither download nor upload is given; {example}"));
-        }
+        let change = Change::read(body)?;
         for (limiter, rate) in [(&self.download, change.download), (&self.upload, change.upload)] {
             if let Some(rate) = rate {
                 limiter.set_rate(rate);

@@ -144,7 +144,11 @@ impl Certificates {
         Self::new(&certificate, &key)
     }
 
-    fn new(certificate: &str, key: &str) -> Result<Self, AuthorityError> {
+    /// The authority of these two files' contents.
+    ///
+    /// # Errors
+    /// As [`Certificates::load`].
+    pub(crate) fn new(certificate: &str, key: &str) -> Result<Self, AuthorityError> {
         // Errors about a key must not quote it.
         let key = KeyPair::from_pem(key).map_err(|_| unusable(format!("{KEY_FILE} is no private key in PEM")))?;
         let authority = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(unusable)?;

@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use self::body::BodyBudget;
+pub(crate) use self::routes::page;
 use crate::{
     config::{ConfigError, TrackerConfig},
     metrics::Metrics,

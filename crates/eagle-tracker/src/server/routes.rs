@@ -150,6 +150,11 @@ impl Paging {
     }
 }
 
+/// Where a page begins and how many entries it has at most, by the query of a request.
+pub(crate) fn page(query: &str) -> Result<(Option<String>, usize), String> {
+    Paging::parse(query).map(|paging| (paging.after, paging.limit)).map_err(|error| error.to_string())
+}
+
 fn parse<T: FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -> Result<T, RequestError> {
     text.parse().map_err(|error| RequestError::Bad(format!("{what}: {error}")))
 }
