@@ -113,9 +113,12 @@ fn client(members: &MemberTls) -> MemberClient<Full<Bytes>> {
     MemberClient::new(members, HttpConnector::new(), Client::builder(TokioExecutor::new()))
 }
 
-/// What an error says: the messages of the OCI form, or else the body's beginning on one line.
+/// What an error says: the messages of the OCI form, the text of a tracker's, or else the body's beginning on one line.
 fn message(body: &[u8]) -> String {
     let said = serde_json::from_slice::<Value>(body).ok().and_then(|value| {
+        if let Some(error) = value.get("error").and_then(Value::as_str) {
+            return Some(error.to_owned());
+        }
         let errors = value.get("errors")?.as_array()?;
         let messages: Vec<&str> = errors.iter().filter_map(|error| error.get("message")?.as_str()).collect();
         (!messages.is_empty()).then(|| messages.join("; "))
@@ -144,6 +147,7 @@ mod tests {
     #[test]
     fn messages_of_errors_are_on_one_line() {
         assert_eq!(message(br#"{"errors":[{"code":"X","message":"a"},{"code":"Y","message":"b"}]}"#), "a; b");
+        assert_eq!(message(br#"{"error":"not here"}"#), "not here");
         assert_eq!(message(b"no\nway\n"), "no way");
     }
 }

@@ -296,11 +296,19 @@ pub(crate) struct DemoArgs {
 Examples:
   eagle status                             the proxy on this machine
   eagle status --admin 127.0.0.1:6970      a tracker
-  eagle status --json | jq .state")]
+  eagle status --json | jq .state
+  eagle status --tracker http://tracker:6969 --cluster-key-file /etc/eagle/cluster.key
+                                           who is in the cluster, and what it holds")]
 pub(crate) struct StatusArgs {
     /// Admin address of the role
     #[arg(long, default_value = "http://127.0.0.1:43003", value_name = "URL")]
     pub(crate) admin: String,
+    /// HTTP API of a tracker: the nodes that it knows and the swarms of blobs
+    #[arg(long, conflicts_with = "admin", value_name = "URL")]
+    pub(crate) tracker: Option<String>,
+    /// File with the cluster key, for a tracker that has one
+    #[arg(long, env = "EAGLE_CLUSTER__KEY_FILE", value_name = "FILE")]
+    pub(crate) cluster_key_file: Option<PathBuf>,
     /// Print the answer as it is
     #[arg(long)]
     pub(crate) json: bool,

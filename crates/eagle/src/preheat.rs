@@ -4,7 +4,6 @@ use std::{io::Read as _, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
-use eagle_registry::Secret;
 use eagle_seeder::preheat::{BlobKind, BlobState, Job, JobState, PreheatRequest, Totals};
 use http::Method;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -37,8 +36,8 @@ pub(crate) async fn run(args: &PreheatArgs) -> Result<()> {
     if images.is_empty() {
         return Err(Exit::usage("no image is named; give some, or a list with --file").into());
     }
-    let cluster =
-        Cluster::start(&membership(args)).await.map_err(|error| Exit::usage(format!("cluster key: {error}")))?;
+    let membership = ClusterConfig::of_command(args.cluster_key_file.clone());
+    let cluster = Cluster::start(&membership).await.map_err(|error| Exit::usage(format!("cluster key: {error}")))?;
     let client = ApiClient::new("--seeder", &args.seeder, args.token.as_deref(), DEADLINE)?.member(cluster.members());
     let request = PreheatRequest { images, platforms: args.platform.clone(), nodes: args.nodes };
     let mut job: Job = client.send(Method::POST, "/v1/preheat", Some(&request)).await?;
@@ -57,15 +56,6 @@ pub(crate) async fn run(args: &PreheatArgs) -> Result<()> {
         JobState::Cancelled => bail!("job {} was cancelled", job.id),
         JobState::Queued | JobState::Running | JobState::Succeeded => Ok(()),
     }
-}
-
-/// The cluster key that this command is given, as a role would be.
-fn membership(args: &PreheatArgs) -> ClusterConfig {
-    let key_file = args.cluster_key_file.clone();
-    // Never an argument, which everybody sees in the list of processes.
-    let key = std::env::var("EAGLE_CLUSTER_KEY").ok().filter(|key| !key.is_empty() && key_file.is_none());
-    let key = key.map(Secret::new);
-    ClusterConfig { key_file, key, ..ClusterConfig::default() }
 }
 
 /// The images of a list: one on a line, `#` begins a comment.

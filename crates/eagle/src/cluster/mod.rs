@@ -85,6 +85,13 @@ impl ClusterError {
 }
 
 impl ClusterConfig {
+    /// The key that a command is given, as a role would be: by a file, else by `EAGLE_CLUSTER_KEY`, and never by an argument, which
+    /// everybody sees in the list of processes.
+    pub(crate) fn of_command(key_file: Option<PathBuf>) -> Self {
+        let key = std::env::var("EAGLE_CLUSTER_KEY").ok().filter(|key| !key.is_empty() && key_file.is_none());
+        Self { key_file, key: key.map(Secret::new), ..Self::default() }
+    }
+
     /// Whether there is to be a key, good or not.
     pub(crate) const fn has_key(&self) -> bool {
         self.key_file.is_some() || self.key.is_some()
