@@ -240,7 +240,12 @@ fn excuse(request: &Request, plan: &Plan, pulls: &[Pull], evidence: &Evidence) -
     let own = Member::Proxy(request.node);
     let touching = || evidence.disturbances.iter().filter(|other| other.touches(request.from, request.to));
     let own_disturbed = touching().any(|other| match other.fault {
-        Fault::Kill(member) | Fault::Freeze(member) | Fault::Cut(member) | Fault::Slow(member) => member == own,
+        // All deadlines of a process whose clock jumps are over at once, also those of what it waits for.
+        Fault::Kill(member)
+        | Fault::Freeze(member)
+        | Fault::Cut(member)
+        | Fault::Slow(member)
+        | Fault::Jump(member, _) => member == own,
         _ => false,
     });
     let origin_disturbed = touching().any(|other| matches!(other.fault, Fault::Origin(_)));
@@ -268,7 +273,8 @@ fn seeders_have(image: usize, by: Instant, plan: &Plan, pulls: &[Pull], evidence
         | Fault::Slow(member)
         | Fault::FillDisk(member)
         | Fault::CorruptFiles(member, _)
-        | Fault::MoveClock(member, _) => seeders.contains(&member),
+        | Fault::MoveClock(member, _)
+        | Fault::Jump(member, _) => seeders.contains(&member),
         Fault::Part(one, other) | Fault::CorruptWire(one, other, _) => {
             seeders.contains(&one) || seeders.contains(&other)
         }
@@ -372,6 +378,7 @@ pub(crate) fn kinds(plan: &Plan) -> BTreeSet<&'static str> {
             Fault::CorruptFiles(..) => "corrupt files",
             Fault::CorruptWire(..) => "corrupt wire",
             Fault::MoveClock(..) => "move a clock",
+            Fault::Jump(..) => "all clocks jump",
             Fault::Origin(OriginFault::Status(_)) => "origin: status",
             Fault::Origin(OriginFault::Reset) => "origin: reset",
             Fault::Origin(OriginFault::Truncate) => "origin: truncate",

@@ -84,7 +84,11 @@ impl Node {
         Ok(Self {
             member,
             command: network.command(member),
-            environment: if plan.moves_clocks() { clock_environment(&directory)? } else { Vec::new() },
+            environment: if plan.moves_clocks() {
+                clock_environment(&directory, plan.jumps(member))?
+            } else {
+                Vec::new()
+            },
             directory,
             eagle: eagle.to_owned(),
             process: None,
@@ -243,15 +247,15 @@ fn configuration(
     Ok(config)
 }
 
-/// libfaketime, which adds what stands in a file to the wall clock. Nothing else is changed.
-fn clock_environment(directory: &Path) -> Result<Vec<(String, String)>> {
+/// libfaketime, which adds what stands in a file to the wall clock, and to the monotonic one if so asked. Nothing else is changed.
+fn clock_environment(directory: &Path, monotonic: bool) -> Result<Vec<(String, String)>> {
     let library = super::clock::library().context("libfaketime is not installed")?;
     let file = directory.join("clock");
     let pairs = [
         ("LD_PRELOAD", library.display().to_string()),
         ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
         ("FAKETIME_CACHE_DURATION", "1".into()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", if monotonic { "0" } else { "1" }.into()),
         ("NO_FAKE_STAT", "1".into()),
     ];
     Ok(pairs.map(|(key, value)| (key.to_owned(), value)).to_vec())

@@ -14,6 +14,11 @@ const FAULT_LASTS: std::ops::RangeInclusive<u64> = 300..=3_000;
 /// When the last pull begins at the latest, ms.
 const LAST_PULL: u64 = 6_000;
 
+/// Part of the runs in which the clocks of a member jump.
+const JUMPS: f64 = 0.3;
+/// By how much, seconds: from longer than most deadlines to a night.
+const JUMP: std::ops::RangeInclusive<i64> = 20..=30_000;
+
 const MIB: u64 = 1 << 20;
 
 /// A process of the cluster.
@@ -97,6 +102,9 @@ pub(crate) enum Fault {
     CorruptWire(Member, Member, Channel),
     /// Its wall clock is off by so many seconds.
     MoveClock(Member, i64),
+    /// Its wall clock and its monotonic clock jump forward by so many seconds and stay there, as when a virtual machine goes on that
+    /// was stopped. Nothing is undone at the end.
+    Jump(Member, i64),
     /// The origin misbehaves.
     Origin(OriginFault),
 }
@@ -121,6 +129,7 @@ impl fmt::Display for Fault {
             Self::CorruptFiles(member, files) => write!(f, "corrupt {files} files of {member}"),
             Self::CorruptWire(from, to, channel) => write!(f, "corrupt {channel:?} from {from} to {to}"),
             Self::MoveClock(member, seconds) => write!(f, "the clock of {member} moves by {seconds} s"),
+            Self::Jump(member, seconds) => write!(f, "all clocks of {member} jump forward by {seconds} s"),
             Self::Origin(OriginFault::Status(status)) => write!(f, "the origin answers {status}"),
             Self::Origin(fault) => write!(f, "the origin: {fault:?}"),
         }
@@ -211,8 +220,16 @@ impl Plan {
                 fault: fault(&mut rng, &members, &stores),
             })
             .collect();
+        // After all other draws: the rest of a run is as it was before there was this one.
+        if rng.random_bool(JUMPS) {
+            let member = members[rng.random_range(0..members.len())];
+            let fault = Fault::Jump(member, rng.random_range(JUMP));
+            let (at, lasts) = (rng.random_range(FIRST_FAULT..=LAST_FAULT), rng.random_range(FAULT_LASTS));
+            // A monotonic clock never goes back.
+            faults.retain(|other| !matches!(other.fault, Fault::MoveClock(moved, _) if moved == member));
+            faults.push(PlannedFault { at, lasts, fault });
+        }
         faults.sort_by_key(|fault| fault.at);
-        // After all draws, so that the rest of the run is the same.
         faults.retain(|planned| namespaces || !planned.fault.needs_namespaces());
         Self {
             seed,
@@ -240,7 +257,12 @@ impl Plan {
 
     /// Whether a clock moves, for which processes have to be started in another way.
     pub(crate) fn moves_clocks(&self) -> bool {
-        self.faults.iter().any(|planned| matches!(planned.fault, Fault::MoveClock(..)))
+        self.faults.iter().any(|planned| matches!(planned.fault, Fault::MoveClock(..) | Fault::Jump(..)))
+    }
+
+    /// Whether a member's monotonic clock jumps too.
+    pub(crate) fn jumps(&self, member: Member) -> bool {
+        self.faults.iter().any(|planned| matches!(planned.fault, Fault::Jump(jumps, _) if jumps == member))
     }
 }
 
@@ -366,7 +388,25 @@ mod tests {
                 shown[..cut].to_owned()
             })
             .collect();
-        assert_eq!(kinds.len(), 10 + 7, "{kinds:?}");
+        assert_eq!(kinds.len(), 11 + 7, "{kinds:?}");
+    }
+
+    #[test]
+    fn monotonic_clocks_go_forward_only() {
+        let mut jumps = 0;
+        for plan in (0..300).map(|seed| Plan::of(seed, true)) {
+            for planned in &plan.faults {
+                match planned.fault {
+                    Fault::Jump(member, seconds) => {
+                        assert!(seconds > 0 && plan.jumps(member));
+                        jumps += 1;
+                    }
+                    Fault::MoveClock(member, _) => assert!(!plan.jumps(member), "seed {}", plan.seed),
+                    _ => {}
+                }
+            }
+        }
+        assert!(jumps > 50, "{jumps}");
     }
 
     #[test]

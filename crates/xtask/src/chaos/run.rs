@@ -221,7 +221,9 @@ impl Stage<'_> {
                 corrupted.extend(changed.into_iter().map(|digest| (member, digest)));
             }
             Fault::CorruptWire(from, to, channel) => network.corrupt(from, to, channel, true)?,
-            Fault::MoveClock(member, seconds) => find(nodes, member)?.move_clock(seconds)?,
+            Fault::MoveClock(member, seconds) | Fault::Jump(member, seconds) => {
+                find(nodes, member)?.move_clock(seconds)?
+            }
             Fault::Origin(fault) => self.origin.set(Some(fault)),
         }
         Ok(())
@@ -258,7 +260,7 @@ impl Stage<'_> {
             Fault::Part(one, other) => network.part(one, other, false)?,
             Fault::Slow(member) => network.limit(member, None)?,
             Fault::FillDisk(member) => fs::remove_file(find(nodes, member)?.data().join(FILLER))?,
-            Fault::CorruptFiles(..) => {}
+            Fault::CorruptFiles(..) | Fault::Jump(..) => {}
             Fault::CorruptWire(from, to, channel) => network.corrupt(from, to, channel, false)?,
             Fault::MoveClock(member, _) => find(nodes, member)?.move_clock(0)?,
             Fault::Origin(_) => {
