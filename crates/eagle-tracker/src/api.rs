@@ -11,8 +11,12 @@ use serde::{Deserialize, Serialize};
 pub const ANNOUNCE_PATH: &str = "/v1/announce";
 /// Path of the list of swarms; one swarm is below it by digest.
 pub const SWARMS_PATH: &str = "/v1/swarms";
-/// Path of the list of peers.
+/// Path of the list of peers; one peer is below it by identity.
 pub const PEERS_PATH: &str = "/v1/peers";
+/// Path of the cluster at a glance.
+pub const OVERVIEW_PATH: &str = "/v1/overview";
+/// Path of where the nodes are.
+pub const TOPOLOGY_PATH: &str = "/v1/topology";
 
 /// Largest body of an announce, bytes: 10,000 blobs take about 2 MB without bitmaps.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -149,8 +153,14 @@ pub struct SwarmSummary {
     pub seeders: usize,
     /// How many of them own every piece.
     pub complete: usize,
+    /// Share of the pieces that its peers own on average, 0 to 1.
+    #[serde(default)]
+    pub progress: f64,
     /// Seconds since the swarm was first announced.
     pub age_seconds: f64,
+    /// Seconds since a peer last joined or said that it owns more.
+    #[serde(default)]
+    pub changed_seconds: f64,
 }
 
 /// One swarm and a page of its peers, in the order of their identities.
@@ -176,6 +186,9 @@ pub struct SwarmMember {
     pub pieces: u32,
     /// Whether these are all.
     pub complete: bool,
+    /// Which ones, where the request asked for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owned: Option<PieceSet>,
     /// Seconds since it joined the swarm.
     pub age_seconds: f64,
     /// Seconds since its last announce.
@@ -204,6 +217,95 @@ pub struct PeerSummary {
     pub age_seconds: f64,
     /// Seconds since its last announce.
     pub last_announce_seconds: f64,
+}
+
+/// A node and a page of the blobs that it announced, in the order of their digests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerPage {
+    /// The node.
+    #[serde(flatten)]
+    pub summary: PeerSummary,
+    /// Its blobs.
+    pub owns: Vec<PeerBlob>,
+    /// The value of `after` that gives the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Digest>,
+}
+
+/// What a node owns of a blob.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerBlob {
+    /// The blob.
+    pub digest: Digest,
+    /// Its size, bytes.
+    pub size: u64,
+    /// Number of its pieces.
+    pub pieces: u32,
+    /// How many of them the node owns.
+    pub owned: u32,
+}
+
+/// The cluster at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Overview {
+    /// Version of the tracker.
+    pub version: String,
+    /// Seconds since the tracker started.
+    pub uptime_seconds: f64,
+    /// Nodes that are alive.
+    pub peers: usize,
+    /// How many of them are seeders.
+    pub seeders: usize,
+    /// Blobs that some node announced.
+    pub blobs: usize,
+    /// Pairs of a blob and a node.
+    pub entries: usize,
+    /// Announces in a second, over the last seconds.
+    pub announces_per_second: f64,
+    /// Where the state is kept, and whether that answers.
+    pub store: StoreStatus,
+    /// The swarms that changed last, the latest first.
+    pub active: Vec<SwarmSummary>,
+}
+
+/// Where a tracker keeps its state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// `memory` or `redis`.
+    pub kind: String,
+    /// Whether what it is kept in does not answer, and memory stands in.
+    pub away: bool,
+}
+
+/// Where the nodes are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopologyPage {
+    /// Zones, by region and zone; nodes without a label are in a zone without a name.
+    pub zones: Vec<ZoneSummary>,
+}
+
+/// A zone and how many nodes are in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneSummary {
+    /// Its region.
+    pub region: Option<String>,
+    /// Its name.
+    pub zone: Option<String>,
+    /// Nodes.
+    pub peers: usize,
+    /// How many of them are seeders.
+    pub seeders: usize,
+    /// Racks, each with its nodes.
+    pub racks: Vec<RackSummary>,
+}
+
+/// A rack and how many nodes are in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RackSummary {
+    /// Its name.
+    pub rack: Option<String>,
+    /// Nodes.
+    pub peers: usize,
 }
 
 /// Who a peer is and where.
@@ -327,11 +429,18 @@ mod tests {
                 peers: count,
                 seeders: 1,
                 complete: 1,
+                progress: 0.5,
                 age_seconds: 1.5,
+                changed_seconds: 0.5,
             };
             let at = PeerAt::from(&peer);
             let member = SwarmMember {
-                peer: at.clone(), pieces: 3, complete, age_seconds: 0.5, last_announce_seconds: 0.25,
+                peer: at.clone(),
+                pieces: 3,
+                complete,
+                owned: complete.then_some(PieceSet::Complete),
+                age_seconds: 0.5,
+                last_announce_seconds: 0.25,
             };
             let page = SwarmPage { summary: summary.clone(), members: vec![member], next: Some(at.id.clone()) };
             prop_assert_eq!(through_json(&page), page);

@@ -32,7 +32,7 @@ pub use self::{
     shared::SharedStore,
 };
 use crate::{
-    api::{BlobAnnounce, PeerSummary, SwarmMember, SwarmSummary},
+    api::{BlobAnnounce, PeerBlob, PeerSummary, SwarmMember, SwarmSummary},
     config::TrackerConfig,
 };
 
@@ -180,6 +180,18 @@ pub trait PeerStore: Debug + Send + Sync + 'static {
         now: Timestamp,
     ) -> Option<(SwarmSummary, Vec<SwarmMember>)>;
 
+    /// At most `limit` swarms that changed last, the latest first: a peer joined, or owns more.
+    async fn active(&self, limit: usize, now: Timestamp) -> Vec<SwarmSummary>;
+
+    /// A node with at most `limit` of its blobs that come after a digest, in order; `None` when it is not alive.
+    async fn node(
+        &self,
+        node: &NodeId,
+        after: Option<Digest>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Option<(PeerSummary, Vec<PeerBlob>)>;
+
     /// At most `limit` nodes that come after an identity, in order.
     async fn nodes(&self, after: Option<&str>, limit: usize, now: Timestamp) -> Vec<PeerSummary>;
 
@@ -201,4 +213,12 @@ pub trait PeerStore: Debug + Send + Sync + 'static {
 /// Whether a role's word on the geometry counts more.
 const fn is_authority(role: NodeRole) -> bool {
     matches!(role, NodeRole::Seeder)
+}
+
+/// Share of the pieces that the peers of a swarm own on average.
+#[expect(clippy::cast_precision_loss, reason = "a share for people")]
+fn progress(owned: u64, peers: usize, pieces: u32) -> f64 {
+    let all = peers as f64 * f64::from(pieces);
+    // A blob of no pieces is complete wherever it is.
+    if all == 0.0 { 1.0 } else { owned as f64 / all }
 }

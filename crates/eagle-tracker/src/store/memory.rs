@@ -6,6 +6,7 @@
 //! removal follow one another.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, hash_map::RandomState},
     hash::BuildHasher as _,
     sync::{
@@ -24,9 +25,10 @@ use rand_chacha::ChaCha8Rng;
 use super::{
     Applied, Candidate, PeerStore, Refusal, StoreError, StoreLimits, StoreStats, SwarmView, is_authority,
     node::{Membership, Node, NodeKey},
+    progress,
 };
 use crate::{
-    api::{BlobAnnounce, Event, PeerAt, PeerSummary, SwarmMember, SwarmSummary},
+    api::{BlobAnnounce, Event, PeerAt, PeerBlob, PeerSummary, SwarmMember, SwarmSummary},
     ownership::Ownership,
 };
 
@@ -59,6 +61,8 @@ struct Swarm {
     vouched: bool,
     created: Timestamp,
     grown: Timestamp,
+    /// When a peer last joined or owned more.
+    changed: Timestamp,
     seeders: Members,
     proxies: Members,
 }
@@ -200,6 +204,9 @@ impl MemoryStore {
         let size = swarm.len();
         let members = if authority { &mut swarm.seeders } else { &mut swarm.proxies };
         if let Some(member) = members.get_mut(&key) {
+            if member.pieces != owned {
+                swarm.changed = now;
+            }
             member.pieces = owned;
             return Ok(digest);
         }
@@ -212,6 +219,7 @@ impl MemoryStore {
         self.entry_count.fetch_add(1, Ordering::Relaxed);
         members.insert(key, Member { pieces: owned, joined: now });
         swarm.grown = now;
+        swarm.changed = now;
         membership.blobs.insert(Arc::clone(&digest));
         Ok(digest)
     }
@@ -330,10 +338,59 @@ impl PeerStore for MemoryStore {
             peer: PeerAt::from(&*node.info()),
             pieces: owned.count(pieces),
             complete: owned.is_complete(),
+            owned: Some(owned.to_piece_set()),
             age_seconds: (now - joined).as_secs_f64(),
             last_announce_seconds: (now - node.last_announce()).as_secs_f64(),
         });
         Some((summary, members.collect()))
+    }
+
+    async fn active(&self, limit: usize, now: Timestamp) -> Vec<SwarmSummary> {
+        let mut page = Page::new(limit);
+        for shard in &self.swarms {
+            for (digest, swarm) in lock(shard).iter() {
+                // The digest only tells apart what changed at the same moment.
+                let place = (Reverse(swarm.changed), **digest);
+                if page.wants(&place) {
+                    page.insert(place, ());
+                }
+            }
+        }
+        let digests = page.entries.into_keys().map(|(_, digest)| digest);
+        let summaries = digests.filter_map(|digest| {
+            let summary = self.swarm_shard(&digest).get(&digest)?.summary(digest, now, self.limits.ttl);
+            (summary.peers > 0).then_some(summary)
+        });
+        summaries.collect()
+    }
+
+    async fn node(
+        &self,
+        node: &NodeId,
+        after: Option<Digest>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Option<(PeerSummary, Vec<PeerBlob>)> {
+        let node = self.node_shard(self.hasher.hash_one(node)).get(node).cloned()?;
+        if !node.is_alive(now, self.limits.ttl) {
+            return None;
+        }
+        let mut page = Page::new(limit);
+        for digest in &node.membership().blobs {
+            if after.is_none_or(|after| **digest > after) && page.wants(&**digest) {
+                page.insert(**digest, ());
+            }
+        }
+        let key = NodeKey(Arc::clone(&node));
+        let blobs = page.entries.into_keys().filter_map(|digest| {
+            let shard = self.swarm_shard(&digest);
+            let swarm = shard.get(&digest)?;
+            let member = swarm.seeders.get(&key).or_else(|| swarm.proxies.get(&key))?;
+            let pieces = swarm.geometry.pieces();
+            Some(PeerBlob { digest, size: swarm.geometry.size(), pieces, owned: member.pieces.count(pieces) })
+        });
+        let blobs = blobs.collect();
+        Some((node.summary(now), blobs))
     }
 
     async fn nodes(&self, after: Option<&str>, limit: usize, now: Timestamp) -> Vec<PeerSummary> {
@@ -346,13 +403,7 @@ impl PeerStore for MemoryStore {
                 }
             }
         }
-        let summary = |node: Arc<Node>| PeerSummary {
-            peer: PeerAt::from(&*node.info()),
-            blobs: node.membership().blobs.len(),
-            age_seconds: (now - node.joined).as_secs_f64(),
-            last_announce_seconds: (now - node.last_announce()).as_secs_f64(),
-        };
-        page.into_values().into_iter().map(summary).collect()
+        page.into_values().iter().map(|node| node.summary(now)).collect()
     }
 
     async fn sweep(&self, now: Timestamp) {
@@ -386,6 +437,7 @@ impl Swarm {
             vouched: false,
             created: now,
             grown: now,
+            changed: now,
             seeders: Members::default(),
             proxies: Members::default(),
         }
@@ -401,19 +453,23 @@ impl Swarm {
 
     fn summary(&self, digest: Digest, now: Timestamp, ttl: Duration) -> SwarmSummary {
         let seeders = self.seeders.keys().filter(|key| key.0.is_alive(now, ttl)).count();
-        let (mut peers, mut complete) = (0, 0);
+        let pieces = self.geometry.pieces();
+        let (mut peers, mut complete, mut owned) = (0, 0, 0);
         for (_, member) in self.live(now, ttl) {
             peers += 1;
             complete += usize::from(member.pieces.is_complete());
+            owned += u64::from(member.pieces.count(pieces));
         }
         SwarmSummary {
             digest,
             geometry: self.geometry,
-            pieces: self.geometry.pieces(),
+            pieces,
             peers,
             seeders,
             complete,
+            progress: progress(owned, peers, pieces),
             age_seconds: (now - self.created).as_secs_f64(),
+            changed_seconds: (now - self.changed).as_secs_f64(),
         }
     }
 }

@@ -12,6 +12,8 @@ use std::{
 
 use eagle_core::{Digest, NodeId, PeerInfo, Timestamp};
 
+use crate::api::{PeerAt, PeerSummary};
+
 /// A node that has announced itself.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -68,6 +70,15 @@ impl Node {
 
     pub(super) fn is_alive(&self, now: Timestamp, ttl: Duration) -> bool {
         now - self.last_announce() < ttl
+    }
+
+    pub(super) fn summary(&self, now: Timestamp) -> PeerSummary {
+        PeerSummary {
+            peer: PeerAt::from(&*self.info()),
+            blobs: self.membership().blobs.len(),
+            age_seconds: (now - self.joined).as_secs_f64(),
+            last_announce_seconds: (now - self.last_announce()).as_secs_f64(),
+        }
     }
 
     pub(super) fn membership(&self) -> MutexGuard<'_, Membership> {

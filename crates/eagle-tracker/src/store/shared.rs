@@ -24,7 +24,7 @@ use super::{
     redis::{AnnounceError, RedisPeers, VIEW_AGE},
 };
 use crate::{
-    api::{BlobAnnounce, PeerSummary, SwarmMember, SwarmSummary},
+    api::{BlobAnnounce, PeerBlob, PeerSummary, SwarmMember, SwarmSummary},
     config::{ConfigError, TrackerConfig},
 };
 
@@ -209,6 +209,26 @@ impl PeerStore for SharedStore {
         match self.ask(self.redis.swarm(digest, after, limit, now)).await {
             Some(swarm) => swarm,
             None => self.memory().swarm(digest, after, limit, now).await,
+        }
+    }
+
+    async fn active(&self, limit: usize, now: Timestamp) -> Vec<SwarmSummary> {
+        match self.ask(self.redis.active(limit, now)).await {
+            Some(swarms) => swarms,
+            None => self.memory().active(limit, now).await,
+        }
+    }
+
+    async fn node(
+        &self,
+        node: &NodeId,
+        after: Option<Digest>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Option<(PeerSummary, Vec<PeerBlob>)> {
+        match self.ask(self.redis.node(node, after, limit, now)).await {
+            Some(found) => found,
+            None => self.memory().node(node, after, limit, now).await,
         }
     }
 

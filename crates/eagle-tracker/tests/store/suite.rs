@@ -131,7 +131,21 @@ async fn agrees(store: &dyn PeerStore, model: &Model, now: Timestamp) {
         candidates.sort();
         assert_eq!(candidates, expected.into_iter().filter(|(id, _)| id != asker.as_str()).collect::<Vec<_>>());
     }
-    assert_eq!(store.swarms(None, 100, now).await, swarms.into_values().collect::<Vec<_>>());
+    assert_eq!(store.swarms(None, 100, now).await, swarms.values().cloned().collect::<Vec<_>>());
+    let active = store.active(100, now).await;
+    assert!(active.is_sorted_by(|a, b| a.changed_seconds <= b.changed_seconds));
+    let active: BTreeMap<_, _> = active.into_iter().map(|summary| (summary.digest, summary)).collect();
+    assert_eq!(active, swarms);
+    for number in 0..6 {
+        let id = node(number, NodeRole::Proxy).id;
+        let found = store.node(&id, None, 100, now).await;
+        let owned = model.nodes.get(&id).map(|(_, _, owned)| owned.clone().into_iter().collect::<Vec<_>>());
+        let seen = found.map(|(summary, blobs)| {
+            assert_eq!(summary.blobs, blobs.len());
+            blobs.into_iter().map(|blob| (blob.digest, blob.owned)).collect::<Vec<_>>()
+        });
+        assert_eq!(seen, owned);
+    }
 }
 
 pub(crate) async fn sweep_all(store: &dyn PeerStore, now: Timestamp) {

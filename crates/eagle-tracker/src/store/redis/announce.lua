@@ -39,6 +39,7 @@ local function leave(digest)
   if redis.call('EXISTS', seeders, proxies) == 0 then
     redis.call('DEL', prefix .. 'swarm:' .. digest)
     redis.call('ZREM', prefix .. 'digests', digest)
+    redis.call('ZREM', prefix .. 'changed', digest)
   end
 end
 
@@ -64,8 +65,11 @@ local function join(digest, size, length, pieces)
   local members = role == 's' and seeders or proxies
   local before = redis.call('HGET', members, id)
   if before then
-    local joined = string.match(before, '^%d+') or ARGV[1]
-    redis.call('HSET', members, id, joined .. ':' .. pieces)
+    local after = (string.match(before, '^%d+') or ARGV[1]) .. ':' .. pieces
+    if after ~= before then
+      redis.call('HSET', members, id, after)
+      redis.call('ZADD', prefix .. 'changed', now, digest)
+    end
     return nil
   end
   if redis.call('HLEN', seeders) + redis.call('HLEN', proxies) >= most_members then return {'swarm'} end
@@ -73,6 +77,7 @@ local function join(digest, size, length, pieces)
   redis.call('HSET', members, id, ARGV[1] .. ':' .. pieces)
   redis.call('INCR', prefix .. 'entries')
   redis.call('HSET', swarm, 'grown', ARGV[1])
+  redis.call('ZADD', prefix .. 'changed', now, digest)
   redis.call('SADD', owned, digest)
   return nil
 end

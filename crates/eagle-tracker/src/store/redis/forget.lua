@@ -19,6 +19,7 @@ for _, digest in ipairs(digests) do
   if redis.call('EXISTS', seeders, proxies) == 0 then
     redis.call('DEL', prefix .. 'swarm:' .. digest)
     redis.call('ZREM', prefix .. 'digests', digest)
+    redis.call('ZREM', prefix .. 'changed', digest)
   end
 end
 if redis.call('EXISTS', owned) == 1 then return 0 end

@@ -10,6 +10,7 @@
 //! | `node:ID` | hash: role, what it says of itself (JSON), when it joined, whether it must send everything again |
 //! | `blobs:ID` | set of the digests that a node has announced |
 //! | `digests` | sorted set of all digests, in their order |
+//! | `changed` | sorted set: digest by the time when a peer last joined its swarm or owned more |
 //! | `swarm:DIGEST` | hash: size, piece length, whether a seeder vouched for them, when it was created and last grew |
 //! | `seeders:DIGEST`, `proxies:DIGEST` | hash: for each member when it joined and what it owns ([`pieces`]) |
 //! | `entries` | number of pairs of a blob and a node |
@@ -40,9 +41,11 @@ use redis::{
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 
-use super::{Applied, Candidate, Refusal, StoreError, StoreLimits, StoreStats, SwarmView, location::RedisLocation};
+use super::{
+    Applied, Candidate, Refusal, StoreError, StoreLimits, StoreStats, SwarmView, location::RedisLocation, progress,
+};
 use crate::{
-    api::{BlobAnnounce, Event, PeerAt, PeerSummary, SwarmMember, SwarmSummary},
+    api::{BlobAnnounce, Event, PeerAt, PeerBlob, PeerSummary, SwarmMember, SwarmSummary},
     ownership::Ownership,
 };
 
@@ -414,6 +417,7 @@ impl RedisPeers {
                 peer: PeerAt::from(&info),
                 pieces: member.pieces.count(summary.pieces),
                 complete: member.pieces.is_complete(),
+                owned: Some(member.pieces.to_piece_set()),
                 age_seconds: seconds(self.shared(now), member.joined),
                 last_announce_seconds: seconds(self.shared(now), member.last),
             })
@@ -434,7 +438,8 @@ impl RedisPeers {
             .hgetall(self.key("seeders", &text))
             .hgetall(self.key("proxies", &text));
         type Members = HashMap<String, Vec<u8>>;
-        let (swarm, seeders, proxies): (Vec<Option<Vec<u8>>>, Members, Members) =
+        pipe.zscore(self.table("changed"), &text);
+        let (swarm, seeders, proxies, changed): (Vec<Option<Vec<u8>>>, Members, Members, Option<f64>) =
             pipe.query_async(&mut self.connection.clone()).await?;
         let [Some(size), Some(length), Some(created)] = swarm.as_slice() else { return Ok(None) };
         let Some(geometry) = geometry(size, length) else { return Err(malformed("a swarm")) };
@@ -453,8 +458,11 @@ impl RedisPeers {
             peers: 0,
             seeders: 0,
             complete: 0,
+            progress: 0.0,
             age_seconds: seconds(at, number(created).unwrap_or(at)),
+            changed_seconds: seconds(at, changed.map_or(at, whole)),
         };
+        let mut owned = 0;
         for (id, last) in ids.into_iter().zip(last) {
             let Some(last) = last.map(whole).filter(|last| at.saturating_sub(*last) < ttl_micros(&self.limits)) else {
                 continue;
@@ -465,9 +473,60 @@ impl RedisPeers {
             summary.peers += 1;
             summary.seeders += usize::from(is_seeder);
             summary.complete += usize::from(pieces.is_complete());
+            owned += u64::from(pieces.count(summary.pieces));
             living.insert(id.clone(), Living { joined, last, pieces });
         }
+        summary.progress = progress(owned, summary.peers, summary.pieces);
         Ok((summary.peers > 0).then_some((summary, living)))
+    }
+
+    pub(super) async fn active(&self, limit: usize, now: Timestamp) -> Result<Vec<SwarmSummary>, RedisError> {
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(self.table("changed")).arg(0).arg(limit.saturating_sub(1)).arg("REV");
+        let names: Vec<String> = command.query_async(&mut self.connection.clone()).await?;
+        let mut summaries = Vec::new();
+        for digest in names.iter().filter_map(|name| name.parse().ok()) {
+            if let Some((summary, _)) = self.members(digest, now).await? {
+                summaries.push(summary);
+            }
+        }
+        Ok(summaries)
+    }
+
+    pub(super) async fn node(
+        &self,
+        node: &NodeId,
+        after: Option<Digest>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Option<(PeerSummary, Vec<PeerBlob>)>, RedisError> {
+        let Some(summary) = self.summaries(&[node.to_string()], now).await?.pop() else { return Ok(None) };
+        let owned: Vec<String> = self.connection.clone().smembers(self.key("blobs", node.as_str())).await?;
+        let mut digests: Vec<Digest> = owned.iter().filter_map(|digest| digest.parse().ok()).collect();
+        digests.retain(|digest| after.is_none_or(|after| *digest > after));
+        digests.sort_unstable();
+        digests.truncate(limit);
+        let mut pipe = redis::pipe();
+        for digest in &digests {
+            let digest = digest.to_string();
+            pipe.hmget(self.key("swarm", &digest), &["size", "length"])
+                .hget(self.key("seeders", &digest), node.as_str())
+                .hget(self.key("proxies", &digest), node.as_str());
+        }
+        let answer: Vec<Value> =
+            if digests.is_empty() { Vec::new() } else { pipe.query_async(&mut self.connection.clone()).await? };
+        let mut blobs = Vec::new();
+        for (digest, fields) in digests.into_iter().zip(answer.chunks_exact(3)) {
+            let swarm: Vec<Option<Vec<u8>>> = field(fields.first().cloned())?;
+            let seeder: Option<Vec<u8>> = field(fields.get(1).cloned())?;
+            let proxy: Option<Vec<u8>> = field(fields.get(2).cloned())?;
+            let [Some(size), Some(length)] = swarm.as_slice() else { continue };
+            let Some(geometry) = geometry(size, length) else { continue };
+            let Some((_, pieces)) = seeder.or(proxy).and_then(|value| member(&value, geometry)) else { continue };
+            let count = geometry.pieces();
+            blobs.push(PeerBlob { digest, size: geometry.size(), pieces: count, owned: pieces.count(count) });
+        }
+        Ok(Some((summary, blobs)))
     }
 
     pub(super) async fn nodes(
@@ -476,36 +535,42 @@ impl RedisPeers {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<PeerSummary>, RedisError> {
-        let at = self.shared(now);
         let mut summaries = Vec::new();
         let mut after = after.map(str::to_owned);
         while summaries.len() < limit {
             let ids = self.page("ids", after.as_deref(), limit).await?;
             let Some(last) = ids.last().cloned() else { break };
-            let mut pipe = redis::pipe();
-            for id in &ids {
-                pipe.zscore(self.table("nodes"), id)
-                    .hmget(self.key("node", id), &["info", "joined"])
-                    .scard(self.key("blobs", id));
-            }
-            let answer: Vec<Value> = pipe.query_async(&mut self.connection.clone()).await?;
-            for fields in answer.chunks_exact(3) {
-                let last: Option<f64> = field(fields.first().cloned())?;
-                let node: Vec<Option<String>> = field(fields.get(1).cloned())?;
-                let blobs: usize = field(fields.get(2).cloned())?;
-                let alive = last.map(whole).filter(|last| at.saturating_sub(*last) < ttl_micros(&self.limits));
-                let (Some(last), [Some(info), Some(joined)]) = (alive, node.as_slice()) else { continue };
-                let Ok(info) = serde_json::from_str::<PeerInfo>(info) else { continue };
-                if summaries.len() < limit {
-                    summaries.push(PeerSummary {
-                        peer: PeerAt::from(&info),
-                        blobs,
-                        age_seconds: seconds(at, number(joined.as_bytes()).unwrap_or(at)),
-                        last_announce_seconds: seconds(at, last),
-                    });
-                }
-            }
+            summaries.extend(self.summaries(&ids, now).await?);
             after = Some(last);
+        }
+        summaries.truncate(limit);
+        Ok(summaries)
+    }
+
+    /// Those of these nodes that are alive.
+    async fn summaries(&self, ids: &[String], now: Timestamp) -> Result<Vec<PeerSummary>, RedisError> {
+        let at = self.shared(now);
+        let mut pipe = redis::pipe();
+        for id in ids {
+            pipe.zscore(self.table("nodes"), id)
+                .hmget(self.key("node", id), &["info", "joined"])
+                .scard(self.key("blobs", id));
+        }
+        let answer: Vec<Value> = pipe.query_async(&mut self.connection.clone()).await?;
+        let mut summaries = Vec::new();
+        for fields in answer.chunks_exact(3) {
+            let last: Option<f64> = field(fields.first().cloned())?;
+            let node: Vec<Option<String>> = field(fields.get(1).cloned())?;
+            let blobs: usize = field(fields.get(2).cloned())?;
+            let alive = last.map(whole).filter(|last| at.saturating_sub(*last) < ttl_micros(&self.limits));
+            let (Some(last), [Some(info), Some(joined)]) = (alive, node.as_slice()) else { continue };
+            let Ok(info) = serde_json::from_str::<PeerInfo>(info) else { continue };
+            summaries.push(PeerSummary {
+                peer: PeerAt::from(&info),
+                blobs,
+                age_seconds: seconds(at, number(joined.as_bytes()).unwrap_or(at)),
+                last_announce_seconds: seconds(at, last),
+            });
         }
         Ok(summaries)
     }
