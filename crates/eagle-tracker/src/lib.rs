@@ -35,4 +35,4 @@ pub use client::{Announcer, BlobStatus, Found, check_tracker_url};
 #[cfg(feature = "server")]
 pub use config::TrackerConfig;
 #[cfg(feature = "server")]
-pub use server::{StartError, Tracker};
+pub use server::{StartError, Tracker, TrackerPages};

@@ -7,7 +7,10 @@ use eagle_cluster::MemberTls;
 use eagle_core::{Digest, Geometry, NodeRole, PeerInfo, PieceSet};
 use eagle_tracker::{
     AnnounceRequest, AnnounceResponse, BlobAnnounce, Event, Tracker, TrackerConfig,
-    api::{MAX_ANNOUNCED_BLOBS, MAX_REQUEST_BYTES, PeersPage, SwarmPage, SwarmsPage},
+    api::{
+        MAX_ANNOUNCED_BLOBS, MAX_REQUEST_BYTES, Overview, PeerPage, PeersPage, StoreStatus, SwarmPage, SwarmsPage,
+        TopologyPage,
+    },
 };
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -126,6 +129,21 @@ async fn announces_are_answered_with_peers_and_lists_show_them() {
     let second: PeersPage = page(addr, "/v1/peers?limit=1&after=proxy1").await;
     assert_eq!((second.peers[0].peer.id.as_str(), second.next), ("seeder1", None));
 
+    let overview: Overview = page(addr, "/v1/overview").await;
+    assert_eq!((overview.peers, overview.seeders, overview.blobs, overview.active.len()), (2, 1, 1, 1));
+    assert_eq!(overview.store, StoreStatus { kind: "memory".to_owned(), away: false });
+    let topology: TopologyPage = page(addr, "/v1/topology").await;
+    assert_eq!(topology.zones.iter().map(|zone| zone.peers).sum::<usize>(), 2);
+    let node: PeerPage = page(addr, "/v1/peers/proxy1").await;
+    assert_eq!((node.summary.blobs, node.owns[0].owned, node.owns[0].pieces), (1, 3, 40));
+    assert_eq!(get(addr, "/v1/peers/nobody").await.0, 404);
+    let encoded = format!("/v1/swarms/{}?pieces=true", Digest::of(b"a")).replace(':', "%3A");
+    let swarm: SwarmPage = page(addr, &encoded).await;
+    let owned: Vec<_> = swarm.members.into_iter().map(|member| member.owned).collect();
+    assert_eq!(owned, [Some(PieceSet::Prefix(3)), Some(PieceSet::Complete)]);
+    let (status, dashboard) = get(addr, "/").await;
+    assert!(status == 200 && dashboard.contains("/dashboard/app.js"));
+
     // Nothing wanted: come back later. Evicted: gone at once. Stopped: gone from everything.
     proxy.full = false;
     proxy.blobs[0].event = Event::Evicted;
@@ -210,7 +228,7 @@ async fn bad_requests_get_a_clear_answer() {
         (post(addr, json, &serde_json::to_vec(&many).unwrap()).await, 413, "10001 blobs"),
         (post(addr, json, &vec![b' '; MAX_REQUEST_BYTES + 1]).await, 413, "larger than"),
         (get(addr, "/v1/announce").await, 405, "POST only"),
-        (get(addr, "/").await, 404, "tracker-api.md"),
+        (get(addr, "/nowhere").await, 404, "tracker-api.md"),
         (get(addr, "/v1/swarms/a/b").await, 404, "nothing at this path"),
         (get(addr, "/v1/swarms/sha256:ab").await, 400, "digest"),
         (get(addr, &format!("/v1/swarms/{}", Digest::of(b"x"))).await, 404, "no peer announces"),

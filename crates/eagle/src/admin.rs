@@ -1,4 +1,4 @@
-//! The admin address of a role: health, readiness, metrics, version, status, limits, cache.
+//! The admin address of a role: health, readiness, metrics, version, status, limits, cache, and a tracker's dashboard.
 //!
 //! It is up before the role starts and until it has drained, so that a probe always gets an answer.
 
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use eagle_cluster::Membership;
 use eagle_proxy::places::{BusyBody, Places};
 use eagle_seeder::images::Images;
+use eagle_tracker::TrackerPages;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -53,6 +54,8 @@ pub(crate) struct AdminState {
     membership: OnceLock<Membership>,
     /// Of a role that has a cache.
     images: OnceLock<Images>,
+    /// Of a tracker.
+    tracker: OnceLock<TrackerPages>,
 }
 
 impl fmt::Debug for AdminState {
@@ -85,6 +88,20 @@ impl AdminState {
     pub(crate) fn images(&self, images: Images) {
         // As above.
         let _ = self.images.set(images);
+    }
+
+    /// The tracker whose pages can be read from now on.
+    pub(crate) fn tracker(&self, pages: TrackerPages) {
+        // As above.
+        let _ = self.tracker.set(pages);
+    }
+
+    /// Answers a request for a page of the tracker.
+    async fn page(&self, method: &Method, path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
+        match self.tracker.get() {
+            Some(pages) => pages.answer(method, path, query.unwrap_or_default()).await,
+            None => self.answer(method, path),
+        }
     }
 
     /// Answers a request at or below `/cache`.
@@ -223,6 +240,7 @@ impl Admin {
             limits: OnceLock::new(),
             membership: OnceLock::new(),
             images: OnceLock::new(),
+            tracker: OnceLock::new(),
         });
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve(listener, Arc::clone(&state), stop.clone()));
@@ -274,7 +292,8 @@ async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: Cancellation
                 let (state, busy) = (Arc::clone(&state), at_work.busy());
                 async move {
                     let answer = |response: Response<Full<Bytes>>| response.map(|body| BusyBody::new(body, busy));
-                    if let Some(problem) = browser::is_foreign(local.ip(), request.uri(), request.headers()) {
+                    let own_page = TrackerPages::has(request.uri().path());
+                    if let Some(problem) = browser::is_foreign(local.ip(), request.uri(), request.headers(), own_page) {
                         return Ok::<_, Infallible>(answer(text(StatusCode::FORBIDDEN, format!("{problem}\n"))));
                     }
                     let changes_limits = request.method() == Method::PUT && request.uri().path() == "/limits";
@@ -283,6 +302,8 @@ async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: Cancellation
                         state.change_limits(request.into_body()).await
                     } else if cache_api::is_cache(uri.path()) {
                         state.cache(request.method(), uri.path(), uri.query()).await
+                    } else if own_page {
+                        state.page(request.method(), uri.path(), uri.query()).await
                     } else {
                         state.answer(request.method(), request.uri().path())
                     }))

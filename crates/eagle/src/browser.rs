@@ -12,17 +12,24 @@ use http::{HeaderMap, HeaderName, Uri, header, uri::Authority};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Why a request to this address of the machine is none that a program sent, or a person who typed the URL.
-pub(crate) fn is_foreign(local: IpAddr, uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
+/// Why a request to this address of the machine is none that a program sent, or a person who typed the URL. `own_page` says that
+/// it is for a page that is served here to be seen in a browser, or for what that page shows; nothing is changed by such a request.
+pub(crate) fn is_foreign(local: IpAddr, uri: &Uri, headers: &HeaderMap, own_page: bool) -> Option<&'static str> {
     if headers.contains_key(header::ORIGIN) {
         return Some("requests of web pages are refused (Origin)");
     }
-    // `none` is what the address bar says.
-    if headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "none") {
-        return Some("requests of web pages are refused (Sec-Fetch-Site)");
+    // `none` is what the address bar says, `same-origin` what a page says that came from here, or from a name that was made to mean
+    // this address: which of both, the host tells.
+    let mut from_own_page = false;
+    for site in headers.get_all(SEC_FETCH_SITE) {
+        match site.as_bytes() {
+            b"none" => {}
+            b"same-origin" if own_page => from_own_page = true,
+            _ => return Some("requests of web pages are refused (Sec-Fetch-Site)"),
+        }
     }
     // Other addresses are reached by names too, such as that of a Kubernetes service.
-    if !local.to_canonical().is_loopback() {
+    if !local.to_canonical().is_loopback() && !from_own_page {
         return None;
     }
     let mut hosts = headers.get_all(header::HOST).iter();
@@ -37,7 +44,8 @@ pub(crate) fn is_foreign(local: IpAddr, uri: &Uri, headers: &HeaderMap) -> Optio
         let host = host.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
         host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok()
     };
-    (!host.is_some_and(is_here)).then_some("at a loopback address only localhost and IP addresses are a Host")
+    (!host.is_some_and(is_here))
+        .then_some("at a loopback address, and of browsers, only localhost and IP addresses are a Host")
 }
 
 #[cfg(test)]
@@ -51,7 +59,24 @@ mod tests {
         for (name, value) in pairs {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        is_foreign(local.parse().unwrap(), &uri.parse().unwrap(), &headers).is_some()
+        is_foreign(local.parse().unwrap(), &uri.parse().unwrap(), &headers, uri.starts_with("/v1/")).is_some()
+    }
+
+    #[test]
+    fn a_page_from_here_may_read_what_it_shows() {
+        let same = ("sec-fetch-site", "same-origin");
+        for (host, local) in
+            [("127.0.0.1:6970", "127.0.0.1"), ("localhost:8080", "127.0.0.1"), ("10.0.0.1:6970", "10.0.0.1")]
+        {
+            assert!(!foreign(local, "/v1/overview", &[("host", host), same]), "{host}");
+            assert!(foreign(local, "/limits", &[("host", host), same]), "{host}");
+            assert!(foreign(local, "/v1/overview", &[("host", host), ("sec-fetch-site", "cross-site")]), "{host}");
+            assert!(foreign(local, "/v1/overview", &[("host", host), same, ("origin", "http://x.example")]), "{host}");
+        }
+        // By a name of the page's own the answers could be read elsewhere.
+        for local in ["127.0.0.1", "10.0.0.1"] {
+            assert!(foreign(local, "/v1/overview", &[("host", "evil.example"), same]), "{local}");
+        }
     }
 
     #[test]

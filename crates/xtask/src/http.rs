@@ -102,10 +102,29 @@ fn chunk_size(stream: &mut BufReader<TcpStream>) -> io::Result<u64> {
 
 /// Sends a request and reads the head of the answer.
 pub(crate) fn request(address: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)]) -> Result<Response> {
-    exchange(address, method, target, headers).with_context(|| format!("{method} {target} at {address}"))
+    exchange(address, method, target, headers, &[]).with_context(|| format!("{method} {target} at {address}"))
 }
 
-fn exchange(address: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)]) -> Result<Response> {
+/// The same with a body.
+pub(crate) fn request_with_body(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Response> {
+    let length = body.len().to_string();
+    let headers: Vec<_> = headers.iter().copied().chain([("Content-Length", length.as_str())]).collect();
+    exchange(address, method, target, &headers, body).with_context(|| format!("{method} {target} at {address}"))
+}
+
+fn exchange(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Response> {
     let mut stream = connect(address)?;
     let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for (name, value) in headers {
@@ -113,6 +132,7 @@ fn exchange(address: SocketAddr, method: &str, target: &str, headers: &[(&str, &
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes())?;
+    stream.write_all(body)?;
     let mut stream = BufReader::new(stream);
     let first = line(&mut stream).context("no answer")?;
     let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());

@@ -5,6 +5,7 @@
 //! skopeo, and let them pull a real image through real `eagle` processes.
 
 mod boundaries;
+mod browser;
 mod chaos;
 mod chart;
 mod cluster;

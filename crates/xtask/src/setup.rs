@@ -37,6 +37,8 @@ const E2E: &[Tool] = &[
     tool("curl", &["curl"]),
     tool("ip", &["iproute2"]),
     tool("unshare", &["util-linux"]),
+    tool("chromium", &["chromium"]),
+    tool("chromedriver", &["chromium-driver"]),
     // The shared store of trackers, in the tests of its crate.
     tool("redis-server", &["redis-server"]),
     tool("tar", &["tar"]),

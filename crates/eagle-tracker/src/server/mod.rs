@@ -2,6 +2,8 @@
 
 mod announce;
 mod body;
+mod dashboard;
+mod overview;
 mod reply;
 mod routes;
 
@@ -20,8 +22,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-use self::body::BodyBudget;
 pub(crate) use self::routes::page;
+use self::{body::BodyBudget, overview::Glances, reply::Reply};
 use crate::{
     config::{ConfigError, TrackerConfig},
     metrics::Metrics,
@@ -79,6 +81,7 @@ struct Shared {
     policy: Box<dyn PeerPolicy>,
     metrics: Metrics,
     bodies: BodyBudget,
+    glances: Glances,
     started: Instant,
 }
 
@@ -113,6 +116,7 @@ impl Tracker {
             policy: Box::new(DefaultPolicy),
             metrics: Metrics::new(registry),
             bodies: BodyBudget::new(),
+            glances: Glances::default(),
             started: Instant::now(),
             config,
         });
@@ -143,12 +147,33 @@ impl Tracker {
         })
     }
 
+    /// What answers people and their tools on this machine, without the API of nodes.
+    pub fn pages(&self) -> TrackerPages {
+        TrackerPages(Arc::clone(&self.shared))
+    }
+
     /// Waits for shutdown, and then until requests under way are answered or three seconds have passed.
     pub async fn wait(self) {
         self.shutdown.cancelled().await;
         if tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.wait()).await.is_err() {
             debug!(connections = self.tasks.len(), "tracker stops with requests under way");
         }
+    }
+}
+
+/// The part of a tracker that is read and never changes anything: lists, swarms, nodes, the dashboard.
+#[derive(Debug, Clone)]
+pub struct TrackerPages(Arc<Shared>);
+
+impl TrackerPages {
+    /// Whether there can be something at a path.
+    pub fn has(path: &str) -> bool {
+        path.starts_with("/v1/") || dashboard::asset(path).is_some()
+    }
+
+    /// Answers a request without a body; `query` is without its question mark.
+    pub async fn answer(&self, method: &http::Method, path: &str, query: &str) -> Reply {
+        routes::read(&self.0, method, path, query).await.unwrap_or_else(|error| error.reply())
     }
 }
 

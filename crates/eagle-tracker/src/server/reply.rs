@@ -24,6 +24,8 @@ pub(super) enum RequestError {
     NoSuchPath,
     #[error("no peer announces blob {0}")]
     NoSuchSwarm(eagle_core::Digest),
+    #[error("no node {0} is alive")]
+    NoSuchPeer(eagle_core::NodeId),
     #[error("this path takes {0} only")]
     Method(Method),
     #[error("the body did not arrive in time")]
@@ -45,7 +47,7 @@ impl RequestError {
         match self {
             Self::Bad(_) => StatusCode::BAD_REQUEST,
             Self::Stranger => StatusCode::FORBIDDEN,
-            Self::NoSuchPath | Self::NoSuchSwarm(_) => StatusCode::NOT_FOUND,
+            Self::NoSuchPath | Self::NoSuchSwarm(_) | Self::NoSuchPeer(_) => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::LargeBody | Self::ManyBlobs(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -102,7 +104,7 @@ fn unwritable() -> Reply {
     whole(StatusCode::INTERNAL_SERVER_ERROR, Encoding::Json.media_type(), body)
 }
 
-fn whole(status: StatusCode, media_type: HeaderValue, body: Bytes) -> Reply {
+pub(super) fn whole(status: StatusCode, media_type: HeaderValue, body: Bytes) -> Reply {
     let mut reply = Response::new(Full::new(body));
     *reply.status_mut() = status;
     reply.headers_mut().insert(header::CONTENT_TYPE, media_type);

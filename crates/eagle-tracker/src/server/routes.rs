@@ -10,11 +10,14 @@ use tokio::time::Instant;
 use url::form_urlencoded;
 
 use super::{
-    Shared,
+    Shared, dashboard,
     reply::{Reply, RequestError, encoded, json},
 };
 use crate::{
-    api::{ANNOUNCE_PATH, PEERS_PATH, PeersPage, SWARMS_PATH, SwarmPage, SwarmsPage},
+    api::{
+        ANNOUNCE_PATH, OVERVIEW_PATH, PEERS_PATH, PeerPage, PeersPage, SWARMS_PATH, SwarmPage, SwarmsPage,
+        TOPOLOGY_PATH,
+    },
     encoding::Encoding,
 };
 
@@ -47,21 +50,38 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAddr)
             }
             reply
         }
-        SWARMS_PATH => {
-            allow(&request, Method::GET)?;
-            swarms(shared, &Paging::of(&request)?).await
-        }
-        PEERS_PATH => {
-            allow(&request, Method::GET)?;
-            peers(shared, &Paging::of(&request)?).await
-        }
-        path => {
-            let below = path.strip_prefix(SWARMS_PATH).and_then(|rest| rest.strip_prefix('/'));
-            let digest = below.filter(|rest| !rest.contains('/')).ok_or(RequestError::NoSuchPath)?;
-            allow(&request, Method::GET)?;
-            swarm(shared, parse("digest", digest)?, &Paging::of(&request)?).await
-        }
+        path => read(shared, request.method(), path, request.uri().query().unwrap_or_default()).await,
     }
+}
+
+/// Answers a request that changes nothing and has no body: the lists, and the pages for people.
+pub(super) async fn read(shared: &Shared, method: &Method, path: &str, query: &str) -> Result<Reply, RequestError> {
+    let below = |parent: &str| path.strip_prefix(parent)?.strip_prefix('/').filter(|rest| !rest.contains('/'));
+    let answer = async {
+        match path {
+            SWARMS_PATH => swarms(shared, query).await,
+            PEERS_PATH => peers(shared, &Paging::parse(query)?).await,
+            OVERVIEW_PATH => Ok(json(&*shared.overview().await)),
+            TOPOLOGY_PATH => Ok(json(&*shared.topology().await)),
+            _ => {
+                if let Some(asset) = dashboard::asset(path) {
+                    return Ok(asset);
+                }
+                if let Some(digest) = below(SWARMS_PATH) {
+                    return swarm(shared, parse("digest", &decoded(digest))?, query).await;
+                }
+                let node = below(PEERS_PATH).ok_or(RequestError::NoSuchPath)?;
+                peer(shared, &parse("node", &decoded(node))?, &Paging::parse(query)?).await
+            }
+        }
+    };
+    if *method != Method::GET && *method != Method::HEAD {
+        let known = [SWARMS_PATH, PEERS_PATH, OVERVIEW_PATH, TOPOLOGY_PATH].contains(&path)
+            || dashboard::asset(path).is_some()
+            || below(SWARMS_PATH).or_else(|| below(PEERS_PATH)).is_some();
+        return Err(if known { RequestError::Method(Method::GET) } else { RequestError::NoSuchPath });
+    }
+    answer.await
 }
 
 async fn announce(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAddr) -> Result<Reply, RequestError> {
@@ -87,19 +107,32 @@ async fn announce(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAd
     Ok(reply)
 }
 
-async fn swarms(shared: &Shared, paging: &Paging) -> Result<Reply, RequestError> {
+async fn swarms(shared: &Shared, query: &str) -> Result<Reply, RequestError> {
+    let paging = Paging::parse(query)?;
     let after = paging.after.as_deref().map(|after| parse("after", after)).transpose()?;
     let mut swarms = shared.store.swarms(after, paging.limit + 1, shared.now()).await;
     let next = paging.cut(&mut swarms, |swarm| swarm.digest);
     Ok(json(&SwarmsPage { swarms, next }))
 }
 
-async fn swarm(shared: &Shared, digest: Digest, paging: &Paging) -> Result<Reply, RequestError> {
+async fn swarm(shared: &Shared, digest: Digest, query: &str) -> Result<Reply, RequestError> {
+    let (with_pieces, paging) = Paging::with_pieces(query)?;
     let after = paging.node()?;
     let found = shared.store.swarm(digest, after.as_ref().map(NodeId::as_str), paging.limit + 1, shared.now()).await;
     let (summary, mut members) = found.ok_or(RequestError::NoSuchSwarm(digest))?;
+    if !with_pieces {
+        members.iter_mut().for_each(|member| member.owned = None);
+    }
     let next = paging.cut(&mut members, |member| member.peer.id.clone());
     Ok(json(&SwarmPage { summary, members, next }))
+}
+
+async fn peer(shared: &Shared, node: &NodeId, paging: &Paging) -> Result<Reply, RequestError> {
+    let after = paging.after.as_deref().map(|after| parse("after", after)).transpose()?;
+    let found = shared.store.node(node, after, paging.limit + 1, shared.now()).await;
+    let (summary, mut owns) = found.ok_or_else(|| RequestError::NoSuchPeer(node.clone()))?;
+    let next = paging.cut(&mut owns, |blob| blob.digest);
+    Ok(json(&PeerPage { summary, owns, next }))
 }
 
 async fn peers(shared: &Shared, paging: &Paging) -> Result<Reply, RequestError> {
@@ -116,13 +149,18 @@ struct Paging {
 }
 
 impl Paging {
-    fn of(request: &Request<Incoming>) -> Result<Self, RequestError> {
-        Self::parse(request.uri().query().unwrap_or_default())
+    fn parse(query: &str) -> Result<Self, RequestError> {
+        match Self::with_pieces(query)? {
+            (false, paging) => Ok(paging),
+            (true, _) => Err(RequestError::Bad("this path takes the parameters limit and after only".to_owned())),
+        }
     }
 
-    fn parse(query: &str) -> Result<Self, RequestError> {
+    /// The same of a path that has `pieces=true` too.
+    fn with_pieces(query: &str) -> Result<(bool, Self), RequestError> {
         let (usual, most) = PAGE;
         let mut paging = Self { after: None, limit: usual };
+        let mut with_pieces = false;
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
                 "after" => paging.after = Some(value.into_owned()),
@@ -130,10 +168,15 @@ impl Paging {
                     Ok(limit) if (1..=most).contains(&limit) => paging.limit = limit,
                     _ => return Err(RequestError::Bad(format!("limit must be a number from 1 to {most}"))),
                 },
+                "pieces" => match &*value {
+                    "true" => with_pieces = true,
+                    "false" => with_pieces = false,
+                    _ => return Err(RequestError::Bad("pieces must be true or false".to_owned())),
+                },
                 _ => return Err(RequestError::Bad("this path takes the parameters limit and after only".to_owned())),
             }
         }
-        Ok(paging)
+        Ok((with_pieces, paging))
     }
 
     fn node(&self) -> Result<Option<NodeId>, RequestError> {
@@ -155,6 +198,11 @@ pub(crate) fn page(query: &str) -> Result<(Option<String>, usize), String> {
     Paging::parse(query).map(|paging| (paging.after, paging.limit)).map_err(|error| error.to_string())
 }
 
+/// The last part of a path: clients may write the colon of a digest as `%3A`.
+fn decoded(part: &str) -> String {
+    percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned()
+}
+
 fn parse<T: FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -> Result<T, RequestError> {
     text.parse().map_err(|error| RequestError::Bad(format!("{what}: {error}")))
 }
@@ -173,9 +221,11 @@ mod tests {
         assert_eq!(Paging::parse("").map(|p| (p.after, p.limit)).ok(), Some((None, 100)));
         let page = Paging::parse("limit=2&after=sha256%3Aab").unwrap();
         assert_eq!((page.after.as_deref(), page.limit), (Some("sha256:ab"), 2));
-        for bad in ["limit=0", "limit=1001", "limit=-1", "limit=x", "page=3"] {
+        for bad in ["limit=0", "limit=1001", "limit=-1", "limit=x", "page=3", "pieces=true"] {
             assert!(Paging::parse(bad).is_err(), "{bad}");
         }
+        assert!(Paging::with_pieces("pieces=true&limit=2").is_ok_and(|(with_pieces, _)| with_pieces));
+        assert!(Paging::with_pieces("pieces=yes").is_err());
         let mut entries = vec![1, 2, 3];
         assert_eq!(page.cut(&mut entries, |e| *e), Some(2));
         assert_eq!((page.cut(&mut entries, |e| *e), entries.len()), (None, 2));

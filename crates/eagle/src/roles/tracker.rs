@@ -23,6 +23,7 @@ pub(super) async fn start(loaded: &Loaded, cluster: &Cluster, shutdown: Cancella
         })?;
     let addresses =
         Addresses { role: "tracker", listen: tracker.local_addr(), admin: admin.address(), p2p: None, data: None };
+    admin.state().tracker(tracker.pages());
     let slot = Slot::new(tracker);
     admin.state().membership(cluster.membership().clone());
     admin.state().running(metrics, slot.view(Tracker::status));

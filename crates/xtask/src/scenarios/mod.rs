@@ -3,6 +3,7 @@
 mod bad_input;
 mod cache;
 mod configured;
+mod dashboard;
 mod forward;
 mod host;
 mod hostile;
@@ -121,6 +122,11 @@ const ALL: &[Scenario] = &[
         name: "pushes",
         proves: "a push through the mirror is refused as the specification says, and with push: passthrough arrives at the registry whole",
         run: specification::pushing,
+    },
+    Scenario {
+        name: "dashboard",
+        proves: "the tracker's dashboard in Chromium: swarms, the map of pieces by keyboard alone, nodes, topology, dark and light, nothing in the console",
+        run: dashboard::dashboard,
     },
     Scenario {
         name: "warm-restart",
