@@ -52,19 +52,16 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end -}}
 
-{{- define "eagle.trackerUrl" -}}
-http://{{ include "eagle.fullname" . }}-tracker.{{ .Release.Namespace }}.svc:{{ .Values.tracker.ports.http }}
-{{- end -}}
-
 {{/*
-The URL of every seeder. Proxies agree on the seeder of a blob by hashing it over this list, so each
-has to be named, and not hidden behind one address.
+The URL of every tracker or seeder, each by its own name and not hidden behind one address: nodes go to the first tracker that
+answers, and agree on the seeder of a blob by hashing it over this list. Takes (dict "root" $ "role" "...").
 */}}
-{{- define "eagle.seederUrls" -}}
-{{- $service := printf "%s-seeder" (include "eagle.fullname" .) -}}
+{{- define "eagle.urls" -}}
+{{- $values := get .root.Values .role -}}
+{{- $service := printf "%s-%s" (include "eagle.fullname" .root) .role -}}
 {{- $urls := list -}}
-{{- range $index := until (int .Values.seeder.replicas) -}}
-{{- $urls = append $urls (printf "http://%s-%d.%s.%s.svc:%d" $service $index $service $.Release.Namespace (int $.Values.seeder.ports.http)) -}}
+{{- range $index := until (int $values.replicas) -}}
+{{- $urls = append $urls (printf "http://%s-%d.%s.%s.svc:%d" $service $index $service $.root.Release.Namespace (int $values.ports.http)) -}}
 {{- end -}}
 {{- toJson $urls -}}
 {{- end -}}
@@ -152,7 +149,7 @@ tracker:
   "p2p_listen" (printf "0.0.0.0:%d" (int $ports.p2p))
   "data_listen" (printf "0.0.0.0:%d" (int $ports.data))
   "data_dir" "/var/lib/eagle/seeder"
-  "trackers" (list (include "eagle.trackerUrl" .))
+  "trackers" (include "eagle.urls" (dict "root" . "role" "tracker") | fromJsonArray)
 -}}
 {{ include "eagle.logConfig" . }}
 {{ include "eagle.clusterConfig" . }}
@@ -172,8 +169,8 @@ seeder:
   "p2p_listen" (printf "0.0.0.0:%d" (int $ports.p2p))
   "data_listen" (printf "0.0.0.0:%d" (int $ports.data))
   "data_dir" "/var/lib/eagle/proxy"
-  "trackers" (list (include "eagle.trackerUrl" .))
-  "seeders" (include "eagle.seederUrls" . | fromJsonArray)
+  "trackers" (include "eagle.urls" (dict "root" . "role" "tracker") | fromJsonArray)
+  "seeders" (include "eagle.urls" (dict "root" . "role" "seeder") | fromJsonArray)
 -}}
 {{ include "eagle.logConfig" . }}
 {{ include "eagle.clusterConfig" . }}

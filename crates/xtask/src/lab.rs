@@ -20,6 +20,7 @@ use clap::Args;
 use tempfile::TempDir;
 
 use crate::{
+    chart,
     image::Image,
     newer::{self, Unpacked},
     process::succeed,
@@ -70,6 +71,10 @@ pub(crate) fn run(report: &mut Report, only: Option<&str>, keep: bool, eagle: Op
         None => workspace::eagle()?,
     };
     let s3_server = workspace::s3_server()?;
+    if scenarios::matching(only).any(|scenario| scenario.name == "chart") {
+        // Inside there is no network to get helm from.
+        chart::Tools::ready().context("the scenario of the chart needs helm")?;
+    }
     let image = Image::make()?;
     let newer = newer(report, only)?;
     remove_abandoned();

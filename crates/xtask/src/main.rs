@@ -19,6 +19,7 @@ mod oci;
 mod process;
 mod registry;
 mod report;
+mod rootfs;
 mod runtimes;
 mod s3;
 mod scenarios;

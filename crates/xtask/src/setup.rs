@@ -43,6 +43,11 @@ const E2E: &[Tool] = &[
     tool("redis-server", &["redis-server"]),
     tool("tar", &["tar"]),
     tool("gzip", &["gzip"]),
+    tool("strip", &["binutils"]),
+    tool("setpriv", &["util-linux"]),
+    tool("useradd", &["passwd"]),
+    // Checks units; nothing is started by it.
+    tool("systemd-analyze", &["systemd"]),
 ];
 
 /// What `cargo xtask chaos` starts.

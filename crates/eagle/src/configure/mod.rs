@@ -86,7 +86,7 @@ pub(crate) fn run(args: &ConfigureArgs) -> Result<()> {
             outcome.activate.extend(args.runtime.after_undo());
         }
         tell(&outcome, "not undone")?;
-        return take_notice(args, &root, &outcome.activate);
+        return take_notice(args, root, &outcome.activate).map(drop);
     }
     let plan = args.runtime.plan(&root, &wanted)?;
     if args.check {
@@ -98,10 +98,10 @@ pub(crate) fn run(args: &ConfigureArgs) -> Result<()> {
         println!("note: {note}");
     }
     if !args.activate {
-        return take_notice(args, &root, &outcome.activate);
+        return take_notice(args, root, &outcome.activate).map(drop);
     }
     // Those of an earlier run too: the files are right by now, but the runtime does not know.
-    take_notice(args, &root, record.pending())?;
+    let root = take_notice(args, root, record.pending())?;
     record.activated(&root)
 }
 
@@ -115,15 +115,16 @@ fn tell(outcome: &Outcome, failed: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs the commands, or says which to run.
-fn take_notice(args: &ConfigureArgs, root: &Root, commands: &[impl AsRef<str>]) -> Result<()> {
+/// Runs the commands, or says which to run. The system's root as this process sees it after that.
+fn take_notice(args: &ConfigureArgs, mut root: Root, commands: &[impl AsRef<str>]) -> Result<Root> {
     for command in commands.iter().map(AsRef::as_ref) {
         if args.activate {
-            activate::run(root, command)?;
+            root = activate::enter(root, command)?;
+            activate::run(command)?;
             println!("done: {command}");
         } else {
             println!("now run: {command}");
         }
     }
-    Ok(())
+    Ok(root)
 }

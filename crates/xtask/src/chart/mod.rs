@@ -26,7 +26,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 
-pub(crate) use self::tools::{RELEASE, Tools, directory};
+pub(crate) use self::tools::{NAMESPACE, RELEASE, Tools, directory};
 use self::{
     manifest::{environment, find, kind, name},
     tools::{DEADLINE, KUBERNETES},
@@ -69,6 +69,7 @@ pub(crate) fn check(report: &mut Report) -> Result<()> {
         report.test(&format!("chart/config/{stem}"), || configuration(&tools, &chart, file, &eagle));
     }
     report.test("chart/table", || table::check(&chart));
+    report.test("chart/pages", || pages(&tools, &chart));
     report.test("chart/refuses", || refusals::check(&tools, &chart));
     report.test("chart/topology", || pods::topology(&tools, &chart));
     report.test("chart/undo", || undo::check(&tools, &chart));
@@ -152,6 +153,26 @@ fn configuration(tools: &Tools, chart: &Path, values: &Path, eagle: &Path) -> Re
             }
         }
     }
+    Ok(())
+}
+
+/// What the pages tell people to install can be rendered.
+fn pages(tools: &Tools, chart: &Path) -> Result<()> {
+    let mut found = 0;
+    for page in ["docs/quickstart-kubernetes.md", "charts/eagle/README.md", "README.md"] {
+        let text = fs::read_to_string(workspace::root().join(page))?;
+        for line in text.lines() {
+            let line = line.trim_start_matches("$ ");
+            let Some(arguments) = line.strip_prefix("helm install eagle charts/eagle ") else { continue };
+            // The shell's quotes stand around braces only.
+            let words = arguments.split_whitespace().map(|word| word.trim_matches('\''));
+            let mut template = tools.template(chart);
+            succeed(template.args(words.filter(|word| *word != "--create-namespace")), DEADLINE)
+                .with_context(|| format!("{page}: {line}"))?;
+            found += 1;
+        }
+    }
+    ensure!(found >= 5, "only {found} installations were found");
     Ok(())
 }
 

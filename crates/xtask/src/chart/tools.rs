@@ -26,7 +26,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The release and the namespace that the chart is rendered for.
 pub(crate) const RELEASE: &str = "release";
-pub(super) const NAMESPACE: &str = "images";
+pub(crate) const NAMESPACE: &str = "images";
 
 /// The programs that check.
 #[derive(Debug)]

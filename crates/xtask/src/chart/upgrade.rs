@@ -34,7 +34,7 @@ pub(super) fn check(tools: &Tools, chart: &Path) -> Result<()> {
         "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "100Gi" } } },
     }]);
     ensure!(spec["volumeClaimTemplates"] == claims, "{}", spec["volumeClaimTemplates"]);
-    for (kind, role) in [("Deployment", "tracker"), ("StatefulSet", "seeder"), ("DaemonSet", "proxy")] {
+    for (kind, role) in [("StatefulSet", "tracker"), ("StatefulSet", "seeder"), ("DaemonSet", "proxy")] {
         let (_, workload) = defaults(tools, chart, &[], (kind, role))?;
         let labels = json!({
             "app.kubernetes.io/name": "eagle", "app.kubernetes.io/instance": "release", "app.kubernetes.io/component": role,

@@ -122,6 +122,11 @@ impl Docker {
         Ok(command)
     }
 
+    /// Its client, to be told what to do.
+    pub(crate) fn command(&self) -> Result<Command> {
+        self.client()
+    }
+
     /// The same docker, with the image of another registry.
     pub(crate) fn of_registry(self, registry: impl ToString) -> Self {
         Self { registry: Some(registry.to_string()), ..self }

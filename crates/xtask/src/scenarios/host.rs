@@ -80,7 +80,7 @@ fn done(finished: &Finished, runtime: &str) -> Result<()> {
 }
 
 /// Every file with its content, and every directory.
-fn files(root: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+pub(super) fn files(root: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     let listed = succeed(Command::new("find").arg(root), DEADLINE)?;
     let mut files = BTreeMap::new();
     for path in listed.lines().map(PathBuf::from) {

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cache;
+mod chart;
 mod configured;
 mod dashboard;
 mod forward;
@@ -15,6 +16,7 @@ mod preheat;
 mod private;
 mod private_runtimes;
 mod pulls;
+mod quickstart;
 mod shared_storage;
 mod specification;
 mod tls_front;
@@ -97,6 +99,21 @@ const ALL: &[Scenario] = &[
         name: newer_runtimes::NAMES[0],
         proves: "the same of containerd 2, docker with the containerd image store and a newer podman, by tag and by digest; layers come in parallel ranges, and the registry serves every blob once",
         run: newer_runtimes::configured,
+    },
+    Scenario {
+        name: "chart",
+        proves: "the chart's image is built without network; its containers, as rendered and with no more rights, serve containerd by the files that the init container writes, and Eagle's own image; the hook brings every file back; dashboard and alerts name metrics that exist",
+        run: chart::in_containers,
+    },
+    Scenario {
+        name: "quickstart-docker",
+        proves: "every command of docs/quickstart-docker.md works as it stands there; the registry serves every blob once; the machine is as it was",
+        run: quickstart::docker,
+    },
+    Scenario {
+        name: "quickstart-containerd",
+        proves: "the same of docs/quickstart-containerd.md, with tracker, seeder and proxy as services of their own user",
+        run: quickstart::containerd,
     },
     Scenario {
         name: "forward-proxy-intercepts",
