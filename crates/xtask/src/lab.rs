@@ -73,7 +73,10 @@ pub(crate) fn run(report: &mut Report, only: Option<&str>, keep: bool, eagle: Op
     let s3_server = workspace::s3_server()?;
     if scenarios::matching(only).any(|scenario| scenario.name == "chart") {
         // Inside there is no network to get helm from.
-        chart::Tools::ready().context("the scenario of the chart needs helm")?;
+        match chart::Tools::ready() {
+            Err(reason) if !setup::in_ci() => println!("the scenario of the chart will fail without helm: {reason:#}"),
+            tools => drop(tools.context("the scenario of the chart needs helm")?),
+        }
     }
     let image = Image::make()?;
     let newer = newer(report, only)?;

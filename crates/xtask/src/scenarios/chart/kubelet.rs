@@ -53,11 +53,14 @@ impl Node<'_> {
         Ok(succeed(&mut command, DEADLINE)?.trim().to_owned())
     }
 
-    /// Asks a container to end; it has to do so by itself and without an error.
-    pub(super) fn stop(&self, id: &str) -> Result<()> {
-        succeed(self.docker.command()?.args(["stop", "--time", STOP, id]), DEADLINE)?;
-        let state = succeed(self.docker.command()?.args(["inspect", "--format", "{{.State.ExitCode}}", id]), DEADLINE)?;
-        ensure!(state.trim() == "0", "ended with {}:\n{}", state.trim(), self.log(id)?);
+    /// Asks containers to end, all at once; each has to do so by itself and without an error.
+    pub(super) fn stop(&self, ids: &[&str]) -> Result<()> {
+        succeed(self.docker.command()?.args(["stop", "--time", STOP]).args(ids), DEADLINE)?;
+        for id in ids {
+            let mut inspect = self.docker.command()?;
+            let code = succeed(inspect.args(["inspect", "--format", "{{.State.ExitCode}}", id]), DEADLINE)?;
+            ensure!(code.trim() == "0", "ended with {}:\n{}", code.trim(), self.log(id)?);
+        }
         Ok(())
     }
 
