@@ -40,7 +40,9 @@ fn sim(plan: &Path, arguments: &[&str]) -> (Value, String) {
 fn every_plan_runs_to_its_end() {
     let plans = plans();
     let names: Vec<_> = plans.iter().map(|plan| plan.file_stem().unwrap().to_str().unwrap()).collect();
-    for name in ["churn", "flash-10k", "flash-1k", "kraken", "mixed", "staggered", "zones"] {
+    for name in
+        ["churn", "flash-10k", "flash-1k", "kraken", "lopsided", "mixed", "racks", "staggered", "two-regions", "zones"]
+    {
         assert!(names.contains(&name), "{name} is missing in {names:?}");
     }
     for plan in &plans {

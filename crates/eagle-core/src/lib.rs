@@ -25,7 +25,7 @@ pub use bitfield::Bitfield;
 pub use digest::Digest;
 pub use geometry::{Geometry, PieceIndex};
 pub use metainfo::Metainfo;
-pub use peer::{NodeId, NodeRole, PeerInfo, Topology};
+pub use peer::{Boundary, FarGroup, NodeId, NodeRole, PeerInfo, Topology};
 pub use piece_hash::{PieceCheck, PieceHash};
 pub use piece_set::PieceSet;
 pub use time::Timestamp;

@@ -89,6 +89,31 @@ pub struct Topology {
     pub rack: Option<String>,
 }
 
+/// What lies between two places, the narrowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Boundary {
+    /// They are in different racks of a zone.
+    Rack,
+    /// They are in different zones of a region.
+    Zone,
+    /// They are in different regions.
+    Region,
+}
+
+impl Boundary {
+    /// All of them, the narrowest first.
+    pub const ALL: [Self; 3] = [Self::Rack, Self::Zone, Self::Region];
+}
+
+/// Nodes that are together beyond a boundary: a rack of our zone, another zone of our region, or another region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FarGroup {
+    /// The widest boundary that lies between us and them.
+    pub boundary: Boundary,
+    /// Tells the groups beyond that boundary apart, within one process.
+    pub number: u64,
+}
+
 /// A text that cannot be a topology label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a topology label has 1 to {MAX_LABEL} printable characters")]
@@ -103,34 +128,38 @@ impl Topology {
         Ok(Self { region: check_label(region)?, zone: check_label(zone)?, rack: check_label(rack)? })
     }
 
-    /// Largest distance that is near: the same zone.
-    pub const NEAR: u8 = 1;
-
-    /// How far apart two nodes are: 0 same rack, 1 same zone, 2 same region, 3 otherwise.
+    /// The widest boundary between two nodes; `None` in the same rack.
     ///
     /// Labels that are absent on either side count as equal: without them all nodes are near.
-    pub fn distance(&self, other: &Self) -> u8 {
+    pub fn boundary(&self, other: &Self) -> Option<Boundary> {
         let same = |a: &Option<String>, b: &Option<String>| match (a, b) {
             (Some(a), Some(b)) => a == b,
             _ => true,
         };
         if !same(&self.region, &other.region) {
-            3
+            Some(Boundary::Region)
         } else if !same(&self.zone, &other.zone) {
-            2
+            Some(Boundary::Zone)
         } else if !same(&self.rack, &other.rack) {
-            1
+            Some(Boundary::Rack)
         } else {
-            0
+            None
         }
     }
 
-    /// A number for the zone of this node, the same for all nodes of the zone within one process;
-    /// `None` when that is the zone of `other` too.
-    pub fn zone_seen_from(&self, other: &Self) -> Option<u64> {
+    /// The group that this node is in for one that is at `other`, the same for all nodes that are together;
+    /// `None` when it is in the same rack.
+    pub fn group_seen_from(&self, other: &Self) -> Option<FarGroup> {
+        let boundary = self.boundary(other)?;
         let mut hasher = DefaultHasher::new();
-        (&self.region, &self.zone).hash(&mut hasher);
-        (self.distance(other) > Self::NEAR).then(|| hasher.finish())
+        self.region.hash(&mut hasher);
+        if boundary <= Boundary::Zone {
+            self.zone.hash(&mut hasher);
+        }
+        if boundary == Boundary::Rack {
+            self.rack.hash(&mut hasher);
+        }
+        Some(FarGroup { boundary, number: hasher.finish() })
     }
 }
 
@@ -187,20 +216,23 @@ mod tests {
     #[test]
     fn distance_grows_with_separation() {
         let here = at("r1", "z1", "k1");
-        assert_eq!(here.distance(&here), 0);
-        assert_eq!(here.distance(&at("r1", "z1", "k2")), 1);
-        assert_eq!(here.distance(&at("r1", "z2", "k1")), 2);
-        assert_eq!(here.distance(&at("r2", "z1", "k1")), 3);
-        assert_eq!(here.distance(&Topology::default()), 0);
-        assert_eq!(here.zone_seen_from(&at("r1", "z1", "k2")), None);
-        assert_eq!(
-            here.zone_seen_from(&at("r1", "z2", "k1")),
-            at("r1", "z1", "k3").zone_seen_from(&at("r2", "z1", "k1"))
-        );
-        assert_ne!(
-            here.zone_seen_from(&at("r1", "z2", "k1")),
-            at("r1", "z3", "k1").zone_seen_from(&at("r1", "z2", "k1"))
-        );
+        assert_eq!(here.boundary(&here), None);
+        assert_eq!(here.boundary(&at("r1", "z1", "k2")), Some(Boundary::Rack));
+        assert_eq!(here.boundary(&at("r1", "z2", "k1")), Some(Boundary::Zone));
+        assert_eq!(here.boundary(&at("r2", "z1", "k1")), Some(Boundary::Region));
+        assert_eq!(here.boundary(&Topology::default()), None);
+    }
+
+    #[test]
+    fn who_is_together_beyond_a_boundary_is_one_group() {
+        let here = at("r1", "z1", "k1");
+        let group = |region, zone, rack| at(region, zone, rack).group_seen_from(&here);
+        assert_eq!(group("r1", "z1", "k1"), None);
+        assert_ne!(group("r1", "z1", "k2"), group("r1", "z1", "k3"));
+        assert_eq!(group("r1", "z2", "k1"), group("r1", "z2", "k2"));
+        assert_ne!(group("r1", "z2", "k1"), group("r1", "z3", "k1"));
+        assert_eq!(group("r2", "z1", "k1"), group("r2", "z7", "k2"));
+        assert_ne!(group("r2", "z1", "k1"), group("r3", "z1", "k1"));
     }
 
     #[test]

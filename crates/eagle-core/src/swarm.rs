@@ -14,6 +14,7 @@
 //! is never taken back: what was verified stays verified.
 
 mod action;
+mod boundaries;
 mod choker;
 mod config;
 mod download;
@@ -27,7 +28,6 @@ mod service;
 mod spread;
 mod upload;
 mod waiting;
-mod zones;
 
 use std::{cell::Cell, collections::VecDeque};
 
@@ -35,22 +35,23 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 pub use self::{
-    action::{Action, BanReason, FarZone, PeerKey, RequestId, SwarmTotals, Verdict},
+    action::{Action, BanReason, PeerKey, RequestId, SwarmTotals, Verdict},
     config::SwarmConfig,
     picker::{PieceChoice, PiecePicker, RarestFirst},
     waiting::WaitingUploads,
 };
 use self::{
+    boundaries::Boundaries,
     choker::Choker,
     peers::{PeerState, Peers},
     rates::Rates,
     requests::Requests,
     spread::Spread,
-    zones::Zones,
 };
 use crate::{
     bitfield::Bitfield,
     geometry::{Geometry, PieceIndex},
+    peer::FarGroup,
     time::Timestamp,
     wire::control::{BlobMessage, Load, MAX_HAVE},
 };
@@ -83,7 +84,7 @@ pub struct Swarm {
     seeders: Vec<PeerKey>,
     requests: Requests,
     spread: Spread,
-    zones: Zones,
+    boundaries: Boundaries,
     rates: Rates,
     choker: Choker,
     picker: Box<dyn PiecePicker>,
@@ -135,7 +136,7 @@ impl Swarm {
             choker: Choker::new(config.unchoked_peers),
             spread: Spread::new(start.spread, pieces),
             picker: Box::new(RarestFirst),
-            zones: Zones::new(&start.have),
+            boundaries: Boundaries::new(&start.have),
             rates: Rates::new(config.requests_in_flight),
             geometry: start.geometry,
             download: start.download,
@@ -199,39 +200,40 @@ impl Swarm {
     }
 
     /// A peer that was named to us is connected: it is greeted, as long as those we know do not add up
-    /// to [`SwarmConfig::greeted_peers`] as fast as we are. A peer without a `zone` is near, in our own.
-    pub fn handle_peer(&mut self, peer: PeerKey, zone: Option<FarZone>) {
-        self.note_named(peer, zone);
+    /// to [`SwarmConfig::greeted_peers`] as fast as we are. A peer without a `group` is near, in our own.
+    pub fn handle_peer(&mut self, peer: PeerKey, group: Option<FarGroup>) {
+        self.note_named(peer, group);
     }
 
     /// A seeder that was named to us is connected: it is greeted however many peers we know. Where all nodes
     /// came to know enough of each other before they reached the seeder, nobody had anything.
-    pub fn handle_seeder(&mut self, peer: PeerKey, zone: Option<FarZone>) {
+    pub fn handle_seeder(&mut self, peer: PeerKey, group: Option<FarGroup>) {
         if self.seeders.contains(&peer) {
             return;
         }
         if self.seeders.len() < MOST_SEEDERS {
             self.seeders.push(peer);
-            self.greet(peer, zone);
+            self.greet(peer, group);
         } else {
-            self.handle_peer(peer, zone);
+            self.handle_peer(peer, group);
         }
     }
 
-    /// A peer greets us: it is greeted in turn, as long as we know fewer than
-    /// [`SwarmConfig::max_peers`]. Its message is still to be handled. Without a `zone` it is near.
-    pub fn handle_greeting(&mut self, peer: PeerKey, zone: Option<FarZone>) {
-        if self.peers.len() < self.config.max_peers {
-            self.greet(peer, zone);
+    /// A peer greets us: it is greeted in turn, as long as we know fewer near or far peers than
+    /// [`SwarmConfig::max_peers`]. Its message is still to be handled. Without a `group` it is near.
+    pub fn handle_greeting(&mut self, peer: PeerKey, group: Option<FarGroup>) {
+        if self.has_room_for(group) {
+            self.greet(peer, group);
         }
     }
 
-    fn greet(&mut self, peer: PeerKey, zone: Option<FarZone>) {
+    fn greet(&mut self, peer: PeerKey, group: Option<FarGroup>) {
         if self.peers.contains_key(&peer) {
             return;
         }
-        self.peers.insert(peer, PeerState::new(self.geometry.pieces(), zone));
-        self.send_handshake(peer, zone);
+        self.peers.insert(peer, PeerState::new(self.geometry.pieces(), group, self.effective(group)));
+        self.send_handshake(peer, group);
+        self.open_boundaries();
     }
 
     /// A peer is gone.
@@ -248,6 +250,7 @@ impl Swarm {
             }
             self.spread.forget(peer);
             self.choker.forget(peer);
+            self.take_offers_back(peer, &state);
             self.rates_changed(now);
             self.rechoke(now);
             self.fill(now);
@@ -278,6 +281,7 @@ impl Swarm {
                     state.rate = rate;
                 }
                 self.rates_changed(now);
+                self.offer_what_was_not(peer);
             }
             BlobMessage::Have { pieces, load } => {
                 for &index in &pieces {
@@ -470,8 +474,8 @@ impl Swarm {
             if state.have.is_full() && !state.load.spreading {
                 continue;
             }
-            // Peers in other zones hear of it in their own way.
-            if self.download && state.zone.is_some() && !state.load.spreading {
+            // Peers beyond a boundary hear of it in their own way.
+            if self.download && state.group.is_some() && !state.load.spreading {
                 continue;
             }
             // Nor for pieces that it owns itself; who spreads wants to know how far they have come.
@@ -551,10 +555,10 @@ impl Swarm {
 }
 
 #[cfg(test)]
+mod boundaries_tests;
+#[cfg(test)]
 mod rates_tests;
 #[cfg(test)]
 mod reroute_tests;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod zones_tests;

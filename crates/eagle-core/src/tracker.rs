@@ -2,12 +2,15 @@
 //!
 //! The tracker's service (`eagle-tracker`) and the simulator run the same code.
 
+pub mod flows;
 pub mod ownership;
 pub mod policy;
+mod scoring;
 
 pub use self::{
+    flows::{Flow, FlowReport, Flows},
     ownership::Ownership,
-    policy::{Asker, Candidate, DefaultPolicy, PeerPolicy},
+    policy::{Asker, Candidate, DefaultPolicy, NodeLoad, PeerPolicy},
 };
 
 #[cfg(test)]

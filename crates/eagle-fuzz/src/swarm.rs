@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use eagle_core::{
-    Bitfield, Geometry, PieceIndex, Timestamp,
-    swarm::{Action, FarZone, PeerKey, RequestId, Swarm, SwarmConfig, SwarmStart, Verdict},
+    Bitfield, Boundary, FarGroup, Geometry, PieceIndex, Timestamp,
+    swarm::{Action, PeerKey, RequestId, Swarm, SwarmConfig, SwarmStart, Verdict},
     wire::{
         control::{BlobMessage, HostRate, Load},
         data::RejectReason,
@@ -42,9 +42,10 @@ impl Input<'_> {
         Load { requests: u16::from(byte >> 1), spreading: byte & 1 == 1 }
     }
 
-    fn zone(&mut self) -> Option<FarZone> {
+    fn group(&mut self) -> Option<FarGroup> {
         let byte = self.byte();
-        (byte & 1 == 1).then(|| FarZone(u64::from(byte >> 6)))
+        let boundary = Boundary::ALL[usize::from(byte >> 1) % Boundary::ALL.len()];
+        (byte & 1 == 1).then(|| FarGroup { boundary, number: u64::from(byte >> 6) })
     }
 }
 
@@ -94,9 +95,9 @@ pub(crate) fn run(bytes: &[u8]) {
 fn event(swarm: &mut Swarm, now: &mut Timestamp, input: &mut Input<'_>, geometry: Geometry) {
     let at = *now;
     match input.byte() % 22 {
-        0 => swarm.handle_peer(input.peer(), input.zone()),
-        1 => swarm.handle_seeder(input.peer(), input.zone()),
-        2 => swarm.handle_greeting(input.peer(), input.zone()),
+        0 => swarm.handle_peer(input.peer(), input.group()),
+        1 => swarm.handle_seeder(input.peer(), input.group()),
+        2 => swarm.handle_greeting(input.peer(), input.group()),
         3 => swarm.handle_peer_left(at, input.peer()),
         4 => {
             let bitfield = vec![input.byte(), input.byte() & 0xf0];

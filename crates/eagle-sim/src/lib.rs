@@ -9,9 +9,9 @@
 //! - A node's uplink sends one chunk at a time, in turn from the transfers in its upload slots; a
 //!   chunk is what the real limiter lets pass at a time. Further requests wait in order, and those of
 //!   one peer follow one another, as on one channel.
-//! - Between zones a chunk passes the link of that pair of zones, then the receiver's downlink, one
-//!   chunk after another (store and forward). A transfer has a bounded number of chunks under way: a
-//!   socket's buffers.
+//! - A chunk that crosses a boundary passes what all share there: the link out of a rack, that of the pair of
+//!   zones or of regions, the link into a rack; then the receiver's downlink, one chunk after another (store
+//!   and forward). A transfer has a bounded number of chunks under way: a socket's buffers.
 //! - Messages take the latency between two nodes and no capacity. A first contact takes round trips.
 //! - Hashing takes time, disks do not.
 #![warn(missing_docs)]
@@ -23,6 +23,7 @@ mod message_size;
 mod network;
 mod node;
 mod peers;
+mod place;
 mod plan;
 mod report;
 mod samples;
@@ -31,7 +32,7 @@ mod transfers;
 mod world;
 
 pub use self::{
-    plan::{Churn, ChurnKind, Faults, Group, Links, Plan, Seeders, Start, TrackerModel},
+    plan::{Churn, ChurnKind, Faults, Group, Links, Plan, Seeders, Sites, Start, TrackerModel},
     report::{NodeReport, Quantiles, Report},
     samples::Sample,
 };

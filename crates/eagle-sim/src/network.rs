@@ -5,6 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use eagle_core::{
     PieceIndex,
     swarm::{RequestId, WaitingUploads},
+    tracker::NodeLoad,
     wire::control::HostRate,
 };
 
@@ -81,6 +82,12 @@ impl Uplink {
 
     pub(crate) fn load(&self) -> u16 {
         u16::try_from(self.active.len() + self.waiting.len()).unwrap_or(u16::MAX)
+    }
+
+    /// How busy it is, as announced.
+    pub(crate) fn node_load(&self) -> NodeLoad {
+        let free = self.slots.saturating_sub(self.active.len());
+        NodeLoad { requests: self.load(), free_slots: u16::try_from(free).unwrap_or(u16::MAX) }
     }
 
     /// A transfer waits, to a node that can take this much.

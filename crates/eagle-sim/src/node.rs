@@ -7,7 +7,10 @@ use eagle_core::{
     swarm::{PeerKey, Swarm},
 };
 
-use crate::network::{Pipe, Uplink};
+use crate::{
+    network::{Pipe, Uplink},
+    place::Place,
+};
 
 /// A node's part in one blob's swarm.
 pub(crate) struct Member {
@@ -22,7 +25,7 @@ pub(crate) struct Member {
 /// A node.
 pub(crate) struct Node {
     pub(crate) info: Arc<PeerInfo>,
-    pub(crate) zone: u16,
+    pub(crate) place: Place,
     /// Number of its group; seeders have none.
     pub(crate) group: Option<usize>,
     /// One for each blob; a seeder has only those that it is responsible for.
@@ -69,8 +72,7 @@ impl Node {
 }
 
 /// What a tracker knows of a node.
-pub(crate) fn info(number: u32, role: NodeRole, zone: u16) -> Arc<PeerInfo> {
-    let topology = Topology { region: None, zone: Some(format!("zone{zone}")), rack: None };
+pub(crate) fn info(number: u32, role: NodeRole, topology: Topology) -> Arc<PeerInfo> {
     let example = PeerInfo::example();
     let id = format!("node{number}").parse().unwrap_or_else(|_| example.id.clone());
     Arc::new(PeerInfo { id, role, topology, ..example })

@@ -1,11 +1,11 @@
 //! How nodes come to know each other: starts, announces, and the tracker's answers.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use eagle_core::{
-    PieceSet, Timestamp,
-    swarm::{FarZone, Swarm},
-    tracker::{Asker, Candidate, DefaultPolicy, Ownership, PeerPolicy as _},
+    FarGroup, PieceSet, Timestamp,
+    swarm::Swarm,
+    tracker::{Asker, Candidate, DefaultPolicy, Flows, NodeLoad, Ownership, PeerPolicy as _},
 };
 use rand::{RngExt as _, seq::SliceRandom as _};
 
@@ -25,19 +25,29 @@ const CONNECT_LATENCIES: u64 = 8;
 #[derive(Debug, Default)]
 pub(crate) struct TrackerState {
     /// Members in the order in which they came, with what they owned when they last said so.
-    members: Vec<(u32, Ownership)>,
+    members: Vec<Announced>,
     /// Place of each node among the members.
     places: std::collections::BTreeMap<u32, usize>,
 }
 
+/// A member as it last announced itself.
+#[derive(Debug)]
+struct Announced {
+    node: u32,
+    owned: Ownership,
+    load: NodeLoad,
+    joined: u64,
+}
+
 impl TrackerState {
-    pub(crate) fn put(&mut self, node: u32, owned: Ownership) {
+    pub(crate) fn put(&mut self, now: u64, node: u32, owned: Ownership, load: NodeLoad) {
         let members = &mut self.members;
         let place = *self.places.entry(node).or_insert_with(|| {
-            members.push((node, Ownership::Empty));
+            members.push(Announced { node, owned: Ownership::Empty, load, joined: now });
             members.len() - 1
         });
-        members[place].1 = owned;
+        members[place].owned = owned;
+        members[place].load = load;
     }
 }
 
@@ -93,7 +103,8 @@ impl World<'_> {
                     self.after(delay, Event::Connected { node, blob, peers: peers.into() });
                 }
             }
-            self.tracker[usize::from(blob)].put(node, owned);
+            let load = self.nodes[node as usize].up.node_load();
+            self.tracker[usize::from(blob)].put(self.now, node, owned, load);
         }
         if wants {
             self.after(nanos(self.plan.tracker.interval), Event::Announce(node));
@@ -109,35 +120,39 @@ impl World<'_> {
         let run = (0..members.len().min(seen)).map(|index| &members[(first + index) % members.len()]);
         let seeder = self.seeder(blob);
         let mut candidates: Vec<Candidate> = run
-            .filter(|(other, _)| *other != node && *other != seeder)
-            .map(|(other, owned)| Candidate {
-                info: std::sync::Arc::clone(&self.nodes[*other as usize].info),
-                pieces: owned.clone(),
+            .filter(|member| member.node != node && member.node != seeder)
+            .map(|member| Candidate {
+                info: Arc::clone(&self.nodes[member.node as usize].info),
+                pieces: member.owned.clone(),
+                load: Some(member.load),
+                age: Duration::from_nanos(self.now - member.joined),
             })
             .collect();
         candidates.push(Candidate {
-            info: std::sync::Arc::clone(&self.nodes[seeder as usize].info),
+            info: Arc::clone(&self.nodes[seeder as usize].info),
             pieces: Ownership::Complete,
+            load: Some(self.nodes[seeder as usize].up.node_load()),
+            age: Duration::from_nanos(self.now),
         });
         let asker = Asker { info: &self.nodes[node as usize].info, pieces: owned };
         let limit = self.plan.tracker.peers_per_answer;
-        let chosen = DefaultPolicy.select(asker, candidates, limit, self.rng.random());
+        let chosen = DefaultPolicy.select(asker, candidates, &Flows::default(), limit, self.rng.random());
         chosen.iter().filter_map(|peer| peer.info.id.as_str().strip_prefix("node")?.parse().ok()).collect()
     }
 
     /// The peers of an answer are connected, as far as they are there.
     pub(crate) fn connected(&mut self, node: u32, blob: u16, peers: &[u32]) {
         let gone: BTreeSet<u32> = peers.iter().copied().filter(|peer| self.nodes[*peer as usize].gone).collect();
-        let zones: Vec<_> = peers.iter().map(|peer| self.far_zone(node, *peer)).collect();
+        let groups: Vec<_> = peers.iter().map(|peer| self.far_group(node, *peer)).collect();
         let seeders = self.plan.seeders.count;
         let state = &mut self.nodes[node as usize];
         let banned = state.banned.clone();
         let Some(swarm) = state.swarm(blob) else { return };
-        for (&peer, zone) in peers.iter().zip(zones) {
+        for (&peer, group) in peers.iter().zip(groups) {
             if !gone.contains(&peer) && !banned.contains(&peer) {
                 match peer < seeders {
-                    true => swarm.handle_seeder(key(peer), zone),
-                    false => swarm.handle_peer(key(peer), zone),
+                    true => swarm.handle_seeder(key(peer), group),
+                    false => swarm.handle_peer(key(peer), group),
                 }
             }
         }
@@ -145,9 +160,9 @@ impl World<'_> {
     }
 
     /// Where a peer is, as a node's swarm is told.
-    pub(crate) fn far_zone(&self, node: u32, peer: u32) -> Option<FarZone> {
-        let zone = self.nodes[peer as usize].zone;
-        (zone != self.nodes[node as usize].zone).then_some(FarZone(zone.into()))
+    pub(crate) fn far_group(&self, node: u32, peer: u32) -> Option<FarGroup> {
+        let here = self.nodes[node as usize].place;
+        self.nodes[peer as usize].place.group_seen_from(here).filter(|_| self.plan.labels)
     }
 
     /// The connections to a node are lost.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use eagle_core::{Geometry, swarm::SwarmConfig};
 
+use crate::place;
+
 /// What to simulate.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -13,12 +15,14 @@ pub struct Plan {
     pub seeders: Seeders,
     /// The blobs; a node asks for all of them when it starts.
     pub blobs: Vec<Geometry>,
-    /// Latencies, and links between zones.
+    /// Latencies, and links between places.
     pub links: Links,
     /// How neighbours are found.
     pub tracker: TrackerModel,
     /// Uploads that a node serves at once while its link is busy; further requests wait.
     pub upload_slots: usize,
+    /// Whether nodes and tracker know where everybody is; else they choose as if all were in one place.
+    pub labels: bool,
     /// Nodes that vanish or become slow.
     pub churn: Vec<Churn>,
     /// Events that go wrong at random.
@@ -38,8 +42,12 @@ pub struct Group {
     pub down: (f64, f64),
     /// Least and greatest upload rate, bytes per second. A node has the same place in both ranges.
     pub up: (f64, f64),
-    /// Number of its zone.
+    /// Number of its region.
+    pub region: u16,
+    /// Number of its zone; a zone is in one region.
     pub zone: u16,
+    /// Racks of the zone over which its nodes are spread evenly; 0: the zone has none.
+    pub racks: u16,
     /// When they begin.
     pub start: Start,
 }
@@ -71,16 +79,22 @@ pub struct Seeders {
     pub max_peers: usize,
 }
 
-/// Latencies, and links between zones.
+/// Latencies, and links between places.
 #[derive(Debug, Clone)]
 pub struct Links {
     /// Time that a message travels within a zone.
     pub latency: Duration,
     /// Time that a message travels between zones.
     pub zone_latency: Duration,
-    /// Rate of the link from one zone to another, one for each ordered pair, bytes per second; `None`:
-    /// no limit.
+    /// Time that a message travels between regions.
+    pub region_latency: Duration,
+    /// Rate of a rack's link, each way, bytes per second; `None`: no limit.
+    pub rack_rate: Option<f64>,
+    /// Rate of the link from one zone to another of its region, one for each ordered pair, bytes per second;
+    /// `None`: no limit.
     pub zone_rate: Option<f64>,
+    /// The same for regions.
+    pub region_rate: Option<f64>,
 }
 
 /// How neighbours are found.
@@ -92,6 +106,17 @@ pub struct TrackerModel {
     pub interval: Duration,
     /// Peers of a large swarm that the tracker looks at for one answer.
     pub seen: usize,
+}
+
+/// How many places of each kind nodes and seeders are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sites {
+    /// Racks; a zone without racks counts as one, and so do the seeders where there are racks.
+    pub racks: usize,
+    /// Zones.
+    pub zones: usize,
+    /// Regions.
+    pub regions: usize,
 }
 
 /// Nodes that vanish or become slow.
@@ -132,16 +157,28 @@ impl Plan {
     /// A cold swarm of equal nodes and one seeder that owns the blob, with default constants.
     pub fn cold(nodes: u32, geometry: Geometry, rate: f64) -> Self {
         Self {
-            groups: vec![Group { count: nodes, down: (rate, rate), up: (rate, rate), zone: 0, start: Start::Together }],
+            groups: vec![Group {
+                count: nodes,
+                down: (rate, rate),
+                up: (rate, rate),
+                region: 0,
+                zone: 0,
+                racks: 0,
+                start: Start::Together,
+            }],
             seeders: Seeders { count: 1, up: rate, zone: Some(0), origin_rate: None, max_peers: 512 },
             blobs: vec![geometry],
             links: Links {
                 latency: Duration::from_micros(500),
                 zone_latency: Duration::from_micros(500),
+                region_latency: Duration::from_micros(500),
+                rack_rate: None,
                 zone_rate: None,
+                region_rate: None,
             },
             tracker: TrackerModel { peers_per_answer: 40, interval: Duration::from_secs(1), seen: 1_000 },
             upload_slots: 2,
+            labels: true,
             churn: Vec::new(),
             faults: Faults::default(),
             config: SwarmConfig::default(),
@@ -152,6 +189,11 @@ impl Plan {
     /// Nodes that want the blobs, the seeders not counted.
     pub fn nodes(&self) -> u32 {
         self.groups.iter().map(|group| group.count).sum()
+    }
+
+    /// Places of its nodes and seeders.
+    pub fn sites(&self) -> Sites {
+        place::sites(self)
     }
 
     /// Bytes that a node wants.

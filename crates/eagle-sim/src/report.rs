@@ -1,5 +1,7 @@
 //! How a simulation went.
 
+use eagle_core::Boundary;
+
 use crate::samples::Sample;
 
 /// How a simulation went; times are seconds of virtual time.
@@ -15,8 +17,12 @@ pub struct Report {
     pub seeder_bytes: u64,
     /// Bytes of pieces that arrived at nodes.
     pub delivered_bytes: u64,
-    /// Of these and those on their way, bytes that went from one zone to another.
+    /// Of these and those on their way, bytes that went from one rack to another, wherever that is.
+    pub cross_rack_bytes: u64,
+    /// Bytes that went from one zone to another, wherever that is.
     pub cross_zone_bytes: u64,
+    /// Bytes that went from one region to another.
+    pub cross_region_bytes: u64,
     /// Pieces that arrived where they were owned already.
     pub duplicate_pieces: u64,
     /// Pieces that arrived with wrong bytes.
@@ -83,6 +89,18 @@ impl Quantiles {
 }
 
 impl Report {
+    /// Bytes went over this boundary, and with it over all that are narrower.
+    pub(crate) fn count_crossing(&mut self, boundary: Option<Boundary>, bytes: u32) {
+        let crossed = [
+            (Boundary::Rack, &mut self.cross_rack_bytes),
+            (Boundary::Zone, &mut self.cross_zone_bytes),
+            (Boundary::Region, &mut self.cross_region_bytes),
+        ];
+        for (_, count) in crossed.into_iter().filter(|(crossed, _)| boundary >= Some(*crossed)) {
+            *count += u64::from(bytes);
+        }
+    }
+
     /// Efficiency of the node that is farthest from its own least time.
     pub fn efficiency(&self) -> f64 {
         self.nodes.iter().map(NodeReport::efficiency).fold(f64::INFINITY, f64::min)

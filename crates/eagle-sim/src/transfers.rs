@@ -97,21 +97,16 @@ impl World<'_> {
                 return;
             }
         };
-        let (rate, zone) = (from.up.rate, from.zone);
+        let (rate, here) = (from.up.rate, from.place);
         let Some(transfer) = from.up.begin_chunk(place).map(|transfer| *transfer) else { return };
         let Transfer { to, blob, id, piece, left, .. } = transfer;
         let bytes = from.up.chunk(left);
         let sent = now + time(bytes, rate);
         self.at(sent, Event::Sent(node));
         // Store and forward: the next link takes the chunk once this one is done.
-        let mut ready = sent + self.latency(node, to);
-        let other = self.nodes[to as usize].zone;
-        if other != zone {
-            self.report.cross_zone_bytes += u64::from(bytes);
-            if let Some(pipe) = self.zone_pipe(zone, other) {
-                ready = pipe.pass(ready, bytes);
-            }
-        }
+        let other = self.nodes[to as usize].place;
+        self.report.count_crossing(here.boundary(other), bytes);
+        let ready = self.shared_links.pass(&self.plan.links, here, other, sent + self.latency(node, to), bytes);
         let receiver = &mut self.nodes[to as usize];
         // What a vanished receiver was sent is never acknowledged.
         let arrives = if receiver.gone { u64::MAX } else { receiver.down.pass(ready, bytes) };

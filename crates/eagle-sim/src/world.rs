@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eagle_core::{
-    Bitfield, NodeRole, Timestamp,
+    Bitfield, Boundary, NodeRole, Timestamp, Topology,
     swarm::{Action, Swarm, SwarmConfig, SwarmStart},
     wire::control::{BlobMessage, HostRate},
 };
@@ -18,6 +18,7 @@ use crate::{
     network::{Pipe, Uplink, nanos},
     node::{self, Member, Node, key, number},
     peers::{self, TrackerState},
+    place::{Place, SharedLinks},
     samples::three,
     trace::Trace,
 };
@@ -33,9 +34,7 @@ pub(crate) struct World<'a> {
     pub(crate) now: u64,
     queue: Queue,
     pub(crate) nodes: Vec<Node>,
-    /// One for each ordered pair of zones, where they are limited.
-    pipes: Vec<Pipe>,
-    zones: u16,
+    pub(crate) shared_links: SharedLinks,
     pub(crate) tracker: Vec<TrackerState>,
     pub(crate) rng: ChaCha8Rng,
     trace: Trace,
@@ -45,32 +44,29 @@ pub(crate) struct World<'a> {
     /// Nodes that own each piece of each blob.
     pub(crate) owners: Vec<Vec<u32>>,
     /// Messages of one settling, by distance.
-    outbox: [Vec<(u32, BlobMessage)>; 2],
+    outbox: [Vec<(u32, BlobMessage)>; 3],
 }
 
 impl<'a> World<'a> {
     pub(crate) fn new(plan: &'a Plan) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
         let starts = peers::starts(plan, &mut rng);
-        let seeder_zone = plan.groups.iter().map(|group| group.zone + 1).max().unwrap_or(0);
-        let zones = seeder_zone + 1;
-        let mut nodes: Vec<Node> = (0..plan.seeders.count)
-            .map(|number| seeder(plan, number, plan.seeders.zone.unwrap_or(seeder_zone)))
-            .collect();
+        let mut nodes: Vec<Node> = (0..plan.seeders.count).map(|number| seeder(plan, number)).collect();
         for (place, group) in plan.groups.iter().enumerate() {
-            for _ in 0..group.count {
+            for index in 0..group.count {
                 let number = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
-                nodes.push(proxy(plan, number, place, group, &mut rng));
+                nodes.push(proxy(plan, number, (place, index), group, &mut rng));
             }
         }
-        let pipes = plan.links.zone_rate.map_or(0, |_| usize::from(zones) * usize::from(zones));
         let report = Report {
             nodes: Vec::new(),
             ideal_seconds: bound::of_all(plan),
             origin_bytes: 0,
             seeder_bytes: 0,
             delivered_bytes: 0,
+            cross_rack_bytes: 0,
             cross_zone_bytes: 0,
+            cross_region_bytes: 0,
             duplicate_pieces: 0,
             corrupt_pieces: 0,
             requests: 0,
@@ -85,8 +81,7 @@ impl<'a> World<'a> {
             plan,
             now: 0,
             queue: Queue::default(),
-            pipes: vec![Pipe::new(plan.links.zone_rate.unwrap_or(f64::INFINITY)); pipes],
-            zones,
+            shared_links: SharedLinks::default(),
             tracker: plan.blobs.iter().map(|_| TrackerState::default()).collect(),
             rng,
             trace: Trace::default(),
@@ -188,12 +183,12 @@ impl<'a> World<'a> {
 
     /// Nanoseconds that a message travels.
     pub(crate) fn latency(&self, from: u32, to: u32) -> u64 {
-        let near = self.nodes[from as usize].zone == self.nodes[to as usize].zone;
-        nanos(if near { self.plan.links.latency } else { self.plan.links.zone_latency })
-    }
-
-    pub(crate) fn zone_pipe(&mut self, from: u16, to: u16) -> Option<&mut Pipe> {
-        self.pipes.get_mut(usize::from(from) * usize::from(self.zones) + usize::from(to))
+        let links = &self.plan.links;
+        nanos(match self.nodes[from as usize].place.boundary(self.nodes[to as usize].place) {
+            None | Some(Boundary::Rack) => links.latency,
+            Some(Boundary::Zone) => links.zone_latency,
+            Some(Boundary::Region) => links.region_latency,
+        })
     }
 
     fn handle(&mut self, event: Event) {
@@ -251,11 +246,11 @@ impl<'a> World<'a> {
         if self.nodes[from as usize].gone || self.nodes[to as usize].banned.contains(&from) {
             return;
         }
-        let zone = self.far_zone(to, from);
+        let group = self.far_group(to, from);
         let Some(swarm) = self.nodes[to as usize].swarm(blob) else { return };
         let now = Timestamp(self.now);
         if matches!(message, BlobMessage::Handshake { .. }) {
-            swarm.handle_greeting(key(from), zone);
+            swarm.handle_greeting(key(from), group);
             if !swarm.has_peer(key(from)) {
                 // There are too many; the real engine says so in the same way.
                 self.outbox[0].push((from, BlobMessage::Leave));
@@ -289,8 +284,9 @@ impl<'a> World<'a> {
             match action {
                 Action::Send { peer, message } => {
                     let to = number(peer);
-                    let far = self.nodes[node as usize].zone != self.nodes[to as usize].zone;
-                    self.outbox[usize::from(far)].push((to, message));
+                    let boundary = self.nodes[node as usize].place.boundary(self.nodes[to as usize].place);
+                    let distance = boundary.map_or(0, |boundary| boundary as usize);
+                    self.outbox[distance].push((to, message));
                 }
                 Action::Request { peer, id, piece } => {
                     let to = number(peer);
@@ -317,7 +313,7 @@ impl<'a> World<'a> {
 
     /// Sends what is in the outbox.
     fn flush(&mut self, from: u32, blob: u16) {
-        for batch in [std::mem::take(&mut self.outbox[0]), std::mem::take(&mut self.outbox[1])] {
+        for batch in std::mem::take(&mut self.outbox) {
             let Some((first, _)) = batch.first() else { continue };
             self.report.control_messages += batch.len() as u64;
             self.report.control_bytes += batch.iter().map(|(_, message)| message_size::of(message)).sum::<u64>();
@@ -360,13 +356,18 @@ fn member(plan: &Plan, blob: usize, number: u32, seeder: bool, rate: f64) -> Mem
     Member { swarm, finished, alarm: None, position: 0 }
 }
 
-fn seeder(plan: &Plan, number: u32, zone: u16) -> Node {
+fn labels(plan: &Plan, place: Place) -> Topology {
+    if plan.labels { place.topology() } else { Topology::default() }
+}
+
+fn seeder(plan: &Plan, number: u32) -> Node {
+    let place = Place::of_seeders(plan);
     let responsible = |blob: usize| blob % plan.seeders.count as usize == number as usize;
     let members =
         (0..plan.blobs.len()).map(|blob| responsible(blob).then(|| member(plan, blob, number, true, plan.seeders.up)));
     Node {
-        info: node::info(number, NodeRole::Seeder, zone),
-        zone,
+        info: node::info(number, NodeRole::Seeder, labels(plan, place)),
+        place,
         group: None,
         members: members.collect(),
         up: Uplink::new(plan.seeders.up, plan.upload_slots),
@@ -380,15 +381,16 @@ fn seeder(plan: &Plan, number: u32, zone: u16) -> Node {
     }
 }
 
-fn proxy(plan: &Plan, number: u32, place: usize, group: &Group, rng: &mut ChaCha8Rng) -> Node {
+fn proxy(plan: &Plan, number: u32, (group_number, index): (usize, u32), group: &Group, rng: &mut ChaCha8Rng) -> Node {
+    let place = Place::of_member(group, index);
     let part: f64 = rng.random_range(0.0..=1.0);
     let within = |(least, most): (f64, f64)| least * (most / least).powf(part);
     let (up, down) = (within(group.up), within(group.down));
     let members = (0..plan.blobs.len()).map(|blob| Some(member(plan, blob, number, false, up.min(down))));
     Node {
-        info: node::info(number, NodeRole::Proxy, group.zone),
-        zone: group.zone,
-        group: Some(place),
+        info: node::info(number, NodeRole::Proxy, labels(plan, place)),
+        place,
+        group: Some(group_number),
         members: members.collect(),
         up: Uplink::new(up, plan.upload_slots),
         down: Pipe::new(down),

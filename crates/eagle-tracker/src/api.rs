@@ -4,6 +4,7 @@
 //! changes the meaning of a message gets a new path (`/v2/...`). Every list has a bound that both
 //! sides check, whatever the other one promises.
 
+pub use eagle_core::tracker::{FlowReport, NodeLoad, flows::MOST_REPORTED};
 use eagle_core::{Digest, Geometry, NodeRole, PeerInfo, PieceSet, Topology};
 use serde::{Deserialize, Serialize};
 
@@ -72,9 +73,22 @@ pub struct AnnounceRequest {
     /// Whether the node is shutting down: it leaves every swarm at once.
     #[serde(default)]
     pub stopped: bool,
+    /// How busy the node is; absent when it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<NodeLoad>,
+    /// What it received from each zone since its last report, at most [`MOST_REPORTED`]; more are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flows: Vec<FlowReport>,
     /// The blobs that changed or are wanted, at most [`MAX_ANNOUNCED_BLOBS`].
     #[serde(default)]
     pub blobs: Vec<BlobAnnounce>,
+}
+
+impl AnnounceRequest {
+    /// An announce that says no more than that the node lives.
+    pub fn of(node: PeerInfo) -> Self {
+        Self { node, full: false, stopped: false, load: None, flows: Vec::new(), blobs: Vec::new() }
+    }
 }
 
 /// The answer to an announce.
@@ -86,6 +100,10 @@ pub struct AnnounceResponse {
     /// long) and wants its full state.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub send_full: bool,
+    /// Where the tracker's table of networks says that the node is; absent when it says nothing or the node said
+    /// the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<Topology>,
     /// Peers for each wanted blob.
     #[serde(default)]
     pub peers: Vec<BlobPeers>,
@@ -392,8 +410,15 @@ mod tests {
         #[test]
         fn requests_round_trip(
             node in peer(), full: bool, stopped: bool, blobs in proptest::collection::vec(blob(), 0..8),
+            load in proptest::option::of((any::<u16>(), any::<u16>())),
+            flows in proptest::collection::vec((topology(), any::<u64>(), any::<u64>()), 0..4),
         ) {
-            let request = AnnounceRequest { node, full, stopped, blobs };
+            let load = load.map(|(requests, free_slots)| NodeLoad { requests, free_slots });
+            let flow = |(from, bytes_per_second, bytes)| FlowReport {
+                from: Topology { rack: None, ..from }, bytes_per_second, bytes,
+            };
+            let flows = flows.into_iter().map(flow).collect();
+            let request = AnnounceRequest { node, full, stopped, load, flows, blobs };
             for encoding in [Encoding::Json, Encoding::Protobuf] {
                 let bytes = encoding.encode_request(&request).unwrap();
                 prop_assert_eq!(&encoding.decode_request(&bytes).unwrap(), &request);
@@ -405,12 +430,13 @@ mod tests {
         #[test]
         fn responses_round_trip(
             tenths in 0u32..1000, send_full: bool, digest in digest(), reason in ".{0,50}",
-            peers in proptest::collection::vec((peer(), pieces()), 0..8),
+            peers in proptest::collection::vec((peer(), pieces()), 0..8), topology in proptest::option::of(topology()),
         ) {
             let peers = peers.into_iter().map(|(info, pieces)| SwarmPeer { info, pieces }).collect();
             let response = AnnounceResponse {
                 interval_seconds: f64::from(tenths) / 10.0,
                 send_full,
+                topology: topology.clone(),
                 peers: vec![BlobPeers { digest, peers }],
                 refused: vec![RefusedBlob { digest, reason }],
             };
@@ -464,7 +490,7 @@ mod tests {
     #[test]
     fn members_of_later_versions_are_ignored() {
         let node = serde_json::to_value(PeerInfo::example()).unwrap();
-        let request: AnnounceRequest = serde_json::from_value(serde_json::json!({"node": node, "load": 3})).unwrap();
+        let request: AnnounceRequest = serde_json::from_value(serde_json::json!({"node": node, "weather": 3})).unwrap();
         assert!(request.blobs.is_empty() && !request.full && !request.stopped);
         let response: AnnounceResponse = serde_json::from_str(r#"{"interval_seconds": 1, "lease": []}"#).unwrap();
         assert!(!response.send_full);

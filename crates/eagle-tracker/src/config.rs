@@ -8,7 +8,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{api::MAX_PEERS_PER_BLOB, store::StoreLocation};
+use crate::{
+    api::MAX_PEERS_PER_BLOB,
+    networks::{NetworkPlace, Networks},
+    store::StoreLocation,
+};
 
 /// Shortest interval and lifetime that make sense: below this, announces cost more than they tell.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -42,6 +46,8 @@ pub struct TrackerConfig {
     pub max_peers: usize,
     /// Most blobs of one node.
     pub max_blobs_per_peer: usize,
+    /// Where the nodes of each network are, for those that do not say so themselves.
+    pub topology: Vec<NetworkPlace>,
     /// Where the state is kept: `memory`, or a Redis that several trackers share, `redis://[USER@]HOST[:PORT][/DATABASE]`
     /// or, with TLS, `rediss://...`. While Redis is away a tracker goes on in memory.
     pub store: StoreLocation,
@@ -67,6 +73,7 @@ impl Default for TrackerConfig {
             max_peers_per_blob: 30_000,
             max_peers: 100_000,
             max_blobs_per_peer: 50_000,
+            topology: Vec::new(),
             store: StoreLocation::Memory,
             store_name: "eagle".to_owned(),
             store_password_file: None,
@@ -131,7 +138,7 @@ impl TrackerConfig {
                 return error(key, "is of use with a store in Redis only".to_owned());
             }
         }
-        Ok(())
+        Networks::new(&self.topology).map(drop).or_else(|problem| error("topology", problem))
     }
 }
 
@@ -175,6 +182,7 @@ mod tests {
             (r#"{"store_name": "a:b"}"#, "store_name"),
             (r#"{"store_ca_file": "ca.pem"}"#, "store_ca_file"),
             (r#"{"max_peers_per_answer": 1000}"#, "max_peers_per_answer"),
+            (r#"{"topology": [{"cidr": "10.0.0.0/8"}]}"#, "topology"),
         ] {
             let config: TrackerConfig = serde_json::from_str(text).unwrap();
             assert_eq!(config.validate().unwrap_err().key, key);

@@ -20,6 +20,8 @@ pub mod encoding;
 #[cfg(feature = "server")]
 mod metrics;
 #[cfg(feature = "server")]
+pub mod networks;
+#[cfg(feature = "server")]
 pub mod parsers;
 #[cfg(feature = "server")]
 pub mod server;

@@ -99,7 +99,7 @@ fn blob(content: &[u8], pieces: PieceSet) -> BlobAnnounce {
 }
 
 fn request(node: PeerInfo, blobs: Vec<BlobAnnounce>) -> AnnounceRequest {
-    AnnounceRequest { node, full: true, stopped: false, blobs }
+    AnnounceRequest { full: true, blobs, ..AnnounceRequest::of(node) }
 }
 
 #[tokio::test]

@@ -52,7 +52,11 @@ struct GroupFile {
     rate: Option<RateRange>,
     down: Option<RateRange>,
     up: Option<RateRange>,
+    region: Option<String>,
     zone: Option<String>,
+    /// Racks over which its nodes are spread.
+    #[serde(default)]
+    racks: u16,
     #[serde(default)]
     start: StartFile,
 }
@@ -103,7 +107,10 @@ struct BlobFile {
 struct LinksFile {
     latency: Option<Time>,
     zone_latency: Option<Time>,
+    region_latency: Option<Time>,
+    rack_rate: Option<Rate>,
     zone_rate: Option<Rate>,
+    region_rate: Option<Rate>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -150,8 +157,14 @@ pub(crate) struct Targets {
     pub(crate) seconds_max: Option<f64>,
     /// Most time of a node over its own least time.
     pub(crate) over_bound_max: Option<f64>,
-    /// Most bytes across zones over the number of zones times the size.
+    /// Most bytes across racks over the least that brings everything into every rack.
+    pub(crate) cross_rack_ratio: Option<f64>,
+    /// The same for zones.
     pub(crate) cross_zone_ratio: Option<f64>,
+    /// The same for regions.
+    pub(crate) cross_region_ratio: Option<f64>,
+    /// Most seconds of the last node over those of the same plan without labels.
+    pub(crate) blind_ratio: Option<f64>,
     /// Most seconds that the simulation takes.
     pub(crate) wall_seconds: Option<f64>,
 }
@@ -197,6 +210,9 @@ impl PlanFile {
             let count = (f64::from(group.count) * by).ceil() as u32;
             group.count = count.clamp(1, group.count);
         }
+        let fastest =
+            self.groups.iter().filter_map(|group| group.up.or(group.rate)).map(RateRange::most).max().unwrap_or(1);
+        let least_link = fastest;
         let mut shrunk = 1.0;
         for blob in &mut plan.blobs {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -214,10 +230,14 @@ impl PlanFile {
         for churn in &mut plan.churn {
             churn.at = churn.at.scaled(shrunk);
         }
-        if let Some(Rate::Limited(rate)) = &mut plan.links.zone_rate {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            let scaled = (*rate as f64 * by) as u64;
-            *rate = scaled.max(1);
+        let links = &mut plan.links;
+        // Fewer nodes share them; a link that is thin for one node stays so.
+        for rate in [&mut links.rack_rate, &mut links.zone_rate, &mut links.region_rate] {
+            if let Some(Rate::Limited(rate)) = rate {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                let scaled = (*rate as f64 * by) as u64;
+                *rate = scaled.max(least_link).min(*rate);
+            }
         }
         plan
     }
@@ -227,13 +247,18 @@ impl PlanFile {
     /// # Errors
     /// With what makes no sense.
     pub(crate) fn plan(&self, seed: u64) -> Result<Plan> {
-        let mut zones = Zones::default();
-        let groups = self.groups.iter().map(|group| group.group(&mut zones)).collect::<Result<Vec<_>>>()?;
+        let (mut zones, mut regions) = (Names::default(), Names::default());
+        let groups = self.groups.iter().map(|group| group.group(&mut zones, &mut regions));
+        let groups = groups.collect::<Result<Vec<_>>>()?;
         let nodes = groups.iter().try_fold(0u32, |sum, group| sum.checked_add(group.count));
         ensure!(
             nodes.is_some_and(|nodes| (1..=MAX_NODES).contains(&nodes)),
             "groups: there must be 1 to {MAX_NODES} nodes"
         );
+        for (group, place) in self.groups.iter().zip(&groups) {
+            let elsewhere = groups.iter().any(|other| other.zone == place.zone && other.region != place.region);
+            ensure!(!elsewhere, "groups: zone {:?} is in two regions", group.zone.as_deref().unwrap_or(""));
+        }
         ensure!(!self.blobs.is_empty() && self.blobs.len() <= 100, "blobs: there must be 1 to 100");
         let blobs = self.blobs.iter().map(BlobFile::geometry).collect::<Result<Vec<_>>>()?;
         ensure!((1..=100).contains(&self.seeders.count), "seeders.count must be from 1 to 100");
@@ -249,7 +274,10 @@ impl PlanFile {
         let links = Links {
             latency,
             zone_latency: self.links.zone_latency.map_or(latency, |time| time.0),
+            region_latency: self.links.region_latency.or(self.links.zone_latency).map_or(latency, |time| time.0),
+            rack_rate: self.links.rack_rate.map(bytes_per_second),
             zone_rate: self.links.zone_rate.map(bytes_per_second),
+            region_rate: self.links.region_rate.map(bytes_per_second),
         };
         let tracker = TrackerModel {
             peers_per_answer: self.tracker.peers_per_answer.unwrap_or(standard.tracker.peers_per_answer),
@@ -262,18 +290,13 @@ impl PlanFile {
         let upload_slots = self.swarm.upload_slots.unwrap_or(standard.upload_slots);
         Ok(Plan { groups, seeders, blobs, links, tracker, upload_slots, churn, config, seed, ..standard })
     }
-
-    /// Number of zones that have nodes.
-    pub(crate) fn zones(&self) -> usize {
-        self.groups.iter().map(|group| group.zone.as_deref()).collect::<std::collections::BTreeSet<_>>().len()
-    }
 }
 
-/// Zones by name, numbered as they come.
+/// Zones or regions by name, numbered as they come.
 #[derive(Default)]
-struct Zones(BTreeMap<String, u16>);
+struct Names(BTreeMap<String, u16>);
 
-impl Zones {
+impl Names {
     fn number(&mut self, name: &str) -> u16 {
         let next = u16::try_from(self.0.len()).unwrap_or(u16::MAX);
         *self.0.entry(name.to_owned()).or_insert(next)
@@ -281,7 +304,7 @@ impl Zones {
 }
 
 impl GroupFile {
-    fn group(&self, zones: &mut Zones) -> Result<Group> {
+    fn group(&self, zones: &mut Names, regions: &mut Names) -> Result<Group> {
         let (Some(down), Some(up)) = (self.down.or(self.rate), self.up.or(self.rate)) else {
             bail!("groups: a group needs `rate`, or both `down` and `up`");
         };
@@ -290,12 +313,20 @@ impl GroupFile {
             StartFile::Spread(Time(over)) => Start::Spread(over),
             StartFile::Poisson(Time(over)) => Start::Poisson(over),
         };
+        let region = regions.number(self.region.as_deref().unwrap_or(""));
         let zone = zones.number(self.zone.as_deref().unwrap_or(""));
-        Ok(Group { count: self.count, down: down.range()?, up: up.range()?, zone, start })
+        let (down, up) = (down.range()?, up.range()?);
+        Ok(Group { count: self.count, down, up, region, zone, racks: self.racks, start })
     }
 }
 
 impl RateRange {
+    /// The greatest, bytes per second.
+    fn most(self) -> u64 {
+        let (Self::One(rate) | Self::Range(_, rate)) = self;
+        rate.bytes_per_second().unwrap_or(u64::MAX)
+    }
+
     fn range(self) -> Result<(f64, f64)> {
         let (least, most) = match self {
             Self::One(rate) => (rate, rate),

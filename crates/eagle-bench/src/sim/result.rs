@@ -30,9 +30,9 @@ pub(super) struct SimReport {
     origin_bytes: u64,
     seeder_bytes: u64,
     delivered_bytes: u64,
-    cross_zone_bytes: u64,
-    zones: usize,
-    cross_zone_ratio: f64,
+    cross_rack: Crossing,
+    cross_zone: Crossing,
+    cross_region: Crossing,
     duplicate_pieces: u64,
     duplicate_share: f64,
     requests: u64,
@@ -44,7 +44,63 @@ pub(super) struct SimReport {
     trace: String,
     wall_seconds: f64,
     max_rss_bytes: u64,
+    /// What the nodes went by: `topology` or `blind`.
+    policy: &'static str,
+    /// The same plan with nodes that do not know where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blind: Option<Twin>,
     targets: Vec<Target>,
+}
+
+/// Bytes over the boundaries of one kind.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Crossing {
+    bytes: u64,
+    /// Places that they separate.
+    places: usize,
+    /// Over the least that brings everything into each place; null when there is one place.
+    ratio: Option<f64>,
+}
+
+impl Crossing {
+    fn new(bytes: u64, places: usize, size: u64) -> Self {
+        let least = places.saturating_sub(1) as f64 * size as f64;
+        Self { bytes, places, ratio: (least > 0.0).then(|| bytes as f64 / least) }
+    }
+
+    fn all(simulated: &Report, plan: &Plan) -> [Self; 3] {
+        let sites = plan.sites();
+        [
+            Self::new(simulated.cross_rack_bytes, sites.racks, plan.size()),
+            Self::new(simulated.cross_zone_bytes, sites.zones, plan.size()),
+            Self::new(simulated.cross_region_bytes, sites.regions, plan.size()),
+        ]
+    }
+}
+
+/// A run of the same plan without knowledge of places.
+#[derive(Debug, Clone, Serialize)]
+struct Twin {
+    finished: usize,
+    seconds: Three,
+    cross_rack: Crossing,
+    cross_zone: Crossing,
+    cross_region: Crossing,
+    /// Seconds of the last node of the run with that knowledge over those of this one.
+    slowest_ratio: Option<f64>,
+    trace: String,
+}
+
+/// What was run, and what it took.
+pub(super) struct Outcome<'a> {
+    pub(super) simulated: &'a Report,
+    /// Whether the nodes knew where they were.
+    pub(super) knows_places: bool,
+    /// The run without that knowledge, beside one with it.
+    pub(super) twin: Option<&'a Report>,
+    pub(super) wall: Duration,
+    /// Bytes.
+    pub(super) memory: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -84,14 +140,13 @@ impl SimReport {
         name: &str,
         file: &PlanFile,
         plan: &Plan,
-        simulated: &Report,
-        wall: Duration,
-        memory: u64,
+        outcome: &Outcome<'_>,
     ) -> Self {
+        let Outcome { simulated, knows_places, twin, wall, memory } = *outcome;
         let nodes = &simulated.nodes;
         let pieces: u64 = plan.blobs.iter().map(|geometry| u64::from(geometry.pieces())).sum();
         let delivered = simulated.delivered_bytes.max(1) as f64;
-        let zones = file.zones();
+        let [cross_rack, cross_zone, cross_region] = Crossing::all(simulated, plan);
         let mut report = Self {
             circumstances,
             plan: name.to_owned(),
@@ -118,9 +173,9 @@ impl SimReport {
             origin_bytes: simulated.origin_bytes,
             seeder_bytes: simulated.seeder_bytes,
             delivered_bytes: simulated.delivered_bytes,
-            cross_zone_bytes: simulated.cross_zone_bytes,
-            zones,
-            cross_zone_ratio: simulated.cross_zone_bytes as f64 / (zones.max(1) as f64 * plan.size() as f64),
+            cross_rack,
+            cross_zone,
+            cross_region,
             duplicate_pieces: simulated.duplicate_pieces,
             duplicate_share: simulated.duplicate_pieces as f64 / (pieces as f64 * f64::from(plan.nodes())),
             requests: simulated.requests,
@@ -132,6 +187,8 @@ impl SimReport {
             trace: simulated.trace.clone(),
             wall_seconds: wall.as_secs_f64(),
             max_rss_bytes: memory,
+            policy: if knows_places { "topology" } else { "blind" },
+            blind: twin.map(|twin| Twin::new(twin, simulated, plan)),
             targets: Vec::new(),
         };
         report.targets = report.against(&file.targets);
@@ -153,13 +210,46 @@ impl SimReport {
             at_most("seconds.p99", targets.seconds_p99, self.seconds.p99),
             at_most("seconds.max", targets.seconds_max, self.seconds.max),
             at_most("over_bound.max", targets.over_bound_max, self.over_bound.max),
-            at_most("cross_zone_ratio", targets.cross_zone_ratio, Some(self.cross_zone_ratio)),
+            at_most("cross_rack.ratio", targets.cross_rack_ratio, self.cross_rack.ratio),
+            at_most("cross_zone.ratio", targets.cross_zone_ratio, self.cross_zone.ratio),
+            at_most("cross_region.ratio", targets.cross_region_ratio, self.cross_region.ratio),
+            at_most(
+                "blind.slowest_ratio",
+                targets.blind_ratio,
+                self.blind.as_ref().and_then(|blind| blind.slowest_ratio),
+            ),
             at_most("wall_seconds", targets.wall_seconds, Some(self.wall_seconds)),
         ]
         .into_iter()
         .flatten()
         .collect()
     }
+}
+
+impl Twin {
+    fn new(twin: &Report, simulated: &Report, plan: &Plan) -> Self {
+        let [cross_rack, cross_zone, cross_region] = Crossing::all(twin, plan);
+        let (own, other) = (Three::from(simulated.seconds()), Three::from(twin.seconds()));
+        Self {
+            finished: twin.nodes.iter().filter(|node| node.seconds.is_finite()).count(),
+            seconds: other,
+            cross_rack,
+            cross_zone,
+            cross_region,
+            slowest_ratio: own.max.zip(other.max).map(|(own, other)| own / other),
+            trace: twin.trace.clone(),
+        }
+    }
+}
+
+fn crossings(all: [Crossing; 3]) -> String {
+    let one = |(name, crossing): (&str, Crossing)| {
+        let ratio = crossing.ratio?;
+        Some(format!("{} {name}, {ratio:.3} times the least", megabytes(crossing.bytes)))
+    };
+    let parts: Vec<String> =
+        ["between racks", "between zones", "between regions"].into_iter().zip(all).filter_map(one).collect();
+    if parts.is_empty() { "all in one place".to_owned() } else { parts.join("; ") }
 }
 
 fn three(values: Three, unit: &str) -> String {
@@ -195,15 +285,11 @@ impl fmt::Display for SimReport {
                 times(self.seeder_bytes)
             ),
         )?;
-        line(
-            "zones",
-            format!(
-                "{} between zones, {:.3} of {} zones times the size",
-                megabytes(self.cross_zone_bytes),
-                self.cross_zone_ratio,
-                self.zones
-            ),
-        )?;
+        line("crossings", crossings([self.cross_rack, self.cross_zone, self.cross_region]))?;
+        if let Some(blind) = &self.blind {
+            line("blind", three(blind.seconds, " s"))?;
+            line("", crossings([blind.cross_rack, blind.cross_zone, blind.cross_region]))?;
+        }
         line("duplicates", format!("{} pieces, {:.3} %", self.duplicate_pieces, self.duplicate_share * 100.0))?;
         line("requests", format!("{}, {} of them ran out of time", self.requests, self.stalled_requests))?;
         line(

@@ -122,7 +122,7 @@ impl Model {
     }
 
     fn request(&self, peer: usize, full: bool, blobs: Vec<BlobAnnounce>) -> Result<Vec<u8>> {
-        let request = AnnounceRequest { node: node(peer)?, full, stopped: false, blobs };
+        let request = AnnounceRequest { full, blobs, ..AnnounceRequest::of(node(peer)?) };
         let body = self.encoding.encode_request(&request)?;
         let media_type = if self.encoding == Encoding::Json { JSON } else { PROTOBUF };
         let mut head = String::new();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 
-use super::{Action, BanReason, PeerKey, PieceChoice, RequestId, Swarm, Verdict, requests::Request};
+use super::{Action, BanReason, PeerKey, PieceChoice, RequestId, Swarm, Verdict, boundaries::Reach, requests::Request};
 use crate::{
     geometry::PieceIndex,
     time::Timestamp,
@@ -64,9 +64,8 @@ impl Swarm {
             return false;
         }
         self.note_served(now, &request);
-        if request.any {
-            self.zones.note_first(piece);
-        }
+        let from = if request.any { Reach::First } else { self.reach_of(request.peer) };
+        self.boundaries.note_reach(piece, from);
         let wanted = self.take(piece);
         if !wanted {
             // Another has brought it since this answer began, which had it count as on its way.
@@ -231,7 +230,7 @@ impl Swarm {
             .peers
             .get(&peer)
             .is_some_and(|state| state.serves() && state.have.any_without(&[&self.have, &self.busy, &self.unknown]));
-        let spreads = self.peers.get(&peer).is_some_and(|state| state.load.spreading || state.zone.is_some());
+        let spreads = self.peers.get(&peer).is_some_and(|state| state.load.spreading || state.group.is_some());
         let unchanged = !useful && self.dry || !spreads && !self.has_room();
         if unchanged && self.needs_more() {
             return;
@@ -280,7 +279,7 @@ impl Swarm {
         for (&key, state) in self.peers.iter() {
             let may = state.serves()
                 && !state.load.spreading
-                && state.zone.is_none()
+                && state.group.is_none()
                 && !but.contains(&key)
                 && state.in_flight - state.any_in_flight < per_peer
                 && state.have.any_without(&[&self.have, &self.busy, &self.unknown]);

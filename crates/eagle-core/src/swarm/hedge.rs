@@ -88,7 +88,7 @@ impl Swarm {
         self.peers.iter().map(|(key, state)| (*key, state)).filter(move |(key, state)| {
             state.serves()
                 && !state.load.spreading
-                && state.zone.is_none()
+                && state.group.is_none()
                 && !self.is_weak(*key)
                 && state.have.contains(piece)
         })

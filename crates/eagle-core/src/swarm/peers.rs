@@ -1,19 +1,22 @@
 //! What a swarm knows of one peer.
 
-use super::{FarZone, PeerKey, service::Service};
+use super::{PeerKey, service::Service};
 use crate::{
     bitfield::Bitfield,
+    peer::FarGroup,
     time::Timestamp,
     wire::control::{HostRate, Load},
 };
 
 #[derive(Debug)]
 pub(super) struct PeerState {
-    /// Its zone; `None` when that is ours.
-    pub(super) zone: Option<FarZone>,
-    /// Pieces that it offers us from another zone.
+    /// Where it is beyond a boundary; `None` when it is in our own rack.
+    pub(super) place: Option<FarGroup>,
+    /// The same, as far as that boundary is kept: `None` when pieces are exchanged freely.
+    pub(super) group: Option<FarGroup>,
+    /// Pieces that it offers us from another group.
     pub(super) offers: Bitfield,
-    /// Pieces that it was offered in another zone.
+    /// Pieces that it was offered in another group.
     pub(super) offered: u32,
     /// Pieces the peer says it owns.
     pub(super) have: Bitfield,
@@ -49,10 +52,11 @@ pub(super) struct PeerState {
 }
 
 impl PeerState {
-    pub(super) fn new(pieces: u32, zone: Option<FarZone>) -> Self {
+    pub(super) fn new(pieces: u32, place: Option<FarGroup>, group: Option<FarGroup>) -> Self {
         Self {
-            zone,
-            offers: Bitfield::new(if zone.is_some() { pieces } else { 0 }),
+            place,
+            group,
+            offers: Bitfield::new(if group.is_some() { pieces } else { 0 }),
             offered: 0,
             have: Bitfield::new(pieces),
             choking: true,

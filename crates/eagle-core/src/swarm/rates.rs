@@ -7,8 +7,9 @@
 
 use std::time::Duration;
 
-use super::{FarZone, PeerKey, Swarm, peers::Peers, spread::Spread};
+use super::{PeerKey, Swarm, peers::Peers, spread::Spread};
 use crate::{
+    peer::FarGroup,
     time::Timestamp,
     wire::control::{BlobMessage, HostRate},
 };
@@ -39,8 +40,8 @@ pub(super) struct Rates {
     pub(super) most_requests: usize,
     /// Requests that this node's earlier swarms have in flight.
     pub(super) requested_before: usize,
-    /// Peers named to us, connected and not greeted, and their zones.
-    pub(super) named: Vec<(PeerKey, Option<FarZone>)>,
+    /// Peers named to us, connected and not greeted, and their groups.
+    pub(super) named: Vec<(PeerKey, Option<FarGroup>)>,
     /// Since when nodes were passed over for faster ones, and none of those has asked.
     passed_over_since: Option<Timestamp>,
 }
@@ -81,10 +82,10 @@ impl Swarm {
             return;
         }
         self.rates.own = rate;
-        let greeted: Vec<(PeerKey, Option<FarZone>)> =
-            self.peers.iter().map(|(key, state)| (*key, state.zone)).collect();
-        for (peer, zone) in greeted {
-            self.send_handshake(peer, zone);
+        let greeted: Vec<(PeerKey, Option<FarGroup>)> =
+            self.peers.iter().map(|(key, state)| (*key, state.group)).collect();
+        for (peer, group) in greeted {
+            self.send_handshake(peer, group);
         }
         self.rates_changed(now);
     }
@@ -95,30 +96,39 @@ impl Swarm {
     }
 
     /// A peer was named to us: it is greeted, now or when those greeted turn out to be slow or gone.
-    pub(super) fn note_named(&mut self, peer: PeerKey, zone: Option<FarZone>) {
+    pub(super) fn note_named(&mut self, peer: PeerKey, group: Option<FarGroup>) {
         let known = self.peers.contains_key(&peer) || self.rates.named.iter().any(|(named, _)| *named == peer);
-        if !known && self.rates.named.len() < MOST_NAMED {
-            self.rates.named.push((peer, zone));
+        if !known {
+            // The latest count: they are the most likely to be there.
+            if self.rates.named.len() >= MOST_NAMED {
+                self.rates.named.remove(0);
+            }
+            self.rates.named.push((peer, group));
         }
         self.greet_named();
     }
 
     fn greet_named(&mut self) {
         let mut place = 0;
-        while let Some(&(peer, zone)) = self.rates.named.get(place) {
-            if self.peers.len() >= self.config.max_peers || !self.wants_more_peers() && !self.lacks_peers_of(zone) {
-                place += 1;
-            } else {
+        while let Some(&(peer, group)) = self.rates.named.get(place) {
+            let wanted = match self.effective(group) {
+                Some(group) => self.lacks_peers_of(group),
+                None => self.wants_more_peers(),
+            };
+            if wanted && self.has_room_for(group) {
                 self.rates.named.remove(place);
-                self.greet(peer, zone);
+                self.greet(peer, group);
+            } else {
+                place += 1;
             }
         }
     }
 
-    /// Whether the neighbours do not add up to [`super::SwarmConfig::greeted_peers`] as fast as we are. One
+    /// Whether the near neighbours do not add up to [`super::SwarmConfig::greeted_peers`] as fast as we are. One
     /// that is faster counts once: we take no more than our own rate.
     fn wants_more_peers(&self) -> bool {
-        let sum: f64 = self.peers.values().map(|state| self.relative(state.rate).min(1.0)).sum();
+        let near = self.peers.values().filter(|state| state.group.is_none());
+        let sum: f64 = near.map(|state| self.relative(state.rate).min(1.0)).sum();
         sum < self.config.greeted_peers as f64
     }
 
@@ -142,8 +152,8 @@ impl Swarm {
         }
     }
 
-    pub(super) fn send_handshake(&mut self, peer: PeerKey, zone: Option<FarZone>) {
-        let message = self.handshake(self.shown_to(zone).to_bytes());
+    pub(super) fn send_handshake(&mut self, peer: PeerKey, group: Option<FarGroup>) {
+        let message = self.handshake(self.shown_to(group).to_bytes());
         self.actions.push_back(super::Action::Send { peer, message });
     }
 

@@ -21,14 +21,14 @@ impl Swarm {
             }
             let Some(state) = self.peers.get(&to) else { return };
             let willing =
-                state.serves() && state.zone.is_none() && !state.load.spreading && !state.service.is_shunned();
+                state.serves() && state.group.is_none() && !state.load.spreading && !state.service.is_shunned();
             if !willing || state.in_flight >= self.config.requests_per_peer || state.service.slowness(usual) > 1 {
                 return;
             }
             let queue = state.queue();
             let Some((id, from)) = self.requests.waiting_for(piece).filter(|(_, from)| *from != to) else { continue };
             // Its own request is part of the queue that it leaves.
-            if self.peers.get(&from).is_some_and(|other| other.zone.is_none() && other.queue() <= queue + 1) {
+            if self.peers.get(&from).is_some_and(|other| other.group.is_none() && other.queue() <= queue + 1) {
                 continue;
             }
             self.requests.set_cancelled(id, true);

@@ -42,7 +42,7 @@ impl Swarm {
         if self.spread.keepers()(peer) {
             return None;
         }
-        let slow = rates::enough_are_faster(&self.peers, &self.spread, peer);
+        let slow = rates::enough_are_faster(&self.peers, &self.spread, peer) || self.enough_are_nearer(peer);
         (!self.rates.passes_over(now, self.config.shortest_stall, slow)).then_some(piece)
     }
 

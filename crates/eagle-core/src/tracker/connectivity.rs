@@ -1,12 +1,12 @@
 //! Whether the neighbours that a tracker names keep a swarm in one part.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Asker, Candidate, DefaultPolicy, Ownership, PeerPolicy as _};
+use super::{Asker, Candidate, DefaultPolicy, Flows, Ownership, PeerPolicy as _};
 use crate::{NodeRole, PeerInfo, Topology, swarm::SwarmConfig};
 
 /// Peers in an answer, the tracker's default.
@@ -18,7 +18,7 @@ fn node(number: usize, zone: usize) -> Candidate {
     let topology = Topology { region: None, zone: Some(format!("zone{zone}")), rack: None };
     let id = format!("node{number}").parse().unwrap();
     let info = PeerInfo { id, role: NodeRole::Proxy, topology, ..PeerInfo::example() };
-    Candidate { info: Arc::new(info), pieces: Ownership::Empty }
+    Candidate { info: Arc::new(info), pieces: Ownership::Empty, load: None, age: Duration::ZERO }
 }
 
 /// Nodes join one after the other and each asks once, the worst case: it knows only who came before.
@@ -32,7 +32,7 @@ fn links(nodes: usize, zones: usize, seed: u64) -> Vec<Vec<usize>> {
         let start = if number > SEEN { rng.random_range(0..number) } else { 0 };
         let seen: Vec<Candidate> = (0..number.min(SEEN)).map(|i| all[(start + i) % number].clone()).collect();
         let asker = Asker { info: &asker.info, pieces: &asker.pieces };
-        for named in DefaultPolicy.select(asker, seen, ANSWER, rng.random()) {
+        for named in DefaultPolicy.select(asker, seen, &Flows::default(), ANSWER, rng.random()) {
             let other: usize = named.info.id.as_str()["node".len()..].parse().unwrap();
             if links[number].len() < greeted_peers && links[other].len() < max_peers {
                 links[number].push(other);

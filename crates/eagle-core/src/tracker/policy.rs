@@ -1,18 +1,30 @@
 //! Which peers an asker is told of, and in which order.
+//!
+//! `docs/topology.md` describes the whole of it; [`super::scoring`] has what makes one peer better than another.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use rand::{Rng as _, SeedableRng as _};
+use rand::{Rng as _, SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
-use super::ownership::Ownership;
-use crate::{NodeRole, PeerInfo, Topology};
+use super::{
+    flows::Flows,
+    ownership::Ownership,
+    scoring::{Scored, score},
+};
+use crate::{Boundary, FarGroup, NodeRole, PeerInfo};
 
 /// Seeders at the head of a list: one may be down, two fail seldom at once, and more would only have
 /// everybody hang on the seeders. Others follow in the list like any peer.
 const SEEDERS_FIRST: usize = 2;
-/// Every so many places of a list belong to a peer far away, while there are any: random links across
-/// zones keep the graph connected, and no zone starves on the few copies that first came into it.
+/// Peers near the asker with pieces that it lacks with which it needs no seeder beyond a zone boundary: as many
+/// as it greets. That seeder is then named last.
+const ENOUGH_NEAR: usize = 16;
+/// Peers of each far group that are named before any group has more: one may be gone or full.
+const LINKS_PER_GROUP: usize = 2;
+/// At least one place in so many belongs to a peer far away, while there are any: random links across
+/// boundaries keep the graph connected, and no group starves on the few copies that first came into it.
 const FAR_EVERY: usize = 4;
 
 /// Who asks for peers.
@@ -24,6 +36,15 @@ pub struct Asker<'a> {
     pub pieces: &'a Ownership,
 }
 
+/// How busy a node says it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+pub struct NodeLoad {
+    /// Requests for pieces that it serves or holds, over all blobs.
+    pub requests: u16,
+    /// Upload slots that are free.
+    pub free_slots: u16,
+}
+
 /// A peer that could be named to an asker.
 #[derive(Debug, Clone)]
 pub struct Candidate {
@@ -31,161 +52,147 @@ pub struct Candidate {
     pub info: Arc<PeerInfo>,
     /// What it owns.
     pub pieces: Ownership,
+    /// How busy it is; `None` when it does not say.
+    pub load: Option<NodeLoad>,
+    /// Time since it joined the swarm.
+    pub age: Duration,
 }
 
 /// Chooses peers for an asker.
+///
+/// # What every policy keeps to
+/// - At most `limit` of the candidates, each once, the best first; the asker is never among them.
+/// - The same arguments give the same answer.
+/// - Whoever lacks pieces is told of somebody that owns some, if there is anybody.
+/// - Of each group beyond a boundary (other racks, zones, regions) somebody is named, as far as there is room in
+///   half of the list, so that every group has links to every other.
 pub trait PeerPolicy: std::fmt::Debug + Send + Sync + 'static {
-    /// At most `limit` of the candidates, the best first. The same arguments give the same answer.
-    /// The asker is not named, even if it is a candidate.
-    fn select(&self, asker: Asker<'_>, candidates: Vec<Candidate>, limit: usize, seed: u64) -> Vec<Candidate>;
+    /// Peers for `asker`; `flows` is what is known of the rates between zones.
+    fn select(
+        &self,
+        asker: Asker<'_>,
+        candidates: Vec<Candidate>,
+        flows: &Flows,
+        limit: usize,
+        seed: u64,
+    ) -> Vec<Candidate>;
 }
 
-/// The default: seeders for those who lack something, then peers of the asker's zone with a share of
-/// far ones among them, those with something to offer before those without; at random where equal.
+/// The default: near peers by score, with links to each far group among them.
+///
+/// 1. Seeders, two at most, for those who lack something. To whom a seeder is beyond a zone boundary it is named last,
+///    once 16 peers near the asker own something that it lacks: a seeder is for few, and those who are near it spread
+///    what is new (`swarm::boundaries`).
+/// 2. Then near peers (the asker's rack, or its zone where there are no racks) and far ones in turn. The far have
+///    at least a quarter of the places, more when there are many groups, and never more than half.
+/// 3. Among the far, each group comes before any has a second peer, in random order, and a second before a third.
+///    What places are left go to the narrower boundary first, then over the faster link as peers measured it, then by score.
 ///
 /// Peers that own nothing are named too: in a cold swarm nobody owns anything at first, and whom a node
 /// knows then is whom it will exchange pieces with. An asker that owns everything gets no peers that do.
+///
+/// How often a piece crosses a boundary is decided by the nodes (`swarm::boundaries`): the first owner offers it to
+/// one peer in each group. For that it has to know one, which is what the links are for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DefaultPolicy;
 
-struct Scored {
-    candidate: Candidate,
-    offers: bool,
-    distance: u8,
-    tie: u64,
-}
-
 impl PeerPolicy for DefaultPolicy {
-    fn select(&self, asker: Asker<'_>, candidates: Vec<Candidate>, limit: usize, seed: u64) -> Vec<Candidate> {
+    fn select(
+        &self,
+        asker: Asker<'_>,
+        candidates: Vec<Candidate>,
+        flows: &Flows,
+        limit: usize,
+        seed: u64,
+    ) -> Vec<Candidate> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let (mut seeders, mut near, mut far) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut seeders, mut near) = (Vec::new(), Vec::new());
+        let mut far: BTreeMap<FarGroup, Vec<Scored>> = BTreeMap::new();
         for candidate in candidates {
             if candidate.info.id == asker.info.id || (asker.pieces.is_complete() && candidate.pieces.is_complete()) {
                 continue;
             }
-            let offers = candidate.pieces.offers(asker.pieces);
-            let distance = asker.info.topology.distance(&candidate.info.topology);
-            let scored = Scored { candidate, offers, distance, tie: rng.next_u64() };
-            match scored.candidate.info.role {
-                NodeRole::Seeder => seeders.push(scored),
-                NodeRole::Proxy if distance <= Topology::NEAR => near.push(scored),
-                NodeRole::Proxy => far.push(scored),
+            let role = candidate.info.role;
+            let group = candidate.info.topology.group_seen_from(&asker.info.topology);
+            let scored = score(asker, candidate, rng.next_u64());
+            match (role, group) {
+                (NodeRole::Seeder, _) => seeders.push((group.map(|group| group.boundary), scored)),
+                (NodeRole::Proxy, None) => near.push(scored),
+                (NodeRole::Proxy, Some(group)) => far.entry(group).or_default().push(scored),
             }
         }
-        seeders.sort_by_key(|s| (Reverse(s.offers), s.distance, s.tie));
-        near.sort_by_key(|s| (Reverse(s.offers), s.distance, s.tie));
-        // Among far peers distance does not count: a preference would cut off the farthest.
-        far.sort_by_key(|s| (Reverse(s.offers), s.tie));
-
-        let first = if asker.pieces.is_complete() { 0 } else { SEEDERS_FIRST.min(seeders.len()) };
-        let rest = seeders.split_off(first);
-        let mut chosen = seeders;
-        let (mut near, mut far) = (near.into_iter(), far.into_iter());
-        while chosen.len() < limit {
-            let place = chosen.len() - first;
-            let next = if place % FAR_EVERY == FAR_EVERY - 1 {
-                far.next().or_else(|| near.next())
-            } else {
-                near.next().or_else(|| far.next())
-            };
-            match next {
-                Some(scored) => chosen.push(scored),
-                None => break,
-            }
+        seeders.sort_by(|(a, left), (b, right)| a.cmp(b).then(right.cmp(left)));
+        near.sort_by(|left, right| right.cmp(left));
+        let served = near.iter().filter(|peer| peer.offers).count() >= ENOUGH_NEAR;
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        for (boundary, seeder) in seeders {
+            let head = !asker.pieces.is_complete() && first.len() < SEEDERS_FIRST;
+            let spared = served && boundary > Some(Boundary::Rack);
+            if head && !spared { first.push(seeder) } else { last.push(seeder) }
         }
-        chosen.extend(rest);
+        // Nobody is left without the source.
+        let kept = usize::from(first.is_empty() && !asker.pieces.is_complete()).min(last.len());
+        let room = limit.saturating_sub(first.len() + kept);
+        let far_places = (far.len() * LINKS_PER_GROUP).clamp(room.div_ceil(FAR_EVERY), (room / 2).max(1));
+        let far = far_in_order(far, asker, flows, &mut rng);
+        let mut chosen = first;
+        chosen.extend(in_turn(near, far, room, far_places));
+        chosen.extend(last);
         chosen.truncate(limit);
         chosen.into_iter().map(|scored| scored.candidate).collect()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn peer(number: usize, role: NodeRole, zone: &str, pieces: Ownership) -> Candidate {
-        let topology = Topology { region: None, zone: Some(zone.to_owned()), rack: None };
-        let id = format!("node{number}").parse().unwrap();
-        Candidate { info: Arc::new(PeerInfo { id, role, topology, ..PeerInfo::example() }), pieces }
+/// Far peers: each group's best in turn, then what is left by distance, rate and score.
+fn far_in_order(
+    far: BTreeMap<FarGroup, Vec<Scored>>,
+    asker: Asker<'_>,
+    flows: &Flows,
+    rng: &mut ChaCha8Rng,
+) -> Vec<Scored> {
+    let mut groups: Vec<(FarGroup, std::vec::IntoIter<Scored>)> = far
+        .into_iter()
+        .map(|(group, mut members)| {
+            members.sort_by(|left, right| right.cmp(left));
+            (group, members.into_iter())
+        })
+        .collect();
+    groups.shuffle(rng);
+    let mut order = Vec::new();
+    for _ in 0..LINKS_PER_GROUP {
+        order.extend(groups.iter_mut().filter_map(|(_, members)| members.next()));
     }
-
-    /// 3 seeders, then `near` proxies of zone a and `far` ones of zone b, every third with a prefix.
-    fn swarm(near: usize, far: usize) -> Vec<Candidate> {
-        let seeders = (0..3).map(|i| peer(i, NodeRole::Seeder, "s", Ownership::Complete));
-        let proxies = (3..3 + near + far).map(|i| {
-            let pieces = if i % 3 == 0 { Ownership::Prefix(9) } else { Ownership::Empty };
-            peer(i, NodeRole::Proxy, if i < 3 + near { "a" } else { "b" }, pieces)
-        });
-        seeders.chain(proxies).collect()
-    }
-
-    fn select(asker: &Candidate, swarm: &[Candidate], limit: usize, seed: u64) -> Vec<Candidate> {
-        let asker = Asker { info: &asker.info, pieces: &asker.pieces };
-        DefaultPolicy.select(asker, swarm.to_vec(), limit, seed)
-    }
-
-    fn is_far(candidate: &Candidate) -> bool {
-        candidate.info.topology.zone.as_deref() == Some("b")
-    }
-
-    #[test]
-    fn seeders_come_first_then_near_peers_with_far_ones_among_them() {
-        let swarm = swarm(100, 100);
-        let chosen = select(&peer(3, NodeRole::Proxy, "a", Ownership::Prefix(2)), &swarm, 40, 1);
-        assert_eq!(chosen.len(), 40);
-        assert!(chosen[..2].iter().all(|c| c.info.role == NodeRole::Seeder));
-        assert!(chosen[2..].iter().all(|c| c.info.role == NodeRole::Proxy));
-        assert_eq!(chosen.iter().filter(|c| is_far(c)).count(), 9);
-        // Who has something to offer comes before who has not, within the near and within the far.
-        for side in [true, false] {
-            let offers: Vec<bool> =
-                chosen[2..].iter().filter(|c| is_far(c) == side).map(|c| c.pieces != Ownership::Empty).collect();
-            assert!(offers.is_sorted_by(|a, b| a >= b), "{offers:?}");
-        }
-    }
-
-    #[test]
-    fn a_zone_with_few_peers_is_filled_from_afar() {
-        let chosen = select(&peer(3, NodeRole::Proxy, "a", Ownership::Empty), &swarm(4, 100), 40, 1);
-        assert_eq!(chosen.len(), 40);
-        assert_eq!(chosen.iter().filter(|c| is_far(c)).count(), 35);
-    }
-
-    #[test]
-    fn who_owns_everything_is_told_only_of_those_who_do_not() {
-        let chosen = select(&peer(3, NodeRole::Proxy, "a", Ownership::Complete), &swarm(10, 10), 40, 1);
-        assert_eq!(chosen.len(), 19);
-        assert!(chosen.iter().all(|c| !c.pieces.is_complete()));
-    }
-
-    #[test]
-    fn lists_differ_so_that_nobody_is_known_to_all() {
-        let swarm = swarm(200, 0);
-        let mut named = BTreeSet::new();
-        for number in 0..40 {
-            let asker = peer(1000 + number, NodeRole::Proxy, "a", Ownership::Prefix(20));
-            named.extend(select(&asker, &swarm, 40, number as u64).into_iter().map(|c| c.info.id.clone()));
-        }
-        assert!(named.len() > 195, "{}", named.len());
-    }
-
-    proptest! {
-        #[test]
-        fn every_list_is_sound(near in 0usize..60, far in 0usize..60, limit in 1usize..50, seed: u64) {
-            let swarm = swarm(near, far);
-            let asker = peer(3, NodeRole::Proxy, "a", Ownership::Prefix(1));
-            let chosen = select(&asker, &swarm, limit, seed);
-            let ids: Vec<_> = chosen.iter().map(|c| c.info.id.clone()).collect();
-            prop_assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
-            prop_assert!(!ids.contains(&asker.info.id));
-            let others = swarm.iter().filter(|c| c.info.id != asker.info.id).count();
-            prop_assert_eq!(chosen.len(), others.min(limit));
-            let again: Vec<_> = select(&asker, &swarm, limit, seed).iter().map(|c| c.info.id.clone()).collect();
-            prop_assert_eq!(ids, again);
-        }
-    }
+    let mut rest: Vec<(Boundary, u64, Scored)> = groups
+        .into_iter()
+        .flat_map(|(group, members)| {
+            members.map(move |scored| {
+                let rate = flows.rate(&scored.candidate.info.topology, &asker.info.topology).unwrap_or(0);
+                (group.boundary, rate, scored)
+            })
+        })
+        .collect();
+    // Of a group some peers only are looked at one by one, so rates are told apart by their size alone.
+    rest.sort_by(|(boundary, rate, left), (other, other_rate, right)| {
+        boundary.cmp(other).then(other_rate.checked_ilog2().cmp(&rate.checked_ilog2())).then(right.cmp(left))
+    });
+    order.extend(rest.into_iter().map(|(.., scored)| scored));
+    order
 }
+
+/// Both lists in turn, so that `far_places` of `room` are from the second; where one ends, the other goes on.
+fn in_turn(near: Vec<Scored>, far: Vec<Scored>, room: usize, far_places: usize) -> Vec<Scored> {
+    let (mut near, mut far) = (near.into_iter(), far.into_iter());
+    let mut chosen = Vec::with_capacity(room);
+    for place in 0..room {
+        let is_far = (place + 1) * far_places / room > place * far_places / room;
+        let next = if is_far { far.next().or_else(|| near.next()) } else { near.next().or_else(|| far.next()) };
+        match next {
+            Some(scored) => chosen.push(scored),
+            None => break,
+        }
+    }
+    chosen
+}
+
+#[cfg(test)]
+mod tests;

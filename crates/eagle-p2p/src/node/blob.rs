@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use eagle_core::{
-    Bitfield, Geometry, Metainfo, NodeRole, PieceCheck, PieceHash, PieceIndex, Timestamp,
-    swarm::{FarZone, PeerKey, Swarm},
+    Bitfield, FarGroup, Geometry, Metainfo, NodeRole, PieceCheck, PieceHash, PieceIndex, Timestamp,
+    swarm::{PeerKey, Swarm},
 };
 use eagle_store::{
     cache::{CachedBlob, PartialEntry},
@@ -94,10 +94,10 @@ impl Blob {
     }
 
     /// A peer that trackers or seeders named is connected.
-    pub(super) fn name(&mut self, peer: PeerKey, role: NodeRole, zone: Option<FarZone>) {
+    pub(super) fn name(&mut self, peer: PeerKey, role: NodeRole, group: Option<FarGroup>) {
         match role {
-            NodeRole::Seeder => self.swarm.handle_seeder(peer, zone),
-            NodeRole::Proxy => self.swarm.handle_peer(peer, zone),
+            NodeRole::Seeder => self.swarm.handle_seeder(peer, group),
+            NodeRole::Proxy => self.swarm.handle_peer(peer, group),
         }
     }
 

@@ -15,8 +15,8 @@ use std::{
 };
 
 use eagle_core::{
-    Bitfield, Digest, Geometry, NodeRole, PieceIndex, Timestamp, Topology,
-    swarm::{Action, FarZone, PeerKey, RequestId, Swarm, SwarmConfig, SwarmStart, Verdict},
+    Bitfield, Digest, FarGroup, Geometry, NodeRole, PieceIndex, Timestamp, Topology,
+    swarm::{Action, PeerKey, RequestId, Swarm, SwarmConfig, SwarmStart, Verdict},
     wire::control::{BlobMessage, ControlMessage, Encryption, HostRate},
 };
 use eagle_store::cache::Cache;
@@ -100,8 +100,8 @@ pub(super) struct Engine {
     keys: HashMap<PeerKey, PeerId>,
     /// Roles as trackers and seeders tell them; a peer that dialled us counts as a proxy.
     roles: lru::LruCache<PeerId, NodeRole>,
-    /// Zones of peers in other zones than ours, as trackers and seeders tell them, or else they themselves.
-    far_zones: lru::LruCache<PeerId, FarZone>,
+    /// Groups of peers that are not in our rack, as trackers and seeders tell them, or else they themselves.
+    far_groups: lru::LruCache<PeerId, FarGroup>,
     /// Requests on data channels, by their node-wide number.
     requests: HashMap<u32, (Digest, RequestId)>,
     numbers: HashMap<(Digest, RequestId), u32>,
@@ -125,7 +125,7 @@ impl Engine {
             peers: HashMap::new(),
             keys: HashMap::new(),
             roles: lru::LruCache::new(roles),
-            far_zones: lru::LruCache::new(roles),
+            far_groups: lru::LruCache::new(roles),
             requests: HashMap::new(),
             numbers: HashMap::new(),
             greetings: HashMap::new(),
@@ -351,11 +351,11 @@ impl Engine {
                         continue;
                     }
                     self.roles.put(id, peer.role);
-                    let zone = self.note_zone(id, &peer.topology);
+                    let group = self.note_group(id, &peer.topology);
                     if let Some(state) = self.peers.get_mut(&id) {
                         state.role = peer.role;
                         let (key, role) = (state.key, state.role);
-                        self.with(digest, |blob, _| blob.name(key, role, zone));
+                        self.with(digest, |blob, _| blob.name(key, role, group));
                     } else if self.blobs.get_mut(&digest).is_some_and(|blob| blob.add_candidate(id)) {
                         self.parts.network.connect(id, peer.address);
                     }

@@ -132,7 +132,7 @@ impl State {
 
     /// What tells a tracker that the node stops.
     pub(super) fn stopped(node: &PeerInfo) -> AnnounceRequest {
-        AnnounceRequest { node: node.clone(), full: false, stopped: true, blobs: Vec::new() }
+        AnnounceRequest { stopped: true, ..AnnounceRequest::of(node.clone()) }
     }
 }
 
@@ -158,7 +158,7 @@ impl Entry {
 /// Cuts a list of blobs into requests within the bounds. Only the first one can be full: the others
 /// add to it.
 fn split(node: &PeerInfo, full: bool, blobs: Vec<BlobAnnounce>) -> Vec<AnnounceRequest> {
-    let new = |full| AnnounceRequest { node: node.clone(), full, stopped: false, blobs: Vec::new() };
+    let new = |full| AnnounceRequest { full, ..AnnounceRequest::of(node.clone()) };
     let mut requests = Vec::new();
     let (mut request, mut bytes) = (new(full), 0);
     for blob in blobs {

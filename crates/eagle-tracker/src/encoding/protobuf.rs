@@ -22,6 +22,40 @@ pub(super) struct AnnounceRequest {
     stopped: bool,
     #[prost(message, repeated, tag = "4")]
     blobs: Vec<BlobAnnounce>,
+    #[prost(message, optional, tag = "5")]
+    load: Option<Load>,
+    #[prost(message, repeated, tag = "6")]
+    flows: Vec<Flow>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Load {
+    #[prost(uint32, tag = "1")]
+    requests: u32,
+    #[prost(uint32, tag = "2")]
+    free_slots: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Flow {
+    #[prost(string, tag = "1")]
+    region: String,
+    #[prost(string, tag = "2")]
+    zone: String,
+    #[prost(uint64, tag = "3")]
+    bytes_per_second: u64,
+    #[prost(uint64, tag = "4")]
+    bytes: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Place {
+    #[prost(string, tag = "1")]
+    region: String,
+    #[prost(string, tag = "2")]
+    zone: String,
+    #[prost(string, tag = "3")]
+    rack: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -108,6 +142,8 @@ pub(super) struct AnnounceResponse {
     peers: Vec<BlobPeers>,
     #[prost(message, repeated, tag = "4")]
     refused: Vec<RefusedBlob>,
+    #[prost(message, optional, tag = "5")]
+    topology: Option<Place>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -141,6 +177,10 @@ pub(super) fn read_request(bytes: &[u8], most: usize) -> Result<api::AnnounceReq
     let blobs = fields(bytes, 4, |_| Ok(1))?;
     if blobs > most {
         return Err(wrong("blobs", format_args!("there are {blobs}, more than {most}; send several announces")));
+    }
+    let flows = fields(bytes, 6, |_| Ok(1))?;
+    if flows > api::MOST_REPORTED {
+        return Err(wrong("flows", format_args!("there are {flows}, more than {}", api::MOST_REPORTED)));
     }
     AnnounceRequest::decode(bytes)?.try_into()
 }
@@ -191,9 +231,43 @@ fn digest_from(bytes: &[u8]) -> Result<Digest, DecodeError> {
         .ok_or_else(|| wrong("digest", format_args!("{} bytes are neither SHA-256 nor SHA-512", bytes.len())))
 }
 
+fn label_to(label: Option<&String>) -> String {
+    label.cloned().unwrap_or_default()
+}
+
+fn topology(field: &'static str, region: String, zone: String, rack: String) -> Result<Topology, DecodeError> {
+    let label = |label: String| (!label.is_empty()).then_some(label);
+    Topology::new(label(region), label(zone), label(rack)).map_err(|error| wrong(field, error))
+}
+
+fn place_to(topology: &Topology) -> Place {
+    let Topology { region, zone, rack } = topology;
+    Place { region: label_to(region.as_ref()), zone: label_to(zone.as_ref()), rack: label_to(rack.as_ref()) }
+}
+
+fn place_from(place: Place) -> Result<Topology, DecodeError> {
+    topology("topology", place.region, place.zone, place.rack)
+}
+
+fn flow_to(flow: &api::FlowReport) -> Flow {
+    Flow {
+        region: label_to(flow.from.region.as_ref()),
+        zone: label_to(flow.from.zone.as_ref()),
+        bytes_per_second: flow.bytes_per_second,
+        bytes: flow.bytes,
+    }
+}
+
+fn flow_from(flow: Flow) -> Result<api::FlowReport, DecodeError> {
+    Ok(api::FlowReport {
+        from: topology("flows", flow.region, flow.zone, String::new())?,
+        bytes_per_second: flow.bytes_per_second,
+        bytes: flow.bytes,
+    })
+}
+
 impl From<&PeerInfo> for Node {
     fn from(info: &PeerInfo) -> Self {
-        let label = |label: &Option<String>| label.clone().unwrap_or_default();
         Self {
             id: info.id.as_str().to_owned(),
             ip: match info.address.ip() {
@@ -206,9 +280,9 @@ impl From<&PeerInfo> for Node {
                 NodeRole::Proxy => Role::Proxy,
             }
             .into(),
-            region: label(&info.topology.region),
-            zone: label(&info.topology.zone),
-            rack: label(&info.topology.rack),
+            region: label_to(info.topology.region.as_ref()),
+            zone: label_to(info.topology.zone.as_ref()),
+            rack: label_to(info.topology.rack.as_ref()),
         }
     }
 }
@@ -224,7 +298,6 @@ impl TryFrom<Node> for PeerInfo {
             }
         };
         let port = u16::try_from(node.port).map_err(|_| wrong("node.port", "it is larger than 65535"))?;
-        let label = |label: String| (!label.is_empty()).then_some(label);
         Ok(Self {
             role: match node.role() {
                 Role::Seeder => NodeRole::Seeder,
@@ -233,8 +306,7 @@ impl TryFrom<Node> for PeerInfo {
             },
             id: node.id.parse().map_err(|error| wrong("node.id", error))?,
             address: SocketAddr::new(ip, port),
-            topology: Topology::new(label(node.region), label(node.zone), label(node.rack))
-                .map_err(|error| wrong("node.topology", error))?,
+            topology: topology("node.topology", node.region, node.zone, node.rack)?,
         })
     }
 }
@@ -284,6 +356,8 @@ impl From<&api::AnnounceRequest> for AnnounceRequest {
             full: request.full,
             stopped: request.stopped,
             blobs: request.blobs.iter().map(blob).collect(),
+            load: request.load.map(|load| Load { requests: load.requests.into(), free_slots: load.free_slots.into() }),
+            flows: request.flows.iter().map(flow_to).collect(),
         }
     }
 }
@@ -317,6 +391,12 @@ impl TryFrom<AnnounceRequest> for api::AnnounceRequest {
             full: request.full,
             stopped: request.stopped,
             blobs: request.blobs.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            load: request.load.map(|load| api::NodeLoad {
+                // More than fits is as much as can be.
+                requests: u16::try_from(load.requests).unwrap_or(u16::MAX),
+                free_slots: u16::try_from(load.free_slots).unwrap_or(u16::MAX),
+            }),
+            flows: request.flows.into_iter().map(flow_from).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -338,6 +418,7 @@ impl From<&api::AnnounceResponse> for AnnounceResponse {
             send_full: response.send_full,
             peers: response.peers.iter().map(peers).collect(),
             refused: response.refused.iter().map(refused).collect(),
+            topology: response.topology.as_ref().map(place_to),
         }
     }
 }
@@ -369,6 +450,7 @@ impl TryFrom<AnnounceResponse> for api::AnnounceResponse {
             send_full: response.send_full,
             peers: response.peers.into_iter().map(peers).collect::<Result<_, _>>()?,
             refused: response.refused.into_iter().map(refused).collect::<Result<_, _>>()?,
+            topology: response.topology.map(place_from).transpose()?,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use eagle_core::{Digest, NodeRole, PeerInfo, Timestamp};
+use eagle_core::{Digest, NodeRole, PeerInfo, Timestamp, Topology};
 
 use super::{Shared, reply::RequestError};
 use crate::{
@@ -42,7 +42,9 @@ impl Shared {
             return Err(RequestError::ManyBlobs(request.blobs.len()));
         }
         check_address(&mut request.node, source)?;
+        let place = self.place(&mut request.node);
         let now = self.now();
+        self.reports.take(now, &request);
         if request.stopped {
             self.store.leave(&request.node.id).await;
             return Ok(self.response(self.config.interval_idle));
@@ -50,6 +52,7 @@ impl Shared {
         let applied = self.store.announce(&request.node, request.full, &request.blobs, now).await;
         let applied = applied.map_err(|error| RequestError::Overloaded(error.to_string()))?;
         let mut response = self.response(self.config.interval_idle);
+        response.topology = place;
         response.send_full = !applied.known && !request.full;
         let mut room = MAX_PEERS_BYTES;
         let wanted = request.blobs.iter().filter(|blob| blob.want_peers && blob.event != Event::Evicted);
@@ -66,10 +69,21 @@ impl Shared {
         Ok(response)
     }
 
+    /// Puts a node that does not say where it is where the table of networks has its address.
+    fn place(&self, node: &mut PeerInfo) -> Option<Topology> {
+        if node.topology != Topology::default() {
+            return None;
+        }
+        let place = self.networks.find(node.address.ip())?;
+        node.topology = place.clone();
+        Some(place.clone())
+    }
+
     fn response(&self, interval: Duration) -> AnnounceResponse {
         AnnounceResponse {
             interval_seconds: interval.as_secs_f64(),
             send_full: false,
+            topology: None,
             peers: Vec::new(),
             refused: Vec::new(),
         }
@@ -85,7 +99,11 @@ impl Shared {
             return None;
         }
         let asker = Asker { info: node, pieces: &pieces };
-        let peers = self.policy.select(asker, view.candidates, self.config.max_peers_per_answer, seed);
+        let mut candidates = view.candidates;
+        self.reports.add_loads(now, &mut candidates);
+        let flows = self.reports.flows();
+        let peers = self.policy.select(asker, candidates, &flows, self.config.max_peers_per_answer, seed);
+        drop(flows);
         let active = view.since_growth < GROWING || peers.len() < FEW_PEERS;
         Some(Named { peers, active })
     }

@@ -5,6 +5,7 @@ mod body;
 mod dashboard;
 mod overview;
 mod reply;
+mod reports;
 mod routes;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -23,10 +24,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 pub(crate) use self::routes::page;
-use self::{body::BodyBudget, overview::Glances, reply::Reply};
+use self::{body::BodyBudget, overview::Glances, reply::Reply, reports::Reports};
 use crate::{
     config::{ConfigError, TrackerConfig},
     metrics::Metrics,
+    networks::Networks,
     policy::{DefaultPolicy, PeerPolicy},
     store::{MemoryStore, PeerStore, SharedStore, StoreLimits, StoreLocation},
 };
@@ -79,6 +81,8 @@ struct Shared {
     config: TrackerConfig,
     store: Arc<dyn PeerStore>,
     policy: Box<dyn PeerPolicy>,
+    networks: Networks,
+    reports: Reports,
     metrics: Metrics,
     bodies: BodyBudget,
     glances: Glances,
@@ -114,6 +118,8 @@ impl Tracker {
         let shared = Arc::new(Shared {
             store,
             policy: Box::new(DefaultPolicy),
+            networks: Networks::new(&config.topology).map_err(|problem| ConfigError { key: "topology", problem })?,
+            reports: Reports::new(&config),
             metrics: Metrics::new(registry),
             bodies: BodyBudget::new(),
             glances: Glances::default(),

@@ -291,8 +291,12 @@ impl PeerStore for MemoryStore {
             let start = if members.len() > most { rng.random_range(0..members.len()) } else { 0 };
             let run = (0..members.len().min(most)).filter_map(|i| members.get_index((start + i) % members.len()));
             let live = run.filter(|(key, _)| key.0.is_alive(now, self.limits.ttl) && key.0.id() != asker);
-            candidates
-                .extend(live.map(|(key, member)| Candidate { info: key.0.info(), pieces: member.pieces.clone() }));
+            candidates.extend(live.map(|(key, member)| Candidate {
+                info: key.0.info(),
+                pieces: member.pieces.clone(),
+                load: None,
+                age: now - member.joined,
+            }));
         }
         Some(SwarmView { geometry: swarm.geometry, candidates, since_growth: now - swarm.grown })
     }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Instant};
 
 use eagle_core::{
-    Bitfield, Digest, Metainfo, NodeRole, Topology,
-    swarm::{FarZone, PeerKey},
+    Bitfield, Digest, FarGroup, Metainfo, NodeRole, Topology,
+    swarm::PeerKey,
     wire::control::{BlobMessage, ControlMessage},
 };
 use eagle_store::cache::CachedBlob;
@@ -75,12 +75,12 @@ impl Engine {
                     .filter_map(|(digest, blob)| blob.candidates.remove(&peer).then_some(*digest))
                     .collect();
                 // Whom a tracker has named is where the tracker says.
-                let zone = match self.roles.contains(&peer) {
-                    true => self.far_zones.get(&peer).copied(),
-                    false => self.note_zone(peer, &topology),
+                let group = match self.roles.contains(&peer) {
+                    true => self.far_groups.get(&peer).copied(),
+                    false => self.note_group(peer, &topology),
                 };
                 for digest in waiting {
-                    self.with(digest, |blob, _| blob.name(key, role, zone));
+                    self.with(digest, |blob, _| blob.name(key, role, group));
                 }
             }
             NetworkEvent::Message { peer, message: ControlMessage::Blob(digest, message) } => {
@@ -108,14 +108,14 @@ impl Engine {
         }
     }
 
-    /// Keeps where a peer is; its zone when that is not ours.
-    pub(super) fn note_zone(&mut self, peer: PeerId, topology: &Topology) -> Option<FarZone> {
-        let zone = topology.zone_seen_from(&self.parts.topology).map(FarZone);
-        match zone {
-            Some(zone) => self.far_zones.put(peer, zone),
-            None => self.far_zones.pop(&peer),
+    /// Keeps where a peer is; its group when that is not in our rack.
+    pub(super) fn note_group(&mut self, peer: PeerId, topology: &Topology) -> Option<FarGroup> {
+        let group = topology.group_seen_from(&self.parts.topology);
+        match group {
+            Some(group) => self.far_groups.put(peer, group),
+            None => self.far_groups.pop(&peer),
         };
-        zone
+        group
     }
 
     /// The blobs that a connected peer takes part in with this node.
@@ -161,8 +161,8 @@ impl Engine {
             return;
         }
         if greeted.is_some() {
-            let zone = self.far_zones.get(&peer).copied();
-            self.with(digest, |blob, _| blob.swarm.handle_greeting(key, zone));
+            let group = self.far_groups.get(&peer).copied();
+            self.with(digest, |blob, _| blob.swarm.handle_greeting(key, group));
             if self.blobs.get(&digest).is_some_and(|blob| !blob.swarm.has_peer(key)) {
                 self.parts.network.send(peer, &ControlMessage::Blob(digest, BlobMessage::Leave));
                 return;

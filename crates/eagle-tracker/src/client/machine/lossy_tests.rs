@@ -354,8 +354,13 @@ fn forget_before(times: &mut VecDeque<Timestamp>, now: Timestamp, age: Duration)
 
 /// What a tracker answers: as [`crate::server`], without choosing among the peers.
 fn answer(store: &MemoryStore, request: &AnnounceRequest, now: Timestamp) -> AnnounceResponse {
-    let mut response =
-        AnnounceResponse { interval_seconds: INTERVAL.as_secs_f64(), send_full: false, peers: vec![], refused: vec![] };
+    let mut response = AnnounceResponse {
+        interval_seconds: INTERVAL.as_secs_f64(),
+        send_full: false,
+        topology: None,
+        peers: vec![],
+        refused: vec![],
+    };
     if request.stopped {
         block_on(store.leave(&request.node.id));
         return response;

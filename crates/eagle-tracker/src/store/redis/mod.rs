@@ -361,7 +361,7 @@ impl RedisPeers {
             .filter_map(|pair| {
                 let info = serde_json::from_slice(&pair[0]).ok()?;
                 let (_, pieces) = member(&pair[1], geometry)?;
-                Some(Candidate { info: Arc::new(info), pieces })
+                Some(Candidate { info: Arc::new(info), pieces, load: None, age: Duration::ZERO })
             })
             .collect();
         Ok(Some(Seen { at: now, geometry, grown: self.own(number(grown).unwrap_or_default()), candidates }))

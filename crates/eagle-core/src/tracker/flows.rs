@@ -1,0 +1,150 @@
+//! How fast pieces come from one zone to another, as nodes measure it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Timestamp, Topology};
+
+/// Pairs of places of which a tracker keeps the rate: 100 zones, each with each other.
+pub const MOST_FLOWS: usize = 10_000;
+/// Reports of one announce that are taken: what one node measures in a minute comes from few zones.
+pub const MOST_REPORTED: usize = 32;
+/// How long a rate that nobody reports again is believed: links change, and zones go away.
+const KEPT: Duration = Duration::from_secs(600);
+/// Share of a new report in the rate that is kept: one node of many measured it.
+const WEIGHT: f64 = 0.25;
+
+/// Region and zone, the ends of a flow.
+type Place = (Option<String>, Option<String>);
+
+/// What a node received from a zone, measured while pieces came.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FlowReport {
+    /// Where the senders are; their rack does not count.
+    pub from: Topology,
+    /// Rate of one transfer while it ran, bytes per second.
+    pub bytes_per_second: u64,
+    /// Bytes received since the last report.
+    pub bytes: u64,
+}
+
+/// A rate from one zone to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// Where the senders are; without rack.
+    pub from: Topology,
+    /// Where the receivers are; without rack.
+    pub to: Topology,
+    /// Rate of one transfer while it runs, bytes per second.
+    pub bytes_per_second: u64,
+    /// Bytes that were reported in all.
+    pub bytes: u64,
+}
+
+/// The rates between zones that nodes have reported.
+#[derive(Debug, Default)]
+pub struct Flows {
+    known: BTreeMap<(Place, Place), Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    rate: f64,
+    bytes: u64,
+    at: Timestamp,
+}
+
+fn place(topology: &Topology) -> Place {
+    (topology.region.clone(), topology.zone.clone())
+}
+
+impl Flows {
+    /// A node at `to` reports what it received; reports beyond [`MOST_REPORTED`] are left out, and so are new pairs
+    /// when [`MOST_FLOWS`] are known.
+    pub fn report(&mut self, now: Timestamp, to: &Topology, reports: &[FlowReport]) {
+        for report in reports.iter().take(MOST_REPORTED).filter(|report| report.bytes > 0) {
+            let key = (place(&report.from), place(to));
+            if self.known.len() >= MOST_FLOWS && !self.known.contains_key(&key) {
+                self.known.retain(|_, known| now - known.at < KEPT);
+                if self.known.len() >= MOST_FLOWS {
+                    continue;
+                }
+            }
+            let rate = report.bytes_per_second as f64;
+            let known = self.known.entry(key).or_insert(Known { rate, bytes: 0, at: now });
+            known.rate += (rate - known.rate) * WEIGHT;
+            known.bytes = known.bytes.saturating_add(report.bytes);
+            known.at = now;
+        }
+    }
+
+    /// Bytes per second of one transfer between two places; `None` when nobody has measured it.
+    pub fn rate(&self, from: &Topology, to: &Topology) -> Option<u64> {
+        if self.known.is_empty() {
+            return None;
+        }
+        // A mean of whole numbers of bytes.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        self.known.get(&(place(from), place(to))).map(|known| known.rate as u64)
+    }
+
+    /// All that is known and not too old, in the order of the places.
+    pub fn list(&self, now: Timestamp) -> Vec<Flow> {
+        let at = |(region, zone): &Place| Topology { region: region.clone(), zone: zone.clone(), rack: None };
+        let fresh = self.known.iter().filter(|(_, known)| now - known.at < KEPT);
+        let mut list: Vec<_> = fresh.collect();
+        list.sort_by_key(|(key, _)| *key);
+        list.into_iter()
+            .map(|((from, to), known)| Flow {
+                from: at(from),
+                to: at(to),
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                bytes_per_second: known.rate as u64,
+                bytes: known.bytes,
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zone(name: &str) -> Topology {
+        Topology { zone: Some(name.to_owned()), ..Topology::default() }
+    }
+
+    fn report(name: &str, rate: u64) -> FlowReport {
+        FlowReport { from: zone(name), bytes_per_second: rate, bytes: 10 }
+    }
+
+    #[test]
+    fn rates_follow_the_reports_and_are_forgotten() {
+        let mut flows = Flows::default();
+        assert_eq!(flows.rate(&zone("a"), &zone("b")), None);
+        flows.report(Timestamp(0), &zone("b"), &[report("a", 100)]);
+        assert_eq!(flows.rate(&zone("a"), &zone("b")), Some(100));
+        assert_eq!(flows.rate(&zone("b"), &zone("a")), None);
+        flows.report(Timestamp(1), &zone("b"), &[report("a", 200)]);
+        assert_eq!(flows.rate(&zone("a"), &zone("b")), Some(125));
+        let list = flows.list(Timestamp(2));
+        assert_eq!((list.len(), list[0].bytes), (1, 20));
+        assert!(flows.list(Timestamp(2) + KEPT).is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut flows = Flows::default();
+        for number in 0..MOST_FLOWS + 50 {
+            flows.report(Timestamp(0), &zone("b"), &[report(&number.to_string(), 1)]);
+        }
+        assert_eq!(flows.known.len(), MOST_FLOWS);
+        // What is old gives way.
+        flows.report(Timestamp(0) + KEPT, &zone("b"), &[report("new", 1)]);
+        assert_eq!(flows.known.len(), 1);
+        let many: Vec<FlowReport> = (0..MOST_REPORTED + 5).map(|number| report(&format!("n{number}"), 1)).collect();
+        flows.report(Timestamp(0) + KEPT, &zone("c"), &many);
+        assert_eq!(flows.known.len(), 1 + MOST_REPORTED);
+    }
+}
