@@ -169,3 +169,30 @@ async fn other_content_than_the_digest_says_is_not_passed_on() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_refers_to_an_image_is_listed_and_pulled() {
+    let origin = common::origin(&[10_000]).await;
+    let image = &origin.images()[0];
+    let seeder = KillableSeeder::start(&common::registries(vec![origin.client_config()]), Vec::new(), Rate::Unlimited);
+    let with_seeder = ProxyOptions { seeders: vec![seeder.url.clone()], ..ProxyOptions::new(&origin) };
+    for proxy in [ProxyOptions::new(&origin).start().await, with_seeder.start().await] {
+        let subject = image.manifest_digest;
+        for (query, count) in [("", 2), ("?artifactType=application%2Fvnd.eagle.layers.v1%2Bjson", 1)] {
+            let answer = proxy.get(&format!("/v2/library/app/referrers/{subject}{query}")).await;
+            assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, INDEX));
+            let listed: serde_json::Value = serde_json::from_slice(&answer.whole()).unwrap();
+            let listed = listed["manifests"].as_array().unwrap();
+            assert_eq!(listed.len(), count, "{query}");
+            for artifact in listed {
+                let digest: Digest = artifact["digest"].as_str().unwrap().parse().unwrap();
+                let manifest = proxy.get(&format!("/v2/library/app/manifests/{digest}")).await.whole();
+                assert_eq!(Digest::of(&manifest), digest);
+                let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+                let layer: Digest = manifest["layers"][0]["digest"].as_str().unwrap().parse().unwrap();
+                let content = proxy.get(&format!("/v2/library/app/blobs/{layer}")).await.whole();
+                assert_eq!(Digest::of(&content), layer);
+            }
+        }
+    }
+}

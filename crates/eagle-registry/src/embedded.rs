@@ -1,14 +1,16 @@
 //! A small registry in the process: for `eagle demo`, for benchmarks and for tests.
 //!
-//! It serves generated images over the reading half of the distribution API. Layers are made on the
+//! It serves generated images over the reading half of the distribution API, with two artefacts that refer to each, and tags in pages. Layers are made on the
 //! fly from a seed, so that an image of many GiB needs no memory and no disk; they are real tar files,
 //! and docker, containerd and podman can pull the images. It counts what it serves, and on demand it
 //! misbehaves ([`FaultRule`]), asks for credentials ([`Access`]), or is slow.
 
 mod access;
+mod artifact;
 mod content;
 mod fault;
 mod image;
+mod lists;
 mod serve;
 mod server;
 mod stats;
@@ -22,6 +24,7 @@ use url::Url;
 
 pub use self::{
     access::{Access, User},
+    artifact::PublishedArtifact,
     fault::{Fault, FaultRule, FaultTarget},
     image::{GeneratedImage, MIN_LAYER_SIZE, PublishedImage, layer_size},
     stats::{BlobStats, RegistryStats},

@@ -6,6 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// `Docker-Distribution-API-Version`: older clients look for it.
 pub const DOCKER_API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+/// `OCI-Filters-Applied`: by what a list of referrers is filtered.
+pub const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// Headers of one connection, not of the message (RFC 9110, 7.6.1), with those of proxies before that RFC.
 const HOP_BY_HOP: [HeaderName; 8] = [

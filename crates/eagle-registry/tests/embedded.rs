@@ -51,6 +51,49 @@ async fn images_share_layers_of_the_same_seed() {
 }
 
 #[tokio::test]
+async fn lists_come_in_pages_and_filtered() {
+    let tagged = |tag: &str| GeneratedImage { tag: tag.parse().unwrap(), ..image(&[5_000]) };
+    let images = ["v3", "v1", "v2"].map(tagged).to_vec();
+    let origin = EmbeddedRegistry::start(EmbeddedConfig::new(loopback(), images)).await.unwrap();
+    for (query, tags, link) in [
+        ("", r#"["v1","v2","v3"]"#, None),
+        ("?n=2", r#"["v1","v2"]"#, Some("</v2/demo/app/tags/list?n=2&last=v2>; rel=\"next\"")),
+        ("?n=2&last=v2", r#"["v3"]"#, None),
+        ("?n=3", r#"["v1","v2","v3"]"#, None),
+        ("?n=0", "[]", None),
+        ("?last=v9", "[]", None),
+    ] {
+        let answer = raw(&origin, &format!("GET /v2/demo/app/tags/list{query} HTTP/1.1")).await;
+        assert!(answer.ends_with(&format!(r#"{{"name":"demo/app","tags":{tags}}}"#)), "{query}: {answer}");
+        let found = answer.lines().find_map(|line| line.strip_prefix("link: "));
+        assert_eq!(found, link, "{query}");
+    }
+    assert!(raw(&origin, "GET /v2/demo/app/tags/list?n=x HTTP/1.1").await.starts_with("HTTP/1.1 400"));
+
+    let image = &origin.images()[0];
+    let list = async |query: &str| {
+        let path = format!("/v2/demo/app/referrers/{}{query}", image.manifest_digest);
+        let answer = raw(&origin, &format!("GET {path} HTTP/1.1")).await;
+        let filtered = answer.contains("oci-filters-applied: artifactType\r\n");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        (filtered, serde_json::from_str::<serde_json::Value>(body).unwrap()["manifests"].clone())
+    };
+    let (filtered, all) = list("").await;
+    assert_eq!((filtered, all.as_array().unwrap().len()), (false, 2));
+    let (filtered, one) = list("?artifactType=application%2Fvnd.eagle.layers.v1%2Bjson").await;
+    assert!(filtered);
+    assert_eq!(one.as_array().unwrap()[..], all.as_array().unwrap()[..1]);
+    assert_eq!(list("?artifactType=application%2Fx").await, (true, serde_json::json!([])));
+    // What is listed is there, and refers to the image.
+    let digest = one[0]["digest"].as_str().unwrap();
+    let answer = raw(&origin, &format!("GET /v2/demo/app/manifests/{digest} HTTP/1.1")).await;
+    let (_, manifest) = answer.split_once("\r\n\r\n").unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(manifest).unwrap();
+    assert_eq!(manifest["subject"]["digest"], image.manifest_digest.to_string());
+    assert_eq!(manifest["artifactType"], one[0]["artifactType"]);
+}
+
+#[tokio::test]
 async fn ranges_errors_and_counters_over_plain_http() {
     let origin = embedded(&[5_000], Access::Open).await;
     let digest = origin.images()[0].layers[0].digest;

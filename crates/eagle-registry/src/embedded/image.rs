@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{
     StartError,
+    artifact::{self, PublishedArtifact},
     content::{Content, Layer, TAR_BLOCK, TAR_OVERHEAD},
 };
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
 pub const MIN_LAYER_SIZE: u64 = TAR_OVERHEAD + TAR_BLOCK;
 /// Bytes hashed at a time: fits the second-level cache of any core.
 const HASH_CHUNK: usize = 256 << 10;
-const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 
@@ -62,6 +63,8 @@ pub struct PublishedImage {
     pub config: Descriptor,
     /// Its layers, in order.
     pub layers: Vec<Descriptor>,
+    /// What refers to it.
+    pub artifacts: Vec<PublishedArtifact>,
 }
 
 impl PublishedImage {
@@ -130,14 +133,19 @@ pub(super) async fn generate(image: &GeneratedImage) -> Result<(PublishedImage, 
         return Err(fail(format!("{} layers make a manifest of {} bytes", layers.len(), manifest.len())));
     }
     contents.push((config_descriptor.digest, Content::Stored(config)));
+    let manifest_digest = Digest::of(&manifest);
+    let subject = descriptor(MANIFEST_TYPE, manifest_digest, manifest.len() as u64);
+    let (artifacts, of_artifacts) = artifact::of_image(&subject, &layers, seed);
+    contents.extend(of_artifacts);
     let published = PublishedImage {
         repository: image.repository.clone(),
         tag: image.tag.clone(),
-        manifest_digest: Digest::of(&manifest),
+        manifest_digest,
         manifest,
         media_type: MANIFEST_TYPE,
         config: config_descriptor,
         layers,
+        artifacts,
     };
     Ok((published, contents))
 }

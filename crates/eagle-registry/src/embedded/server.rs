@@ -23,9 +23,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     StartError,
     access::{Access, Guard, Refusal, TOKEN_PATH},
+    artifact::PublishedArtifact,
     content::Content,
     fault::{self, Fault, FaultRule},
-    image::{self, GeneratedImage, PublishedImage},
+    image::{self, GeneratedImage, MANIFEST_TYPE, PublishedImage},
+    lists,
     serve::{Broken, Sending, ServerBody},
     stats::RegistryStats,
 };
@@ -58,6 +60,8 @@ struct Repository {
     tags: BTreeMap<String, Digest>,
     manifests: HashMap<Digest, StoredManifest>,
     blobs: BTreeSet<Digest>,
+    /// What refers to a manifest.
+    referrers: HashMap<Digest, Vec<PublishedArtifact>>,
 }
 
 /// What all connections share.
@@ -99,6 +103,11 @@ impl Shared {
                 media_type: published.media_type,
             },
         );
+        for artifact in &published.artifacts {
+            let (body, digest) = (artifact.manifest.clone(), artifact.digest);
+            repository.manifests.insert(digest, StoredManifest { body, digest, media_type: MANIFEST_TYPE });
+        }
+        repository.referrers.insert(published.manifest_digest, published.artifacts.clone());
         for (digest, content) in contents {
             repository.blobs.insert(digest);
             self.contents.insert(digest, content);
@@ -192,7 +201,7 @@ fn of(response: Response<Full<Bytes>>) -> Response<ServerBody> {
     response.map(|body| body.map_err(|never| match never {}).boxed_unsync())
 }
 
-fn error(status: StatusCode, code: ErrorCode, message: &str) -> Response<ServerBody> {
+pub(super) fn error(status: StatusCode, code: ErrorCode, message: &str) -> Response<ServerBody> {
     of(response_json(status, code, message))
 }
 
@@ -242,12 +251,11 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>, scheme: &str) -> Re
         Some(None) => return Ok(error(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, "no such repository")),
         Some(Some(repository)) => repository,
     };
+    let query = request.uri().query().unwrap_or_default();
     Ok(match &endpoint {
         Endpoint::Base => json_response("{}".to_owned()),
-        Endpoint::Tags(name) => {
-            json_response(json!({ "name": name, "tags": repository.tags.keys().collect::<Vec<_>>() }).to_string())
-        }
-        Endpoint::Referrers(..) => referrers(),
+        Endpoint::Tags(name) => lists::tags(name, &repository.tags, query),
+        Endpoint::Referrers(_, subject) => lists::referrers(repository.referrers.get(subject), query),
         Endpoint::Manifest(name, reference) => manifest(shared, name, repository, reference),
         Endpoint::Blob(_, digest) if repository.blobs.contains(digest) => blob(shared, request, *digest, fault),
         Endpoint::Blob(..) => error(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown, "no such blob in this repository"),
@@ -291,18 +299,11 @@ fn refused(refusal: Refusal) -> Response<ServerBody> {
     }
 }
 
-fn json_response(body: String) -> Response<ServerBody> {
+pub(super) fn json_response(body: String) -> Response<ServerBody> {
     content("application/json", Bytes::from(body))
 }
 
-/// No artefact refers to a generated image.
-fn referrers() -> Response<ServerBody> {
-    let media_type = "application/vnd.oci.image.index.v1+json";
-    let index = json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": [] });
-    content(media_type, index.to_string().into())
-}
-
-fn content(media_type: &'static str, body: Bytes) -> Response<ServerBody> {
+pub(super) fn content(media_type: &'static str, body: Bytes) -> Response<ServerBody> {
     let mut response = Response::new(Full::new(body.clone()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
