@@ -27,6 +27,7 @@ use crate::{
     config::ForwardMode,
     places::Place,
     service::{Service, Via},
+    web,
 };
 
 /// What all connections of runtimes share.
@@ -69,6 +70,11 @@ impl Front {
         // A server must understand the absolute form for itself too.
         let absolute = request.uri().authority().filter(|authority| authority.as_str() != connection.local.to_string());
         let Some(authority) = absolute else {
+            if web::is_of_a_page(request.headers(), connection.local) {
+                self.service.metrics.request("other", StatusCode::FORBIDDEN);
+                let problem = "a mirror answers container runtimes, and no web page";
+                return answer::error(StatusCode::FORBIDDEN, ErrorCode::Denied, problem);
+            }
             return self.service.answer(request, &Via::Mirror(connection.local)).await;
         };
         match self.absolute(request.uri(), authority, connection) {

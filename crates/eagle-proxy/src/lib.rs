@@ -24,6 +24,7 @@ mod server;
 mod service;
 pub mod upstream;
 mod warm;
+mod web;
 
 pub use config::{ConfigError, ProxyConfig};
 pub use metrics::Traffic;

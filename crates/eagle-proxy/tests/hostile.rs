@@ -199,3 +199,31 @@ async fn ranges_that_make_no_sense_do_no_harm() {
         assert!(answer.broken.is_none() && answer.body.len() as u64 <= MIB, "{range:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn web_pages_get_nothing_and_reach_nobody() {
+    let stub = StubOrigin::start(|_| respond(202, &[], "{}")).await;
+    let proxy = ProxyOptions::of_stub(&stub).start_with(|config| config.push = Push::Passthrough).await;
+    let host = proxy.address;
+    let rebound = "evil.example:43002";
+    for (line, host, more) in [
+        ("GET /v2/library/app/tags/list", rebound.to_owned(), "User-Agent: Mozilla/5.0\r\nAccept-Language: en\r\n"),
+        (
+            "POST /v2/library/app/blobs/uploads/",
+            host.to_string(),
+            "Origin: http://evil.example\r\nContent-Length: 0\r\n",
+        ),
+        ("DELETE /v2/library/app/manifests/1", rebound.to_owned(), "Origin: http://evil.example:43002\r\n"),
+        ("GET /v2/", host.to_string(), "Sec-Fetch-Site: cross-site\r\n"),
+        ("GET /eagle/token?scope=repository:library/app:pull", host.to_string(), "Origin: null\r\n"),
+    ] {
+        let request = format!("{line} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n");
+        let answer = raw::exchange(proxy.address, request.as_bytes()).await;
+        assert_eq!(raw::statuses(&answer), [403], "{line}: {answer}");
+    }
+    assert_eq!(stub.requests().len(), 0);
+    // The same name, from what is no browser.
+    let request = format!("GET /v2/library/app/tags/list HTTP/1.1\r\nHost: {rebound}\r\nConnection: close\r\n\r\n");
+    let answer = raw::exchange(proxy.address, request.as_bytes()).await;
+    assert_eq!((raw::statuses(&answer), stub.requests().len()), (vec![202], 1));
+}
