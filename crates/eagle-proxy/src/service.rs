@@ -204,7 +204,7 @@ impl Service {
         if self.rules.action(&upstream.registry, &upstream.repository) == Action::Refuse {
             return answer::refused_by_rule(&upstream);
         }
-        self.push(parts, body, &name, path, upstream).await
+        self.push(parts, body, &name, path, upstream, guest).await
     }
 
     /// A request to a registry by way of the forward proxy that is for no image.

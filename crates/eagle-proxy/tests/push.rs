@@ -4,7 +4,13 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use common::{
@@ -64,11 +70,25 @@ fn origin(request: &Request<Bytes>) -> Response<Bytes> {
 }
 
 async fn send(address: SocketAddr, method: &str, path: &str, body: Bytes) -> (StatusCode, HeaderMap) {
+    send_with(address, method, path, "Basic secret", body).await
+}
+
+async fn send_as(address: SocketAddr, method: &str, path: &str, authorization: &str) -> (StatusCode, HeaderMap) {
+    send_with(address, method, path, authorization, Bytes::new()).await
+}
+
+async fn send_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    authorization: &str,
+    body: Bytes,
+) -> (StatusCode, HeaderMap) {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let request =
-        Request::builder().method(method).uri(path).header("host", "proxy").header("authorization", "Basic secret");
+        Request::builder().method(method).uri(path).header("host", "proxy").header("authorization", authorization);
     let response = sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap();
     (response.status(), response.headers().clone())
 }
@@ -251,4 +271,63 @@ async fn what_is_no_push_or_not_known_is_refused() {
         assert_eq!(send(refusing.address, method, path, Bytes::new()).await.0, 405);
     }
     assert_eq!(origin.requests().len(), before);
+}
+
+/// `alice:pw`.
+const ALICE: &str = "Basic YWxpY2U6cHc=";
+
+/// A registry with a token service of its own, whose tokens say what they are for, and hold until `revoked` is told.
+fn with_tokens(revoked: Arc<AtomicBool>) -> impl Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static {
+    move |request| {
+        let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+        let authorization = request.headers().get("authorization").map_or("", |value| value.to_str().unwrap());
+        let number = u8::from(revoked.load(Ordering::Relaxed));
+        if path == "/token" {
+            let scope = query.split("scope=repository%3Alibrary%2Fapp%3A").nth(1).unwrap_or_default();
+            return match authorization {
+                ALICE => respond(200, &[], format!("{{\"token\":\"{number}-{scope}\"}}")),
+                _ => respond(401, &[], ""),
+            };
+        }
+        let host = request.headers()["host"].to_str().unwrap();
+        let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"x\"");
+        let wanted = if request.method() == Method::DELETE { "delete" } else { "pull%2Cpush" };
+        match request.method().as_str() {
+            "GET" if path == "/v2/" => respond(401, &[("www-authenticate", &challenge)], ""),
+            "POST" | "DELETE" if authorization == format!("Bearer {number}-{wanted}") => {
+                respond(202, &[("location", "/upload/1")], "")
+            }
+            _ => respond(401, &[("www-authenticate", &challenge)], ""),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_logged_in_to_the_mirror_pushes_with_a_token_of_the_registry() {
+    let revoked = Arc::new(AtomicBool::new(false));
+    let origin = StubOrigin::start(with_tokens(Arc::clone(&revoked))).await;
+    let proxy = passing(&origin).await;
+    let name = format!("{}/library/app", origin.address);
+    let login = async |authorization: &'static str| {
+        let path = format!("/eagle/token?service=eagle&scope=repository:{name}:pull,push");
+        let answer = proxy.get_with(&path, &[("authorization", authorization)]).await;
+        let answer: serde_json::Value = serde_json::from_slice(&answer.whole()).unwrap();
+        format!("Bearer {}", answer["token"].as_str().unwrap())
+    };
+    let (alice, mallory) = (login(ALICE).await, login("Basic bWFsbG9yeTpwdw==").await);
+    let (upload, manifest) = (format!("/v2/{name}/blobs/uploads/"), format!("/v2/{name}/manifests/1"));
+    let step = async |method, path: &str, token: &str| send_as(proxy.address, method, path, token).await;
+    for _ in 0..3 {
+        assert_eq!(step("POST", &upload, &alice).await.0, 202);
+    }
+    assert_eq!(step("DELETE", &manifest, &alice).await.0, 202);
+    let tokens = origin.requests().iter().filter(|request| request.uri().path() == "/token").count();
+    assert_eq!(tokens, 2, "one for pushes, one for deletes");
+    let (status, headers) = step("POST", &upload, &mallory).await;
+    // There is nothing at the registry's token service for who knows this proxy's alone.
+    assert_eq!((status.as_u16(), headers.get("www-authenticate")), (401, None));
+    // Tokens that count no more: one step is refused, the next one has a new token.
+    revoked.store(true, Ordering::Relaxed);
+    assert_eq!(step("POST", &upload, &alice).await.0, 401);
+    assert_eq!(step("POST", &upload, &alice).await.0, 202);
 }

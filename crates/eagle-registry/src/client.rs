@@ -7,6 +7,7 @@ mod exchange;
 mod forward;
 mod hosts;
 mod limits;
+mod push;
 mod registries;
 mod relay;
 mod retry;
@@ -14,7 +15,12 @@ mod tls;
 mod token;
 mod transport;
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use eagle_core::{Digest, geometry::MAX_BLOB_SIZE};
@@ -56,6 +62,7 @@ pub struct Registry {
     transport: Transport,
     hosts: Hosts,
     limits: Limits,
+    push_challenge: Mutex<push::KnownChallenge>,
 }
 
 impl fmt::Debug for Registry {
@@ -74,6 +81,7 @@ impl Registry {
             transport,
             hosts: Hosts::new(config, files),
             limits: Limits::new(config.max_connections, config.download_rate),
+            push_challenge: Mutex::default(),
         }
     }
 

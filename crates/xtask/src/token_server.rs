@@ -38,6 +38,8 @@ pub(crate) struct Account {
     pub(crate) identity_token: String,
     /// What the account may pull.
     pub(crate) repository: Option<String>,
+    /// Whether it may push there too.
+    pub(crate) pushes: bool,
 }
 
 type Accounts = Arc<Mutex<BTreeMap<String, Account>>>;
@@ -164,7 +166,8 @@ impl Signer {
             return Some((user.clone(), account.clone()));
         }
         let Some(basic) = basic else {
-            let nobody = Account { password: String::new(), identity_token: String::new(), repository: None };
+            let nobody =
+                Account { password: String::new(), identity_token: String::new(), repository: None, pushes: false };
             return Some((String::new(), nobody));
         };
         let pair = String::from_utf8(BASE64_STANDARD.decode(basic).ok()?).ok()?;
@@ -175,10 +178,17 @@ impl Signer {
 
     fn sign(&self, user: &str, account: &Account, scope: &str) -> Result<String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let wanted = scope.strip_prefix("repository:").and_then(|scope| scope.strip_suffix(":pull"));
-        let granted = wanted.filter(|name| account.repository.as_deref() == Some(name));
-        let access: Vec<Value> =
-            granted.iter().map(|name| json!({ "type": "repository", "name": name, "actions": ["pull"] })).collect();
+        // `repository:NAME:ACTION,...`
+        let wanted = scope.strip_prefix("repository:").and_then(|scope| scope.rsplit_once(':'));
+        let granted = wanted.filter(|(name, _)| account.repository.as_deref() == Some(name));
+        let access: Vec<Value> = granted
+            .iter()
+            .map(|(name, actions)| {
+                let may = |action: &&str| *action == "pull" || *action == "push" && account.pushes;
+                let actions: Vec<&str> = actions.split(',').filter(may).collect();
+                json!({ "type": "repository", "name": name, "actions": actions })
+            })
+            .collect();
         let claims = json!({
             "iss": ISSUER, "aud": SERVICE, "sub": user, "jti": format!("{user}-{now}"), "access": access,
             "iat": now, "nbf": now - LEEWAY, "exp": now + self.lifetime - LEEWAY,

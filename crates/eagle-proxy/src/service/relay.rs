@@ -2,7 +2,8 @@
 //!
 //! Passed on with the caller's credentials and its content, and answered as the registry answers. Where a client pushes
 //! through the mirror, the registry's `Location` is made one of this proxy, so that the next step of the upload comes
-//! here too.
+//! here too; and who was asked for its name and password by this proxy is shown to the registry by what that wants, a
+//! token of its own token service for instance.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -13,7 +14,7 @@ use std::{
     },
 };
 
-use eagle_registry::{RegistryName, RelayRequest, errors::ErrorCode};
+use eagle_registry::{Caller, RegistryName, RelayRequest, errors::ErrorCode};
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -22,6 +23,7 @@ use lru::LruCache;
 use super::Service;
 use crate::{
     answer::{self, ResponseBody},
+    login::Guest,
     path::PushPath,
     upstream::Upstream,
 };
@@ -69,7 +71,11 @@ impl Service {
         name: &str,
         path: PushPath,
         upstream: Upstream,
+        guest: &Guest,
     ) -> Response<ResponseBody> {
+        let mut parts = parts;
+        let caller = Caller::of(&parts.headers);
+        let method = parts.method.clone();
         let Upstream { registry, repository, query } = upstream;
         let query = query.unwrap_or_default();
         let target = match &path {
@@ -89,7 +95,28 @@ impl Service {
         };
         let namespace = parts.uri.query().unwrap_or_default().split('&').find(|pair| pair.starts_with("ns="));
         let namespace = namespace.map(str::to_owned);
+        // Who has come by this proxy's own token service cannot go to the registry's.
+        let authorizes = matches!(guest, Guest::Known(_)) && caller.has_password();
+        let origin = self.registries.get(&registry);
+        let mut shown = None;
+        if authorizes {
+            shown = match origin.authorize_push(&caller, &repository, &method, None).await {
+                Ok(authorization) => authorization,
+                Err(error) => {
+                    return answer::error(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, error.to_string());
+                }
+            };
+            parts.headers.remove(header::AUTHORIZATION);
+            parts.headers.extend(shown.clone().map(|value| (header::AUTHORIZATION, value)));
+        }
         let mut response = self.relay(&registry, parts, target, body).await;
+        if authorizes && response.status() == StatusCode::UNAUTHORIZED {
+            // The registry's challenge is not for this client; what it shows next time is new.
+            response.headers_mut().remove(header::WWW_AUTHENTICATE);
+            if let Err(error) = origin.authorize_push(&caller, &repository, &method, shown.as_ref()).await {
+                tracing::debug!(%registry, %error, "no new token for a push that was refused");
+            }
+        }
         if let Some(reference) = changed.filter(|_| response.status().is_success()) {
             // Before the client knows that it has pushed: whoever pulls after that gets what was pushed.
             self.manifests.forget_for_all(&registry, &repository, reference);

@@ -176,33 +176,69 @@ impl Authenticator {
                     scope.or_else(|| repository.map(|name| format!("repository:{name}:pull"))).unwrap_or_default();
                 let realm = check_realm(&self.registry, &realm, self.allows_http)?;
                 let key = TokenKey { realm, service: service.unwrap_or_default(), scope };
-                let slot = Arc::clone(lock(&memory.tokens).get_or_insert((holder, key.clone()), Arc::default));
-                let asked = Instant::now();
-                let _fetching = slot.fetching.lock().await;
-                let remember = || lock(&memory.schemes).put((holder, repository.cloned()), Scheme::Bearer(key.clone()));
-                if let Some(token) = slot.valid().filter(|token| Some(token) != used) {
-                    remember();
-                    return Ok(Some(token));
+                let token = self.token(transport, &holder, credentials.as_ref(), &key, used).await?;
+                if token.is_some() {
+                    lock(&memory.schemes).put((holder, repository.cloned()), Scheme::Bearer(key));
                 }
-                if let Some((_, error)) = lock(&slot.failure).as_ref().filter(|(ended, _)| *ended >= asked) {
-                    return error.clone().map_or(Ok(None), Err);
-                }
-                *lock(&slot.token) = None;
-                let (registry, credentials) = (self.registry.as_str(), credentials.as_ref());
-                let mut token = match (TokenRequest { registry, transport, key: &key, credentials }).send().await {
-                    Ok(Some(token)) => token,
-                    failed => {
-                        let error = failed.err();
-                        *lock(&slot.failure) = Some((Instant::now(), error.clone()));
-                        return error.map_or(Ok(None), Err);
-                    }
-                };
-                if holder.is_some() {
-                    token.expires = token.expires.min(Instant::now() + CALLER_LIFETIME);
-                }
-                *lock(&slot.token) = Some(token.clone());
-                remember();
-                Ok(Some(token.value))
+                Ok(token)
+            }
+        }
+    }
+
+    /// A token for what `key` says, other than the one `used` that was refused: one that is there, or a new one. `None`
+    /// when the token service gives none.
+    async fn token(
+        &self,
+        transport: &Transport,
+        holder: &Holder,
+        credentials: Option<&Credentials>,
+        key: &TokenKey,
+        used: Option<&HeaderValue>,
+    ) -> Result<Option<HeaderValue>, OriginError> {
+        let slot = Arc::clone(lock(&self.memory(holder).tokens).get_or_insert((*holder, key.clone()), Arc::default));
+        let asked = Instant::now();
+        let _fetching = slot.fetching.lock().await;
+        if let Some(token) = slot.valid().filter(|token| Some(token) != used) {
+            return Ok(Some(token));
+        }
+        if let Some((_, error)) = lock(&slot.failure).as_ref().filter(|(ended, _)| *ended >= asked) {
+            return error.clone().map_or(Ok(None), Err);
+        }
+        *lock(&slot.token) = None;
+        let registry = self.registry.as_str();
+        let mut token = match (TokenRequest { registry, transport, key, credentials }).send().await {
+            Ok(Some(token)) => token,
+            failed => {
+                let error = failed.err();
+                *lock(&slot.failure) = Some((Instant::now(), error.clone()));
+                return error.map_or(Ok(None), Err);
+            }
+        };
+        if holder.is_some() {
+            token.expires = token.expires.min(Instant::now() + CALLER_LIFETIME);
+        }
+        *lock(&slot.token) = Some(token.clone());
+        Ok(Some(token.value))
+    }
+
+    /// What a caller with a name and a password of its own shows to a registry with these challenges for what `scope`
+    /// says; `None` when there is nothing that would help.
+    pub(super) async fn for_scope(
+        &self,
+        transport: &Transport,
+        challenges: &HeaderMap,
+        caller: &Caller,
+        scope: String,
+        used: Option<&HeaderValue>,
+    ) -> Result<Option<HeaderValue>, OriginError> {
+        let credentials = caller.authorization.as_ref().and_then(Credentials::of_basic);
+        match challenge::wanted(challenges) {
+            None => Ok(caller.authorization.clone()),
+            Some(Wanted::Basic) => Ok(credentials.and_then(|credentials| credentials.basic())),
+            Some(Wanted::Bearer { realm, service, .. }) => {
+                let realm = check_realm(&self.registry, &realm, self.allows_http)?;
+                let key = TokenKey { realm, service: service.unwrap_or_default(), scope };
+                self.token(transport, &Some(caller.key()), credentials.as_ref(), &key, used).await
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     hub::Environment,
     image::{Image, REPOSITORY},
     newer::Programs,
-    process::{Process, finish, succeed, wait_until},
+    process::{Finished, Process, finish, succeed, wait_until},
     tree,
 };
 
@@ -151,6 +151,27 @@ impl Docker {
         Ok(())
     }
 
+    /// Says who pulls from this registry and pushes to it from now on.
+    pub(crate) fn log_in_to(&self, registry: &str, login: Option<Login<'_>>) -> Result<()> {
+        let auths = login.map_or_else(
+            || json!({}),
+            |Login { user, password }| {
+                let auth = BASE64_STANDARD.encode(format!("{user}:{password}"));
+                json!({ registry: { "auth": auth } })
+            },
+        );
+        let client = self.directory.join("client");
+        fs::create_dir_all(&client)?;
+        fs::write(client.join("config.json"), json!({ "auths": auths }).to_string())?;
+        Ok(())
+    }
+
+    /// Makes an image of the files in a tar file and pushes it under a whole name.
+    pub(crate) fn push(&self, tar: &Path, name: &str) -> Result<Finished> {
+        succeed(self.client()?.arg("import").arg(tar).arg(name), PULL_DEADLINE)?;
+        finish(self.client()?.args(["push", "--quiet", name]), PULL_DEADLINE)
+    }
+
     /// Runs a command in a container of the image; what it prints.
     pub(crate) fn run(&self, command: &[&str]) -> Result<String> {
         let mut run = self.client()?;
@@ -171,17 +192,7 @@ impl Runtime for Docker {
 
     fn log_in(&self, login: Option<Login<'_>>) -> Result<()> {
         // What `docker login` writes, which needs Docker Hub to answer.
-        let auths = login.map_or_else(
-            || json!({}),
-            |Login { user, password }| {
-                let auth = BASE64_STANDARD.encode(format!("{user}:{password}"));
-                json!({ "https://index.docker.io/v1/": { "auth": auth } })
-            },
-        );
-        let client = self.directory.join("client");
-        fs::create_dir_all(&client)?;
-        fs::write(client.join("config.json"), json!({ "auths": auths }).to_string())?;
-        Ok(())
+        self.log_in_to("https://index.docker.io/v1/", login)
     }
 
     fn verify(&self, image: &Image) -> Result<()> {

@@ -4,11 +4,12 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use serde_json::Value;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
 
 use super::{
-    COMMAND_DEADLINE, Login, Mirror, PULL_DEADLINE, Runtime, as_who_is_logged_in, containers_config, log_in_to_mirror,
-    tagged,
+    AUTH_FILE, COMMAND_DEADLINE, Login, Mirror, PULL_DEADLINE, Runtime, as_who_is_logged_in, containers_config,
+    log_in_to_mirror, tagged,
 };
 use crate::{
     hub::Environment,
@@ -96,6 +97,27 @@ impl Podman {
         command.arg("--runroot").arg(directory.join("run"));
         command.arg("--tmpdir").arg(directory.join("tmp"));
         Ok(command)
+    }
+
+    /// Writes what `podman login` to a mirror writes.
+    pub(crate) fn log_in_to(&self, mirror: &str, login: Option<Login<'_>>) -> Result<()> {
+        let auths = login.map_or_else(
+            || json!({}),
+            |Login { user, password }| {
+                let auth = BASE64_STANDARD.encode(format!("{user}:{password}"));
+                json!({ mirror: { "auth": auth } })
+            },
+        );
+        Ok(std::fs::write(self.directory.join(AUTH_FILE), json!({ "auths": auths }).to_string())?)
+    }
+
+    /// Pulls by the tag with credentials for the registry of the image, as CRI-O does with the pull secret of a pod.
+    pub(crate) fn pull_with_secret(&self, Login { user, password }: Login<'_>) -> Result<()> {
+        let mut pull = self.command()?;
+        pull.args(["pull", "--quiet", "--creds", &format!("{user}:{password}"), "--signature-policy"]);
+        pull.arg(self.config.join("policy.json")).arg(Self::image(&tagged()));
+        succeed(&mut pull, PULL_DEADLINE)?;
+        Ok(())
     }
 
     fn image(reference: &str) -> String {

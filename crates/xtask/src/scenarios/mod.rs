@@ -9,6 +9,7 @@ mod forward;
 mod host;
 mod hostile;
 mod limits;
+mod login_pushes;
 mod membership;
 mod newer_runtimes;
 mod outages;
@@ -146,6 +147,11 @@ const ALL: &[Scenario] = &[
         run: dashboard::dashboard,
     },
     Scenario {
+        name: "pushes-with-login",
+        proves: "docker, podman and skopeo log in to the mirror and push to a registry with a token service; who may not push there, or is nobody, does not",
+        run: login_pushes::with_tokens,
+    },
+    Scenario {
         name: "warm-restart",
         proves: "a proxy that restarts serves its cache without asking anybody for a blob",
         run: pulls::warm_restart,
@@ -209,6 +215,11 @@ const ALL: &[Scenario] = &[
         name: "private-runtimes-htpasswd",
         proves: "the same of docker, containerd and skopeo with a registry that wants passwords",
         run: private_runtimes::with_passwords,
+    },
+    Scenario {
+        name: newer_runtimes::NAMES[1],
+        proves: "containerd 2, asked as Kubernetes asks, and podman 5 pull a private image through Eagle with their own credentials; others are refused; docker with the containerd image store, and credentials given for the registry alone, go to the registry itself",
+        run: newer_runtimes::private,
     },
     Scenario {
         name: "tls-front",

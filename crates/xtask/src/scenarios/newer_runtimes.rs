@@ -2,16 +2,26 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Scene, configured::pull_from_hub, host::Host};
+use serde_json::json;
+
+use super::{
+    Scene,
+    configured::pull_from_hub,
+    host::Host,
+    private::{Parts, accounts, registries},
+    private_runtimes::{ALICE, BOB, TOKEN_LIFETIME},
+};
 use crate::{
     cluster::{Cluster, OTHER_REGISTRY, Settings},
-    hub::Hub,
+    hub::{Environment, Hub},
     newer::Programs,
-    runtimes::{Asked, Containerd, Docker, Podman, Runtime},
+    registry::{Registry, free_address},
+    runtimes::{Asked, Containerd, Docker, Login, Podman, Runtime},
+    token_server::TokenServer,
 };
 
 /// The scenarios of this file.
-pub(crate) const NAMES: [&str; 1] = ["newer-runtimes"];
+pub(crate) const NAMES: [&str; 2] = ["newer-runtimes", "private-newer-runtimes"];
 
 /// What the administrator has set. containerd fetches a layer in parts of 8 MiB, several at a time.
 const ETC: [(&str, &str); 4] = [
@@ -34,12 +44,18 @@ struct Newer {
 
 impl Newer {
     /// `name` is short, for podman takes no long path.
-    fn start(scene: &Scene<'_>, programs: &Programs, hub: &Hub, name: &str, asked: Asked) -> Result<Self> {
+    fn start(
+        scene: &Scene<'_>,
+        programs: &Programs,
+        environment: Environment,
+        name: &str,
+        asked: Asked,
+    ) -> Result<Self> {
         let directory = |runtime: &str| scene.directory.join(format!("{runtime}-{name}"));
         Ok(Self {
-            docker: Docker::as_configured(&directory("docker"), programs, hub.trust())?,
-            containerd: Containerd::as_configured(&directory("containerd"), programs, hub.trust(), asked)?,
-            podman: Podman::as_configured(&directory("podman"), programs, hub.trust())?,
+            docker: Docker::as_configured(&directory("docker"), programs, environment.clone())?,
+            containerd: Containerd::as_configured(&directory("containerd"), programs, environment.clone(), asked)?,
+            podman: Podman::as_configured(&directory("podman"), programs, environment)?,
         })
     }
 
@@ -63,7 +79,7 @@ pub(super) fn configured(scene: &Scene<'_>) -> Result<()> {
     host.configure(cluster.proxy(0), &["docker.io", OTHER_REGISTRY])?;
     let programs = programs(scene, &host)?;
 
-    let newer = Newer::start(scene, &programs, &hub, "a", Asked::Kubernetes)?;
+    let newer = Newer::start(scene, &programs, hub.trust(), "a", Asked::Kubernetes)?;
     let by_digest = format!("@{}", scene.image.index.digest);
     for (number, runtime) in newer.each().into_iter().enumerate() {
         runtime.pull().with_context(|| format!("{}, by tag", runtime.name()))?;
@@ -85,7 +101,45 @@ pub(super) fn configured(scene: &Scene<'_>) -> Result<()> {
     ensure!(asked.blob_requests() == 0, "with Eagle there, Docker Hub was asked for blobs: {asked:?}");
 
     cluster.nodes[0].kill();
-    let newer = Newer::start(scene, &programs, &hub, "b", Asked::Ctr)?;
+    let newer = Newer::start(scene, &programs, hub.trust(), "b", Asked::Ctr)?;
     pull_from_hub(&newer.each(), &hub, scene.image)?;
     host.undo()
+}
+
+/// Each as alice, bob and nobody. There is no Docker Hub here: what is pulled came by way of the mirror.
+pub(super) fn private(scene: &Scene<'_>) -> Result<()> {
+    let server = TokenServer::start(TOKEN_LIFETIME, accounts())?;
+    let auth = json!({ "auth": server.auth_section(scene.directory)? });
+    let registry = Registry::start_at(&scene.directory.join("registry"), scene.store, free_address()?, auth)?;
+    let parts = Parts::start(scene, "eagle", &registries(registry.address()), 1)?;
+    let host = Host::administered(scene, &ETC)?;
+    host.configure(parts.proxy(0), &["docker.io"])?;
+    let programs = programs(scene, &host)?;
+    let newer = Newer::start(scene, &programs, Vec::new(), "a", Asked::Kubernetes)?;
+    let mirror = format!("{}/docker.io", parts.proxy(0));
+    let log_in = |runtime: &dyn Runtime, login: Option<Login<'_>>| match runtime.name() {
+        "podman" => newer.podman.log_in_to(&mirror, login),
+        _ => runtime.log_in(login),
+    };
+    for runtime in [&newer.containerd as &dyn Runtime, &newer.podman] {
+        let name = runtime.name();
+        for (who, login) in [("bob", Some(BOB)), ("nobody", None)] {
+            log_in(runtime, login)?;
+            ensure!(runtime.pull().is_err(), "{who} pulled with {name}");
+        }
+        log_in(runtime, Some(ALICE))?;
+        runtime.pull().with_context(|| format!("alice with {name}"))?;
+        runtime.verify(scene.image).with_context(|| format!("{name} pulled something else"))?;
+    }
+    registry.expect_each_once(scene.image.blobs())?;
+    // A login for the registry is shown to no mirror by docker with the containerd image store, nor by what CRI-O and
+    // podman --creds have in common: they would go on to the registry itself.
+    log_in(&newer.docker, Some(ALICE))?;
+    ensure!(newer.docker.pull().is_err(), "docker showed alice's login for Docker Hub to the mirror");
+    newer.podman.log_in_to(&mirror, None)?;
+    ensure!(
+        newer.podman.pull_with_secret(ALICE).is_err(),
+        "podman showed the credentials for Docker Hub to the mirror"
+    );
+    parts.hold_none_of(&[ALICE, BOB].map(|login| login.password.to_owned()))
 }

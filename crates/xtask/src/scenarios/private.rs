@@ -48,6 +48,11 @@ pub(super) struct Parts {
 impl Parts {
     /// `sections` is YAML of the shared sections.
     pub(super) fn start(scene: &Scene<'_>, name: &str, sections: &str, nodes: usize) -> Result<Self> {
+        Self::start_with(scene, name, sections, nodes, "")
+    }
+
+    /// With these lines in the section of every proxy.
+    pub(super) fn start_with(scene: &Scene<'_>, name: &str, sections: &str, nodes: usize, proxy: &str) -> Result<Self> {
         let directory = scene.directory.join(name);
         let mut roles = Vec::new();
         let ports = "  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n";
@@ -62,6 +67,9 @@ impl Parts {
             match roles.get(1) {
                 Some(seeder) => writeln!(config, "  seeders: [\"http://{}\"]", seeder.ready.listen)?,
                 None => writeln!(config, "  manifest_ttl: 1s")?,
+            }
+            if number > 0 {
+                config.push_str(proxy);
             }
             config.push_str(&node(&place, Settings::default()));
             roles.push(Role::start(scene.eagle, role, &place, &config)?);
@@ -234,6 +242,7 @@ pub(super) fn accounts() -> BTreeMap<String, Account> {
             password: format!("{user}s-own-password"),
             identity_token: format!("{user}s-identity-token"),
             repository: repository.map(str::to_owned),
+            pushes: user == "alice",
         };
         (user.to_owned(), account)
     };

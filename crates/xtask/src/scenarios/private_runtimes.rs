@@ -14,9 +14,9 @@ use crate::{
 };
 
 /// For how long the registry takes a token: longer than all pulls of a scenario take.
-const TOKEN_LIFETIME: u64 = 600;
-const ALICE: Login<'_> = Login { user: "alice", password: "alices-own-password" };
-const BOB: Login<'_> = Login { user: "bob", password: "bobs-own-password" };
+pub(super) const TOKEN_LIFETIME: u64 = 600;
+pub(super) const ALICE: Login<'_> = Login { user: "alice", password: "alices-own-password" };
+pub(super) const BOB: Login<'_> = Login { user: "bob", password: "bobs-own-password" };
 
 /// Pulls as alice with each runtime, on a node of its own, and checks that nobody else gets anything.
 fn alice_alone_pulls(scene: &Scene<'_>, registry: &Registry, runtimes: &[&dyn Runtime]) -> Result<()> {
