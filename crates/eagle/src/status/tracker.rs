@@ -159,7 +159,9 @@ mod tests {
             peers: 3,
             seeders: 1,
             complete: 2,
+            progress: 0.75,
             age_seconds: 1.0,
+            changed_seconds: 1.0,
         };
         let text = swarm_table(&[swarm]);
         assert!(text.lines().nth(1).unwrap().ends_with("200000       4      3        1         2"), "{text}");
