@@ -1,11 +1,13 @@
-//! What a tracker decides: which peers it names to whom.
+//! What a tracker decides: which peers it names to whom, and who fetches a blob.
 //!
 //! The tracker's service (`eagle-tracker`) and the simulator run the same code.
 
 pub mod flows;
+pub mod leases;
 pub mod ownership;
 pub mod policy;
 mod scoring;
+pub mod seeders;
 
 pub use self::{
     flows::{Flow, FlowReport, Flows},

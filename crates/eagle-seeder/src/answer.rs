@@ -15,6 +15,10 @@ use crate::{error::FetchError, route::RouteError};
 /// Says where an answer comes from: `origin`, `cache` or `stale`. Without it an error is the seeder's
 /// own, and another seeder may do better.
 pub(crate) const SOURCE: HeaderName = HeaderName::from_static("eagle-source");
+/// Sent by a seeder that wants what this one has of a blob, and nothing to be begun for it.
+pub(crate) const FOLLOWS: HeaderName = HeaderName::from_static("eagle-follows");
+/// How the blob is cut, bytes: in the answer to [`FOLLOWS`].
+pub(crate) const PIECE_LENGTH: HeaderName = HeaderName::from_static("eagle-piece-length");
 /// Values of [`SOURCE`].
 pub(crate) const ORIGIN: HeaderValue = HeaderValue::from_static("origin");
 pub(crate) const STALE: HeaderValue = HeaderValue::from_static("stale");
@@ -136,6 +140,7 @@ pub(crate) fn fetch_error(problem: &FetchError) -> Response<ResponseBody> {
         | FetchError::NoSpace { .. }
         | FetchError::Storage { .. } => StatusCode::INSUFFICIENT_STORAGE,
         FetchError::Busy(_) | FetchError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+        FetchError::NotHeld { .. } => StatusCode::CONFLICT,
         FetchError::Broken { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     };
     error(status, ErrorCode::Unavailable, problem.to_string())

@@ -1,6 +1,6 @@
 //! Blobs over HTTP: the metainfo stream of one, and its content.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use eagle_core::{
@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::{Access, Source},
-    answer::{self, BodyError, BodyWriter, ResponseBody},
+    answer::{self, BodyError, BodyWriter, FOLLOWS, PIECE_LENGTH, ResponseBody},
     error::FetchError,
     fetch::{Blob, Fetch, Fetches, Phase},
     metrics::Metrics,
@@ -65,14 +65,25 @@ impl Blobs {
     /// `GET /v1/blobs/{digest}/metainfo`
     pub(crate) async fn metainfo(&self, name: BlobName, headers: &HeaderMap) -> Response<ResponseBody> {
         let (digest, source) = source(name, headers);
-        let blob = match self.fetches.obtain(digest, &source).await {
-            Ok(blob) => blob,
-            Err(error) => return answer::fetch_error(&error),
+        let fetches = self.fetches.clone();
+        let mut obtaining = Box::pin(async move { fetches.obtain(digest, &source).await });
+        let obtained = loop {
+            match tokio::time::timeout(KEEP_ALIVE, &mut obtaining).await {
+                Ok(Ok(blob)) => break Some(blob),
+                Ok(Err(error)) => return answer::fetch_error(&error),
+                // Nothing that the registry says can come of it any more, only bytes or silence.
+                Err(_) if self.fetches.waits_for_another(&digest) => break None,
+                Err(_) => {}
+            }
         };
         let (mut writer, body) = answer::streamed();
         let this = self.clone();
         self.writers.spawn(async move {
-            if let Err(error) = this.write_metainfo(blob, &mut writer).await {
+            let written = match obtained {
+                Some(blob) => this.write_metainfo(blob, &mut writer).await,
+                None => this.write_late_metainfo(obtaining, &mut writer).await,
+            };
+            if let Err(error) = written {
                 tracing::debug!(blob = %digest, %error, "a metainfo stream ended early");
                 writer.fail(error);
             }
@@ -80,6 +91,25 @@ impl Blobs {
         let mut response = Response::new(body);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(METAINFO_TYPE));
         response
+    }
+
+    /// Says that it is alive until the blob is there.
+    async fn write_late_metainfo(
+        &self,
+        mut obtaining: Pin<Box<impl Future<Output = Result<Blob, FetchError>>>>,
+        writer: &mut BodyWriter,
+    ) -> Result<(), BodyError> {
+        loop {
+            let obtained = tokio::select! {
+                obtained = tokio::time::timeout(KEEP_ALIVE, &mut obtaining) => obtained,
+                () = self.draining.cancelled() => return Err(FetchError::Stopped.into()),
+            };
+            match obtained {
+                Ok(Ok(blob)) => return self.write_metainfo(blob, writer).await,
+                Ok(Err(error)) => return send(writer, &Frame::Failed(error.to_string())).await,
+                Err(_) => send(writer, &Frame::KeepAlive).await?,
+            }
+        }
     }
 
     async fn write_metainfo(&self, blob: Blob, writer: &mut BodyWriter) -> Result<(), BodyError> {
@@ -172,6 +202,12 @@ impl Blobs {
                 Err(error) => answer::origin_error(&error),
             };
         }
+        if headers.contains_key(FOLLOWS) {
+            return match self.fetches.held(digest, &source).await {
+                Ok(blob) => self.stream_to_seeder(digest, blob, wanted).await,
+                Err(error) => answer::fetch_error(&error),
+            };
+        }
         match self.fetches.obtain(digest, &source).await {
             Ok(Blob::Stored(blob)) => self.stream(digest, blob.size(), wanted, |_| Content::Stored(blob.reader())),
             Ok(Blob::Running(fetch)) => match fetch.started().await {
@@ -186,6 +222,25 @@ impl Blobs {
             }
             Err(error) => answer::fetch_error(&error),
         }
+    }
+
+    /// The answer to another seeder, whose share in the upload limit is that of a peer: nodes wait for it.
+    async fn stream_to_seeder(&self, digest: Digest, blob: Blob, wanted: Option<&str>) -> Response<ResponseBody> {
+        let (geometry, content) = match blob {
+            Blob::Stored(blob) => match blob.metainfo() {
+                Some(metainfo) => (metainfo.geometry, Content::Stored(blob.reader())),
+                // `held` gives out no stored blob without metainfo.
+                None => return answer::fetch_error(&FetchError::NotHeld { digest }),
+            },
+            Blob::Running(fetch) => match fetch.started().await {
+                Ok(geometry) => (geometry, Content::Running(fetch, geometry.piece_length())),
+                Err(error) => return answer::fetch_error(&error),
+            },
+        };
+        let blobs = Self { http_turn: Arc::default(), ..self.clone() };
+        let mut response = blobs.stream(digest, geometry.size(), wanted, |_| content);
+        response.headers_mut().insert(PIECE_LENGTH, HeaderValue::from(geometry.piece_length()));
+        response
     }
 
     /// Size of a blob for a caller who may have it, and how long ago the origin said so; starts no fetch.

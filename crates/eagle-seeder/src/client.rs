@@ -6,6 +6,7 @@
 //! the origin's own refusal, to be passed on; after anything else another source may do better.
 
 mod changes;
+pub(crate) mod follow;
 mod nodes;
 mod stream;
 
@@ -242,14 +243,8 @@ impl SeederClient {
         start: u64,
         caller: &Caller,
     ) -> Result<BlobBody, SeederError> {
-        let mut headers = HeaderMap::new();
-        if start > 0
-            && let Ok(range) = HeaderValue::try_from(format!("bytes={start}-"))
-        {
-            headers.insert(header::RANGE, range);
-        }
         let path = format!("v1/blobs/{digest}?{}", query(registry, repository));
-        let response = self.get(seeder, &path, headers, caller).await?;
+        let response = self.get(seeder, &path, range_from(start), caller).await?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
                 let body = BlobBody::from_response(response, start, STALL_TIMEOUT, seeder.as_str());
@@ -407,6 +402,17 @@ impl SeederClient {
         // The map is whole between any two operations, so a panic elsewhere leaves it usable.
         self.0.down.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The header that asks for a blob from byte `start` on; none for all of it.
+fn range_from(start: u64) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if start > 0
+        && let Ok(range) = HeaderValue::try_from(format!("bytes={start}-"))
+    {
+        headers.insert(header::RANGE, range);
+    }
+    headers
 }
 
 fn query(registry: &RegistryName, repository: &RepositoryName) -> String {

@@ -36,6 +36,8 @@ pub struct SeederConfig {
     pub data_listen: SocketAddr,
     /// Address that other nodes are told to connect to; found out when absent.
     pub advertise: Option<IpAddr>,
+    /// Where proxies and other seeders reach the HTTP API; made of `advertise` or `listen` when absent.
+    pub url: Option<Url>,
     /// Directory of the node's identity and, unless `storage` says otherwise, of its blobs.
     pub data_dir: PathBuf,
     /// Where blobs are kept.
@@ -79,6 +81,7 @@ impl Default for SeederConfig {
             p2p_listen: any(61008),
             data_listen: any(61018),
             advertise: None,
+            url: None,
             data_dir: PathBuf::from("/var/lib/eagle/seeder"),
             storage: StorageLocation::default(),
             object_store: ObjectStoreConfig::default(),
@@ -130,6 +133,9 @@ impl SeederConfig {
         }
         if self.advertise.is_some_and(|address| address.is_unspecified()) {
             return error("advertise", "give the address at which other nodes reach this one".to_owned());
+        }
+        if let Some(problem) = self.url.as_ref().and_then(|url| crate::client::check_seeder_url(url).err()) {
+            return error("url", problem.to_owned());
         }
         if self.data_dir.as_os_str().is_empty() {
             return error("data_dir", "give a directory".to_owned());
@@ -253,6 +259,7 @@ mod tests {
             (r#"{"cache_high": "80%", "cache_low": "81%"}"#, "cache_low"),
             (r#"{"advertise": "0.0.0.0"}"#, "advertise"),
             (r#"{"data_dir": ""}"#, "data_dir"),
+            (r#"{"url": "http://seeder:55008?x"}"#, "url"),
             (r#"{"trackers": ["ftp://x"]}"#, "trackers"),
             (r#"{"object_store": {"region": "eu"}}"#, "object_store"),
             (r#"{"storage": "s3://b", "object_store": {"account": "a"}}"#, "object_store"),

@@ -33,6 +33,9 @@ pub(crate) enum FetchError {
     /// The storage failed.
     #[error("blob {digest} cannot be stored: {error}")]
     Storage { digest: Digest, error: Arc<StorageError> },
+    /// Another seeder takes this one for the holder of the lease.
+    #[error("this seeder neither has blob {digest} nor fetches it from its registry")]
+    NotHeld { digest: Digest },
     /// More fetches at once than this seeder takes on.
     #[error("this seeder fetches {0} blobs already; try again shortly")]
     Busy(usize),

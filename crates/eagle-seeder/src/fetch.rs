@@ -8,6 +8,7 @@
 //! leaves the map, and a new fetch is entered only under the lock of the map and after a look into the
 //! cache under the same lock.
 
+mod follow;
 mod input;
 mod origin;
 mod run;
@@ -21,7 +22,7 @@ use std::{
 use eagle_core::{Digest, Geometry, PieceHash, PieceIndex};
 use eagle_p2p::node::Node;
 use eagle_registry::Registries;
-use eagle_store::{BlobReader, Cache, CachedBlob};
+use eagle_store::{BlobReader, Cache, CachedBlob, Lease};
 use eagle_tracker::Announcer;
 use tokio::{
     sync::{Semaphore, watch},
@@ -32,10 +33,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::run::Attempt;
 use crate::{
     access::{Access, Source},
+    client::SeederClient,
     config::PieceLength,
     error::FetchError,
+    lease::Leases,
     metrics::Metrics,
-    shared::Shared,
 };
 
 /// Most fetches at once. Each holds a connection to an origin and a few tasks' worth of memory beside
@@ -70,11 +72,15 @@ pub(crate) struct Fetch {
     source: [u8; 32],
     hashes: Mutex<Vec<PieceHash>>,
     phase: watch::Sender<Phase>,
+    /// Once it is this seeder's turn to fetch from the registry. Until then the blob comes from
+    /// elsewhere, and nobody may wait for it here who could be waited for in turn.
+    lease: Mutex<Option<Lease>>,
 }
 
 impl Fetch {
     fn new(digest: Digest, source: [u8; 32]) -> Arc<Self> {
-        Arc::new(Self { digest, source, hashes: Mutex::default(), phase: watch::Sender::new(Phase::Starting) })
+        let (hashes, lease) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { digest, source, hashes, phase: watch::Sender::new(Phase::Starting), lease })
     }
 
     pub(crate) const fn digest(&self) -> Digest {
@@ -132,6 +138,25 @@ impl Fetch {
         }
     }
 
+    /// It is this seeder's turn.
+    fn take_turn(&self, lease: Lease) {
+        *self.lock_lease() = Some(lease);
+    }
+
+    /// What was kept until others can have the blob; `None` when it was not this seeder's turn.
+    fn give_turn(&self) -> Option<Lease> {
+        self.lock_lease().take()
+    }
+
+    fn has_turn(&self) -> bool {
+        self.lock_lease().is_some()
+    }
+
+    fn lock_lease(&self) -> MutexGuard<'_, Option<Lease>> {
+        // A lease is put or taken whole.
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_hashes(&self) -> MutexGuard<'_, Vec<PieceHash>> {
         // Appending is all that is ever done under the lock.
         self.hashes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -164,8 +189,10 @@ pub(crate) struct Parts {
     pub(crate) access: Arc<Access>,
     pub(crate) metrics: Metrics,
     pub(crate) piece_length: PieceLength,
-    /// Where seeders share blobs, if they do.
-    pub(crate) shared: Option<Shared>,
+    /// Where seeders agree on who fetches a blob.
+    pub(crate) leases: Leases,
+    /// To take blobs from other seeders.
+    pub(crate) seeders: SeederClient,
 }
 
 /// The fetches of a seeder; clones share them.
@@ -244,6 +271,35 @@ impl Fetches {
             }
         }
         Err(last)
+    }
+
+    /// The blob for another seeder, which takes this one for the holder of its lease: if it is here, or comes from the registry. Begins
+    /// nothing and waits for no third seeder, so that seeders never wait for each other in a circle.
+    ///
+    /// # Errors
+    /// The origin's refusal of this very caller, or that the blob is not to be had here.
+    pub(crate) async fn held(&self, digest: Digest, source: &Source) -> Result<Blob, FetchError> {
+        let authorise = async |stored| {
+            let allowed = self.0.parts.access.check(source, digest, stored).await;
+            allowed.map(|_| ()).map_err(|error| FetchError::origin(digest, error))
+        };
+        if let Some(blob) = self.stored(digest).await {
+            authorise(true).await?;
+            return Ok(Blob::Stored(blob));
+        }
+        let fetch = self.0.lock().get(&digest).cloned().filter(|fetch| fetch.has_turn() && fetch.failed().is_none());
+        let fetch = fetch.ok_or(FetchError::NotHeld { digest })?;
+        if fetch.source != source.key() {
+            authorise(false).await?;
+        }
+        fetch.started().await?;
+        Ok(Blob::Running(fetch))
+    }
+
+    /// Whether nothing is known of the blob yet because another seeder is waited for.
+    pub(crate) fn waits_for_another(&self, digest: &Digest) -> bool {
+        let running = self.0.lock();
+        running.get(digest).is_some_and(|fetch| !fetch.has_turn() && matches!(*fetch.phase.borrow(), Phase::Starting))
     }
 
     /// Number of fetches that run.

@@ -31,6 +31,7 @@ mod durable_file;
 mod error;
 mod fetch;
 pub mod images;
+mod lease;
 mod manifests;
 mod metrics;
 mod notifications;

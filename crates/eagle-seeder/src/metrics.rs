@@ -70,6 +70,8 @@ struct Inner {
     shared_blobs: Family<OutcomeLabel, Counter>,
     shared_read: Counter,
     shared_written: Counter,
+    leases: Family<OutcomeLabel, Counter>,
+    followed: Counter,
 }
 
 /// Where the answer to a request for a manifest came from.
@@ -132,6 +134,16 @@ impl Metrics {
         );
         registry.register("shared_read_bytes", "Bytes read from that object store", inner.shared_read.clone());
         registry.register("shared_written_bytes", "Bytes given to that object store", inner.shared_written.clone());
+        registry.register(
+            "leases",
+            "Fetches by how it came to be this seeder's turn: granted, alone (nobody could be asked, or the holder gave nothing), followed",
+            inner.leases.clone(),
+        );
+        registry.register(
+            "followed_bytes",
+            "Bytes of blobs received from the seeder that fetched them",
+            inner.followed.clone(),
+        );
         registry.register_collector(Box::new(NodeCollector { cache: Arc::clone(cache), node }));
     }
 
@@ -203,6 +215,15 @@ impl Metrics {
 
     pub(crate) fn shared_written(&self, bytes: u64) {
         self.0.shared_written.inc_by(bytes);
+    }
+
+    /// Counts a blob by how it came to be fetched here.
+    pub(crate) fn lease(&self, outcome: &'static str) {
+        self.0.leases.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn followed(&self, bytes: u64) {
+        self.0.followed.inc_by(bytes);
     }
 
     /// The counters as numbers.

@@ -20,6 +20,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use url::Url;
 
 use crate::{
     access::Access,
@@ -28,6 +29,7 @@ use crate::{
     config::{ConfigError, SeederConfig},
     fetch::{Fetches, Parts},
     images::Images,
+    lease::Leases,
     manifests::Manifests,
     metrics::{Counters, Metrics, Uploads},
     notifications::Notifications,
@@ -152,7 +154,8 @@ impl Seeder {
             access: Arc::clone(&access),
             metrics: metrics.clone(),
             piece_length: config.piece_length,
-            shared: shared.clone(),
+            leases: Leases::new(shared.clone(), own_url(&config, address), config.object_store.wait, metrics.clone()),
+            seeders: SeederClient::new(Vec::new(), &deps.members),
         };
         let fetches = Fetches::new(parts, halt.clone());
         let writers = TaskTracker::new();
@@ -280,6 +283,16 @@ impl Seeder {
             tracing::error!(%error, "the seeder ended abnormally");
         }
     }
+}
+
+/// Where other seeders find this one; `None` when it listens on every address and is not told by which it is reached.
+fn own_url(config: &SeederConfig, listen: SocketAddr) -> Option<Url> {
+    if let Some(url) = &config.url {
+        return Some(url.clone());
+    }
+    let ip = config.advertise.unwrap_or_else(|| listen.ip());
+    let url = format!("http://{}", SocketAddr::new(ip, listen.port())).parse();
+    url.ok().filter(|_| !ip.is_unspecified())
 }
 
 /// The identity of the data directory; one for this run when nothing is kept on disk.

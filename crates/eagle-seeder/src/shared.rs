@@ -18,11 +18,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use eagle_core::{Digest, Metainfo};
 use eagle_p2p::{limits::Limiter, node::Node};
-use eagle_store::{BlobReader, BlobStorage, Cache, CachedBlob, Claim, Lease, StorageError};
+use eagle_store::{BlobReader, BlobStorage, Cache, CachedBlob, Claim, Claimant, Lease, StorageError};
 
 use tokio::{sync::Semaphore, time::Instant};
 
-use crate::metrics::Metrics;
+use crate::{lease::Turn, metrics::Metrics};
 
 /// How long to look for a blob: proxies wait meanwhile, and the origin has it too.
 const LOOK_DEADLINE: Duration = Duration::from_secs(5);
@@ -56,15 +56,6 @@ pub(crate) struct Found {
     pub(crate) reader: Arc<dyn BlobReader>,
 }
 
-/// What there is to do about a blob that is not in the cache.
-#[derive(Debug)]
-pub(crate) enum Next {
-    /// Read it from the shared storage.
-    Read(Found),
-    /// Fetch it and store it there, and keep the lease until then.
-    Fetch(Lease),
-}
-
 impl Shared {
     pub(crate) fn new(storage: Arc<dyn BlobStorage>, node: &Node, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
@@ -78,25 +69,26 @@ impl Shared {
         }))
     }
 
-    /// Finds the blob, or waits until it is this seeder's to fetch it.
-    pub(crate) async fn next(&self, digest: Digest) -> Next {
+    /// Looks for the blob, and asks for the lease when it is not there; `None` when the storage does not work.
+    /// Who asks again while another seeder is at it has looked before.
+    pub(crate) async fn turn(&self, digest: Digest, claimant: &mut Claimant, again: bool) -> Option<Turn> {
         if self.is_paused() {
-            return Next::Fetch(Lease::alone());
+            return None;
         }
-        match self.find(digest).await {
-            Err(()) => return Next::Fetch(Lease::alone()),
-            Ok(Some(found)) => return Next::Read(found),
-            Ok(None) => {}
+        if !again && let Some(found) = self.find(digest).await.ok()? {
+            return Some(Turn::Read(found));
         }
-        match self.0.storage.claim(digest).await {
-            Ok(Claim::Granted(lease)) => Next::Fetch(lease),
-            Ok(Claim::Stored) => match self.find(digest).await {
-                Ok(Some(found)) => Next::Read(found),
-                Ok(None) | Err(()) => Next::Fetch(Lease::alone()),
+        match self.0.storage.claim(digest, claimant).await {
+            Ok(Claim::Granted(lease)) => Some(Turn::Fetch(lease)),
+            Ok(Claim::Held(holder)) => Some(Turn::Wait(holder)),
+            Ok(Claim::Stored) => match self.find(digest).await.ok()? {
+                Some(found) => Some(Turn::Read(found)),
+                // It was bad, and is removed by now.
+                None => Some(Turn::Fetch(Lease::alone())),
             },
             Err(error) => {
                 self.failed(digest, &error.to_string());
-                Next::Fetch(Lease::alone())
+                None
             }
         }
     }

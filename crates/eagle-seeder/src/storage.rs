@@ -120,7 +120,8 @@ pub struct ObjectStoreConfig {
     pub account_key: Option<Secret>,
     /// PEM file with certificate authorities to trust besides the system's.
     pub ca_file: Option<PathBuf>,
-    /// How long to wait for another seeder that fetches the same blob, before this one does so as well.
+    /// How long to wait for another seeder that fetches the same blob and gives nothing of it, before this one does so
+    /// as well.
     #[serde(with = "duration")]
     pub wait: Duration,
     /// Most bytes per second to and from the object store, together.
@@ -140,7 +141,7 @@ impl Default for ObjectStoreConfig {
             account: None,
             account_key: None,
             ca_file: None,
-            // Proxies turn to the registry after 20 s without an answer, all of them: one request more is better.
+            // Longer than the lease of a seeder that was killed lives. One request more is better than keeping everybody waiting.
             wait: Duration::from_secs(15),
             rate: Rate::Unlimited,
         }
@@ -199,7 +200,6 @@ impl ObjectStoreConfig {
             account: self.account.clone(),
             account_key: secret(&self.account_key),
             ca_file: self.ca_file.clone(),
-            wait: self.wait,
         }
     }
 }

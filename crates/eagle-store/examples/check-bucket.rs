@@ -5,12 +5,9 @@
 //! prefix of its own below that of the URL, with a number that is drawn for the run; what it wrote stays there.
 #![allow(clippy::unwrap_used, reason = "the suite panics with the rule that is broken")]
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use async_trait::async_trait;
@@ -40,7 +37,7 @@ async fn main() {
     let mut arguments = std::env::args().skip(1);
     let url = arguments.next().expect("give the URL of a bucket: s3://, gs:// or az://");
     let endpoint = arguments.next().map(|endpoint| endpoint.parse().unwrap());
-    let settings = BucketSettings { endpoint, wait: Duration::from_secs(15), ..BucketSettings::default() };
+    let settings = BucketSettings { endpoint, ..BucketSettings::default() };
     let (run, next) = (rand::random::<u32>(), AtomicU64::new(0));
     let place = || Place {
         url: format!("{}/check-{run:08x}-{}", url.trim_end_matches('/'), next.fetch_add(1, Ordering::Relaxed)),

@@ -11,7 +11,7 @@ use eagle_core::{Digest, Geometry, Metainfo, PieceIndex, digest::Algorithm, geom
 
 use crate::{
     memory::MemoryStorage,
-    ssi::{BlobReader, BlobStorage, Claim, StorageError},
+    ssi::{BlobReader, BlobStorage, Claim, Claimant, StorageError},
 };
 
 /// An empty place to keep blobs, which can be opened several times, one after the other.
@@ -396,15 +396,24 @@ async fn puts_whole_blobs(fixture: &dyn Fixture) {
 async fn grants_claims(fixture: &dyn Fixture) {
     let storage = fixture.open().await;
     let (sample, other) = (Sample::new(PIECE, 18), Sample::new(PIECE, 19));
-    let Claim::Granted(lease) = storage.claim(sample.digest).await.unwrap() else { panic!("nobody has stored it") };
+    let mut claimant = Claimant::default();
+    let Claim::Granted(lease) = storage.claim(sample.digest, &mut claimant).await.unwrap() else {
+        panic!("nobody has stored it")
+    };
     let leases = lease.is_exclusive();
     assert!(!leases || storage.is_shared(), "nobody else is there");
-    assert!(matches!(storage.claim(other.digest).await.unwrap(), Claim::Granted(_)), "each blob has its own");
+    let granted = storage.claim(other.digest, &mut Claimant::default()).await.unwrap();
+    assert!(matches!(granted, Claim::Granted(_)), "each blob has its own");
+    if leases {
+        let url = "http://other:55008".to_owned();
+        let held = storage.claim(sample.digest, &mut Claimant::new(Some(url))).await.unwrap();
+        assert!(matches!(held, Claim::Held(_)), "{held:?}");
+    }
     store(&*storage, &sample).await;
     drop(lease);
     assert_content(&*storage.open(sample.digest).await.unwrap().unwrap(), &sample).await;
     if leases {
-        assert!(matches!(storage.claim(sample.digest).await.unwrap(), Claim::Stored));
+        assert!(matches!(storage.claim(sample.digest, &mut claimant).await.unwrap(), Claim::Stored));
     }
     storage.settle().await;
 }

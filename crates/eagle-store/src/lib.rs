@@ -16,6 +16,7 @@ mod error;
 #[cfg(test)]
 mod example;
 mod fs;
+mod lease;
 mod memory;
 mod object;
 #[doc(hidden)]
@@ -28,7 +29,8 @@ pub mod wrappers;
 pub use cache::{Cache, CacheEntry, CacheSettings, CacheStats, CachedBlob, CreateError, PartialEntry, ScrubPlace};
 pub use error::StorageError;
 pub use fs::FsStorage;
+pub use lease::{Claim, Claimant, Holder, Lease};
 pub use memory::MemoryStorage;
 pub use object::{BucketKind, BucketSettings, BucketUrl, ObjectStorage, ParseBucketError};
 pub use read_ahead::read_ahead;
-pub use ssi::{BlobReader, BlobStorage, Claim, Lease, PartialBlob, SpaceOnDisk, StoredBlob};
+pub use ssi::{BlobReader, BlobStorage, PartialBlob, SpaceOnDisk, StoredBlob};

@@ -52,7 +52,9 @@ use self::{
 use crate::{
     envelope::Magic,
     fs::FsStorage,
-    ssi::{BlobReader, BlobStorage, Claim, PartialBlob, StorageError, StoredBlob, check_metainfo, check_whole},
+    ssi::{
+        BlobReader, BlobStorage, Claim, Claimant, PartialBlob, StorageError, StoredBlob, check_metainfo, check_whole,
+    },
 };
 
 pub(crate) const METAINFO_MAGIC: Magic = *b"eaglemi2";
@@ -120,7 +122,7 @@ impl ObjectStorage {
     ) -> Result<Self, StorageError> {
         let store = connect::connect(url, settings).await?;
         let names = Names::new(url.bucket_name(), url.prefix());
-        let objects = Objects::new(store, names, owner.to_owned(), settings.wait);
+        let objects = Objects::new(store, names, owner.to_owned());
         Ok(Self::new(objects, staging))
     }
 
@@ -270,8 +272,8 @@ impl BlobStorage for ObjectStorage {
         objects.mark(digest, Marker { size: blob.size() }).await
     }
 
-    async fn claim(&self, digest: Digest) -> Result<Claim, StorageError> {
-        lease::claim(&self.inner.objects, digest).await
+    async fn claim(&self, digest: Digest, claimant: &mut Claimant) -> Result<Claim, StorageError> {
+        lease::claim(&self.inner.objects, digest, claimant).await
     }
 
     async fn settle(&self) {

@@ -11,9 +11,12 @@ use std::{fmt::Debug, fs::File, ops::Range, sync::Arc, time::SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use eagle_core::{Bitfield, Digest, Geometry, Metainfo, PieceIndex};
-use tokio_util::sync::DropGuard;
 
-pub use crate::{cache::ScrubPlace, error::StorageError};
+pub use crate::{
+    cache::ScrubPlace,
+    error::StorageError,
+    lease::{Claim, Claimant, Holder, Lease},
+};
 
 /// Read access to the bytes of one blob. It stays valid when the blob is removed meanwhile, except on a
 /// storage that [is shared](BlobStorage::is_shared), where a read then fails.
@@ -109,36 +112,6 @@ pub struct SpaceOnDisk {
     pub available: u64,
 }
 
-/// What became of the wish to fetch a blob for a storage.
-#[derive(Debug)]
-pub enum Claim {
-    /// Nobody else is at it. Others wait as long as the lease is kept, and until the blob is stored.
-    Granted(Lease),
-    /// Somebody has stored it in the meantime.
-    Stored,
-}
-
-/// The right to fetch a blob for a storage that several share; returned when dropped.
-#[derive(Debug)]
-pub struct Lease(Option<DropGuard>);
-
-impl Lease {
-    /// Of a storage where nobody else fetches.
-    pub const fn alone() -> Self {
-        Self(None)
-    }
-
-    /// One whose end is told by this guard.
-    pub const fn new(guard: DropGuard) -> Self {
-        Self(Some(guard))
-    }
-
-    /// Whether others wait for this lease.
-    pub const fn is_exclusive(&self) -> bool {
-        self.0.is_some()
-    }
-}
-
 /// A place to keep blobs and their metainfo.
 ///
 /// What has a body here is right for a storage that one process has for itself.
@@ -232,11 +205,12 @@ pub trait BlobStorage: Debug + Send + Sync + 'static {
         partial.commit().await.map(drop)
     }
 
-    /// Asks to be the one who fetches a blob for this storage, and waits while somebody else is.
+    /// Asks to be the one who fetches a blob for this storage. Answers at once; who was told of a holder asks again
+    /// after a while, as the same claimant.
     ///
     /// # Errors
     /// When the storage fails. Fetching is still allowed; two may then do it.
-    async fn claim(&self, _digest: Digest) -> Result<Claim, StorageError> {
+    async fn claim(&self, _digest: Digest, _claimant: &mut Claimant) -> Result<Claim, StorageError> {
         Ok(Claim::Granted(Lease::alone()))
     }
 

@@ -14,7 +14,9 @@ use bytes::Bytes;
 use eagle_core::{Bitfield, Digest, Geometry, Metainfo, PieceIndex};
 
 pub use self::{faults::Faults, latency::Latency, rate_limit::RateLimit};
-use crate::ssi::{BlobReader, BlobStorage, Claim, PartialBlob, ScrubPlace, SpaceOnDisk, StorageError, StoredBlob};
+use crate::ssi::{
+    BlobReader, BlobStorage, Claim, Claimant, PartialBlob, ScrubPlace, SpaceOnDisk, StorageError, StoredBlob,
+};
 
 /// What is about to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -198,9 +200,9 @@ impl<P: Policy> BlobStorage for Wrapped<P> {
         self.storage.put(&Given { blob, policy: &*self.policy }, metainfo).await
     }
 
-    async fn claim(&self, digest: Digest) -> Result<Claim, StorageError> {
+    async fn claim(&self, digest: Digest, claimant: &mut Claimant) -> Result<Claim, StorageError> {
         self.policy.before(Call::Claim, 0).await?;
-        self.storage.claim(digest).await
+        self.storage.claim(digest, claimant).await
     }
 
     async fn settle(&self) {

@@ -21,6 +21,10 @@ const MAX_SEEDERS: usize = 3;
 /// seeder that is down is noticed sooner, by its connection.
 const FIRST_ANSWER: u32 = 4;
 
+/// A seeder that answers and has nothing yet, since it waits for another seeder, gets that many times as long: with the
+/// time until the other one counts as dead, and that for the registry's answer after it.
+const LONGEST_WAIT: u32 = 3;
+
 /// Why one source did not give what was asked.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -168,7 +172,13 @@ pub(crate) async fn feed(context: &Context, request: &BlobRequest, seeder: &Url)
     let BlobRequest { digest, registry, repository, caller } = request;
     let deadline = first_answer(context);
     let open = async {
-        let mut stream = context.seeders.metainfo(seeder, *digest, registry, repository, caller).await?;
+        let stream = context.seeders.metainfo(seeder, *digest, registry, repository, caller);
+        let Ok(stream) = timeout(deadline, stream).await else {
+            context.seeders.mark_down(seeder);
+            return Err(Failure::Failed(format!("seeder {seeder}: no answer within {deadline:?}")));
+        };
+        let mut stream = stream?;
+        // One that waits for another seeder says all the time that it is alive.
         match stream.next().await {
             Some(Ok(Frame::Header { digest: named, geometry, seeder: peer })) if named == *digest => {
                 Ok(Feed { server: seeder.clone(), geometry, seeder: peer, stream })
@@ -179,11 +189,10 @@ pub(crate) async fn feed(context: &Context, request: &BlobRequest, seeder: &Url)
             None => Err(Failure::Failed(format!("seeder {seeder}: the metainfo ended at once"))),
         }
     };
-    let result = timeout(deadline, open).await;
-    let result = result.unwrap_or_else(|_| {
-        context.seeders.mark_down(seeder);
-        Err(Failure::Failed(format!("seeder {seeder}: no answer within {deadline:?}")))
-    });
+    let longest = deadline * LONGEST_WAIT;
+    let result = timeout(longest, open).await;
+    let result =
+        result.unwrap_or_else(|_| Err(Failure::Failed(format!("seeder {seeder}: it has had nothing for {longest:?}"))));
     if let Err(Failure::Failed(reason)) = &result {
         tracing::debug!(digest = %digest, reason, "no metainfo from a seeder");
     }

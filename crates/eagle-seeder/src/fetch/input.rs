@@ -1,25 +1,27 @@
-//! Where the bytes of a fetch come from: the storage that seeders share, or the origin.
+//! Where the bytes of a fetch come from: the origin, the storage that seeders share, or another seeder.
 
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use eagle_core::{Digest, Metainfo, PieceHash, PieceIndex};
-use eagle_store::{CachedBlob, Lease, StorageError, read_ahead};
+use eagle_store::{CachedBlob, StorageError, read_ahead};
 use futures::{StreamExt as _, stream::BoxStream};
 
 use super::{
+    follow::{FollowStream, Next, Turns},
     origin::OriginStream,
     run::{Run, prefix},
 };
 use crate::{
     error::FetchError,
-    shared::{Found, Next, Shared},
+    shared::{Found, Shared},
 };
 
 /// The bytes of a blob, in order, from some offset on.
 pub(super) enum Input {
     Origin(OriginStream),
     Shared(SharedStream),
+    Follow(Box<FollowStream>),
 }
 
 /// The bytes of a blob in the shared storage.
@@ -41,13 +43,14 @@ impl Input {
         match self {
             Self::Origin(stream) => stream.size(),
             Self::Shared(stream) => stream.metainfo.geometry.size(),
+            Self::Follow(stream) => stream.size(),
         }
     }
 
     /// What the pieces have to be, where that is known beforehand.
     pub(super) fn expected(&self) -> Option<Expected> {
         match self {
-            Self::Origin(_) => None,
+            Self::Origin(_) | Self::Follow(_) => None,
             Self::Shared(stream) => Some(Expected(Arc::clone(&stream.metainfo))),
         }
     }
@@ -59,14 +62,26 @@ impl Input {
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         match self {
             Self::Origin(stream) => stream.next().await,
-            Self::Shared(stream) => match stream.bytes.next().await {
-                Some(Ok(bytes)) => {
-                    stream.shared.read(bytes.len() as u64);
-                    Ok(Some(bytes))
-                }
-                Some(Err(error)) => Err(storage(stream.metainfo.digest, error)),
-                None => Ok(None),
-            },
+            Self::Shared(stream) => stream.next().await,
+            Self::Follow(stream) => stream.next().await,
+        }
+    }
+}
+
+impl SharedStream {
+    pub(super) fn new(shared: Shared, Found { metainfo, reader }: Found, offset: u64) -> Self {
+        let bytes = read_ahead(reader, offset..metainfo.geometry.size()).boxed();
+        Self { shared, metainfo, bytes }
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        match self.bytes.next().await {
+            Some(Ok(bytes)) => {
+                self.shared.read(bytes.len() as u64);
+                Ok(Some(bytes))
+            }
+            Some(Err(error)) => Err(storage(self.metainfo.digest, error)),
+            None => Ok(None),
         }
     }
 }
@@ -91,31 +106,27 @@ impl Expected {
 }
 
 impl Run<'_> {
-    /// The blob from the shared storage, or else from its origin; in that case, and when there is a shared storage, `duty` is
-    /// the lease to keep until the blob is stored there.
-    pub(super) async fn fetch_or_find(&self, duty: &mut Option<Lease>) -> Result<CachedBlob, FetchError> {
-        let Some(shared) = &self.inner.parts.shared else { return self.fetch().await };
-        match shared.next(self.fetch.digest()).await {
-            Next::Fetch(lease) => {
-                *duty = Some(lease);
-                self.fetch().await
-            }
-            Next::Read(found) => self.copy(shared, found).await,
+    /// The blob from the shared storage, from the seeder that fetches it, or else from its origin.
+    pub(super) async fn fetch_or_find(&self) -> Result<CachedBlob, FetchError> {
+        let mut turns = Turns::new(self);
+        match (turns.next(0).await?, self.inner.parts.leases.shared()) {
+            (Next::Read(found), Some(shared)) => self.copy(shared, found).await,
+            (Next::Follow(followed), _) => self.follow(turns, followed).await,
+            (Next::Fetch | Next::Read(_), _) => self.fetch().await,
         }
     }
 
     /// Copies a blob from the shared storage into the cache.
-    async fn copy(&self, shared: &Shared, Found { metainfo, reader }: Found) -> Result<CachedBlob, FetchError> {
+    async fn copy(&self, shared: &Shared, found: Found) -> Result<CachedBlob, FetchError> {
         let digest = self.fetch.digest();
         // A fetch proves by the origin's answer that its caller may have the blob; here the origin is asked.
         let allowed = self.inner.parts.access.check(self.source, digest, true).await;
         allowed.map_err(|error| FetchError::origin(digest, error))?;
-        let Some(entry) = self.create(metainfo.geometry).await? else {
+        let Some(entry) = self.create(found.metainfo.geometry).await? else {
             return self.inner.parts.cache.get(digest).await.ok_or(FetchError::Broken { digest });
         };
         let offset = prefix(&entry);
-        let bytes = read_ahead(reader, offset..metainfo.geometry.size()).boxed();
-        let input = Input::Shared(SharedStream { shared: shared.clone(), metainfo, bytes });
+        let input = Input::Shared(SharedStream::new(shared.clone(), found, offset));
         let result = self.fill_or_discard(&entry, offset, Some(input)).await;
         let result = result.map_err(|error| match error {
             // Content and metainfo agree, and lead elsewhere. No registry sent this.

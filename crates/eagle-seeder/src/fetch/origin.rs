@@ -1,6 +1,6 @@
 //! The bytes of a blob from its origin, in order, whatever happens to connections.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes};
 use eagle_core::Digest;
@@ -47,6 +47,17 @@ impl OriginStream {
         let mut stream = Self { registry, source, digest, metrics, body: None, size: 0, offset, skip: 0, failures: 0 };
         stream.size = stream.connect().await.map_err(|error| FetchError::origin(digest, error))?;
         Ok(stream)
+    }
+
+    /// The rest of a blob of this size, whose beginning came from elsewhere. Nothing is asked for yet.
+    pub(super) fn resume(
+        registry: Arc<Registry>,
+        source: Source,
+        digest: Digest,
+        at: Range<u64>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { registry, source, digest, metrics, body: None, size: at.end, offset: at.start, skip: 0, failures: 0 }
     }
 
     /// Size of the whole blob, bytes.

@@ -54,14 +54,14 @@ pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source, at
     let counted = inner.parts.metrics.fetch_started();
     let began = Instant::now();
     // A panic must not leave others waiting for ever.
-    let mut duty = None;
-    let task = Run { inner: &inner, fetch: &fetch, source: &source };
-    let work = AssertUnwindSafe(task.fetch_or_find(&mut duty)).catch_unwind();
+    let task = Run { inner: &inner, fetch: &fetch, source: &source, attempt };
+    let work = AssertUnwindSafe(task.fetch_or_find()).catch_unwind();
     let result = tokio::select! {
         result = work => result.unwrap_or(Err(FetchError::Broken { digest: fetch.digest })),
         () = inner.halt.cancelled() => Err(FetchError::Stopped),
     };
     drop(counted);
+    let lease = fetch.give_turn();
     match result {
         Ok(blob) => {
             inner.parts.metrics.blob_complete();
@@ -70,7 +70,7 @@ pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source, at
             // In the cache first, then out of the map: see the head of `fetch`.
             fetch.phase.send_replace(Phase::Complete(blob.clone()));
             inner.forget(&fetch);
-            if let (Some(lease), Some(shared)) = (duty, &inner.parts.shared) {
+            if let (Some(lease), Some(shared)) = (lease, inner.parts.leases.shared()) {
                 tokio::select! {
                     () = shared.store(&blob) => {}
                     () = inner.halt.cancelled() => {}
@@ -79,6 +79,8 @@ pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source, at
             }
         }
         Err(error) => {
+            // It is somebody else's turn.
+            drop(lease);
             if !matches!(error, FetchError::Stopped) {
                 tracing::warn!(blob = %fetch.digest, registry = %source.registry, %error, "a fetch failed");
             }
@@ -103,6 +105,7 @@ pub(super) struct Run<'a> {
     pub(super) inner: &'a Arc<Inner>,
     pub(super) fetch: &'a Arc<Fetch>,
     pub(super) source: &'a Source,
+    pub(super) attempt: Attempt,
 }
 
 impl Run<'_> {

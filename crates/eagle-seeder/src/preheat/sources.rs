@@ -50,6 +50,7 @@ impl From<FetchError> for Problem {
             | FetchError::NoSpace { .. }
             | FetchError::Storage { .. }
             | FetchError::Busy(_)
+            | FetchError::NotHeld { .. }
             | FetchError::Broken { .. } => true,
         };
         Self { message: one_line(&error.to_string()), is_transient }

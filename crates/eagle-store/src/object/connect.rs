@@ -144,8 +144,6 @@ pub struct BucketSettings {
     pub account_key: Option<String>,
     /// PEM file with certificate authorities to trust besides the system's.
     pub ca_file: Option<PathBuf>,
-    /// How long to wait for another process that fetches the same blob, before it is fetched here as well.
-    pub wait: Duration,
 }
 
 impl fmt::Debug for BucketSettings {
@@ -162,7 +160,6 @@ impl fmt::Debug for BucketSettings {
             .field("account", &self.account)
             .field("account_key", &secret(&self.account_key))
             .field("ca_file", &self.ca_file)
-            .field("wait", &self.wait)
             .finish()
     }
 }

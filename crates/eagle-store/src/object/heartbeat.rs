@@ -13,7 +13,6 @@ use std::{
 
 use object_store::{ObjectMeta, PutMode, path::Path};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
@@ -30,7 +29,7 @@ const CLEAN_UP: Duration = Duration::from_secs(5);
 /// Records that a sweep looks at; each is one blob that was in the works. The next start finds the rest.
 const MAX_RECORDS: usize = 10_000;
 
-pub(crate) const RECORD_MAGIC: Magic = *b"eaglerc1";
+pub(crate) const RECORD_MAGIC: Magic = *b"eaglerc2";
 /// Largest record, bytes: names and an upload's id, which stores keep below 1 KiB.
 pub(super) const MAX_RECORD: u64 = 16 << 10;
 
@@ -41,6 +40,8 @@ pub(crate) struct Record {
     pub(super) number: u64,
     /// The multipart upload that ends with it.
     pub(super) upload: Option<Upload>,
+    /// Where the owner gives what it has so far.
+    pub(super) url: Option<String>,
 }
 
 /// A multipart upload under way.
@@ -50,6 +51,15 @@ pub(super) struct Upload {
     pub(super) path: String,
     /// What the store calls it.
     pub(super) id: String,
+}
+
+/// What a record is written for.
+#[derive(Debug)]
+pub(super) enum Of {
+    /// An upload under way.
+    Upload(Upload),
+    /// The right to fetch a blob, by somebody who gives what it has at this address.
+    Lease { url: Option<String> },
 }
 
 /// Keeps a record alive; dropping it ends the record, and the upload with it unless that was completed.
@@ -64,10 +74,14 @@ impl Heartbeat {
     pub(super) async fn begin(
         objects: &Arc<Objects>,
         path: Path,
-        upload: Option<Upload>,
+        of: Of,
         mode: PutMode,
     ) -> Result<Option<Self>, StorageError> {
-        let record = Record { owner: objects.owner.clone(), number: 0, upload };
+        let (upload, url) = match of {
+            Of::Upload(upload) => (Some(upload), None),
+            Of::Lease { url } => (None, url),
+        };
+        let record = Record { owner: objects.owner.clone(), number: 0, upload, url };
         if !objects.put(&path, RECORD_MAGIC, &record, mode).await? {
             return Ok(None);
         }
@@ -199,27 +213,5 @@ async fn bury(objects: &Objects, path: &Path, record: &Record) {
             info!(object = objects.names.show(path), owner = record.owner.name, "removed what a dead seeder left")
         }
         Err(error) => warn!(%error, "what a dead seeder left stays"),
-    }
-}
-
-/// Watches one record from the outside.
-#[derive(Debug, Default)]
-pub(super) struct Watch {
-    seen: Option<(Path, Version, Instant)>,
-}
-
-impl Watch {
-    /// Notes the present state; whether it has been the same for [`LIFETIME`].
-    pub(super) fn is_dead(&mut self, object: &ObjectMeta) -> bool {
-        let version = Version::of(object);
-        match &self.seen {
-            Some((path, before, since)) if *path == object.location && *before == version => {
-                since.elapsed() >= LIFETIME
-            }
-            _ => {
-                self.seen = Some((object.location.clone(), version, Instant::now()));
-                false
-            }
-        }
     }
 }

@@ -37,17 +37,15 @@ pub(super) struct Objects {
     pub(super) store: Arc<dyn Store>,
     pub(super) names: Names,
     pub(super) owner: Owner,
-    /// How long to wait for others that fetch a blob.
-    pub(super) patience: Duration,
     /// What renews records and cleans up after uploads: one for each lease and upload, and the sweep.
     pub(super) tasks: TaskTracker,
     pub(super) uploads: Semaphore,
 }
 
 impl Objects {
-    pub(super) fn new(store: Arc<dyn Store>, names: Names, owner: String, patience: Duration) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, names: Names, owner: String) -> Self {
         let owner = Owner { name: owner, process: rand::random() };
-        Self { store, names, owner, patience, tasks: TaskTracker::new(), uploads: Semaphore::new(MAX_UPLOADS) }
+        Self { store, names, owner, tasks: TaskTracker::new(), uploads: Semaphore::new(MAX_UPLOADS) }
     }
 
     pub(super) fn failed(&self, action: &'static str, path: &Path, error: &Error) -> StorageError {

@@ -11,6 +11,7 @@ use super::*;
 use crate::{
     MemoryStorage,
     conformance::{self, Fixture, Sample, store},
+    lease::Holder,
     wrappers::{Call, Faults, Latency, Wrapped},
 };
 
@@ -39,7 +40,6 @@ impl Server {
         BucketSettings {
             endpoint: Some(self.endpoint.parse().unwrap()),
             region: Some("us-east-1".to_owned()),
-            wait: PATIENCE,
             access_key_id: Some(server::ACCESS_KEY_ID.to_owned()),
             secret_access_key: Some(server::SECRET_ACCESS_KEY.to_owned()),
             ..BucketSettings::default()
@@ -164,7 +164,8 @@ async fn a_new_process_aborts_what_a_killed_one_was_uploading() {
     objects.store.put_part(&path, &id, 0, sample.bytes.slice(..8 << 20).into()).await.unwrap();
     let upload = heartbeat::Upload { path: path.to_string(), id };
     let record = objects.names.upload(sample.digest, 7);
-    let heartbeat = heartbeat::Heartbeat::begin(objects, record, Some(upload), PutMode::Overwrite).await.unwrap();
+    let heartbeat =
+        heartbeat::Heartbeat::begin(objects, record, heartbeat::Of::Upload(upload), PutMode::Overwrite).await.unwrap();
     std::mem::forget(heartbeat);
     assert!(!server.files(".upload").is_empty());
 
@@ -174,8 +175,6 @@ async fn a_new_process_aborts_what_a_killed_one_was_uploading() {
     started.settle().await;
 }
 
-const PATIENCE: Duration = Duration::from_secs(600);
-
 /// A storage over a bucket in memory; nothing goes through its staging directory.
 fn in_memory(bucket: &Arc<InMemory>, owner: &str) -> ObjectStorage {
     with_staging(bucket, owner, Path::new("/nonexistent/staging"))
@@ -184,7 +183,18 @@ fn in_memory(bucket: &Arc<InMemory>, owner: &str) -> ObjectStorage {
 fn with_staging(bucket: &Arc<InMemory>, owner: &str, staging: &Path) -> ObjectStorage {
     let names = Names::new("s3://bucket".to_owned(), "p");
     let bucket = Arc::clone(bucket) as Arc<dyn objects::Store>;
-    ObjectStorage::new(Objects::new(bucket, names, owner.to_owned(), PATIENCE), staging)
+    ObjectStorage::new(Objects::new(bucket, names, owner.to_owned()), staging)
+}
+
+/// Asks as often as a seeder does, until nobody else is at it.
+async fn claim(storage: &ObjectStorage, digest: Digest) -> Claim {
+    let mut claimant = Claimant::default();
+    loop {
+        match storage.claim(digest, &mut claimant).await.unwrap() {
+            Claim::Held(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+            claim => return claim,
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,7 +207,7 @@ async fn one_of_many_fetches_and_the_others_wait_for_its_blob() {
         let storage = in_memory(&bucket, &format!("seeder-{number}"));
         let (sample, fetched) = (sample.clone(), Arc::clone(&fetched));
         seeders.spawn(async move {
-            if let Claim::Granted(lease) = storage.claim(sample.digest).await.unwrap() {
+            if let Claim::Granted(lease) = claim(&storage, sample.digest).await {
                 assert!(lease.is_exclusive());
                 fetched.fetch_add(1, Ordering::Relaxed);
                 // Longer than a lease lives without being renewed.
@@ -225,21 +235,26 @@ async fn the_lease_of_a_dead_seeder_is_taken_over_and_of_the_same_one_at_once() 
     // What a killed process leaves: a lease that nobody renews and nobody removes.
     let die = async |owner: &str| {
         let storage = in_memory(&bucket, "an onlooker");
-        let record = heartbeat::Record { owner: Owner { name: owner.to_owned(), process: 1 }, number: 9, upload: None };
+        let record = heartbeat::Record {
+            owner: Owner { name: owner.to_owned(), process: 1 },
+            number: 9,
+            upload: None,
+            url: None,
+        };
         let path = storage.inner.objects.names.lease(digest, 0);
         storage.inner.objects.put(&path, heartbeat::RECORD_MAGIC, &record, PutMode::Create).await.unwrap();
     };
     die("one").await;
     let began = Instant::now();
     let again = in_memory(&bucket, "one");
-    let Claim::Granted(lease) = again.claim(digest).await.unwrap() else { panic!("it is not stored") };
+    let Claim::Granted(lease) = claim(&again, digest).await else { panic!("it is not stored") };
     assert!(began.elapsed() < Duration::from_secs(1), "one knows that it is dead");
     drop(lease);
     again.settle().await;
     die("two").await;
     let began = Instant::now();
     let other = in_memory(&bucket, "three");
-    let Claim::Granted(lease) = other.claim(digest).await.unwrap() else { panic!("it is not stored") };
+    let Claim::Granted(lease) = claim(&other, digest).await else { panic!("it is not stored") };
     let waited = began.elapsed();
     assert!((heartbeat::LIFETIME..heartbeat::LIFETIME * 2).contains(&waited), "{waited:?}");
     assert!(lease.is_exclusive());
@@ -338,11 +353,35 @@ async fn a_hostile_record_stops_nobody_and_aborts_nothing_of_others() {
     bucket.put(&names.lease(digest, 3), vec![0xff; 1 << 20].into()).await.unwrap();
     bucket.put(&ObjectPath::from(format!("{}/no-number", names.leases(digest))), b"x"[..].into()).await.unwrap();
     let began = Instant::now();
-    assert!(matches!(storage.claim(digest).await.unwrap(), Claim::Granted(_)));
+    assert!(matches!(claim(&storage, digest).await, Claim::Granted(_)));
     assert!(began.elapsed() < heartbeat::LIFETIME * 2);
+    // There is no higher number: it is held for ever, by nobody who could be asked.
     bucket.put(&names.lease(digest, u64::MAX), b"x"[..].into()).await.unwrap();
+    let mut claimant = Claimant::default();
+    for _ in 0..10 {
+        let held = storage.claim(digest, &mut claimant).await.unwrap();
+        assert!(matches!(&held, Claim::Held(holder) if *holder == Holder::default()), "{held:?}");
+        tokio::time::sleep(heartbeat::LIFETIME).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_where_the_holder_is() {
+    let bucket = Arc::new(InMemory::new());
+    let digest = Digest::of(b"x");
+    let (one, other) = (in_memory(&bucket, "one"), in_memory(&bucket, "other"));
+    let url = "http://10.0.0.1:55008".to_owned();
+    let granted = one.claim(digest, &mut Claimant::new(Some(url.clone()))).await.unwrap();
+    let Claim::Granted(lease) = granted else { panic!("{granted:?}") };
+    let mut claimant = Claimant::default();
     let began = Instant::now();
-    let Claim::Granted(lease) = storage.claim(digest).await.unwrap() else { panic!("it is not stored") };
-    assert!(began.elapsed() >= PATIENCE && began.elapsed() < PATIENCE * 2);
-    assert!(!lease.is_exclusive(), "there is no higher number; after a while it is fetched all the same");
+    while began.elapsed() < heartbeat::LIFETIME * 3 {
+        let claim = other.claim(digest, &mut claimant).await.unwrap();
+        let Claim::Held(holder) = claim else { panic!("the holder lives: {claim:?}") };
+        assert_eq!((holder.name.as_str(), holder.url.as_ref()), ("one", Some(&url)));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    drop(lease);
+    one.settle().await;
+    assert!(matches!(other.claim(digest, &mut claimant).await.unwrap(), Claim::Granted(_)));
 }

@@ -8,7 +8,7 @@ use object_store::{PutMode, PutPayload};
 use tracing::warn;
 
 use super::{
-    heartbeat::{Heartbeat, Upload},
+    heartbeat::{Heartbeat, Of, Upload},
     objects::Objects,
 };
 use crate::ssi::{BlobReader, StorageError};
@@ -41,7 +41,7 @@ pub(super) async fn upload(objects: &Arc<Objects>, digest: Digest, blob: &dyn Bl
     let id = objects.store.create_multipart(&path).await.map_err(|error| failed("begin to upload", error))?;
     let record = Upload { path: path.to_string(), id: id.clone() };
     let record_path = objects.names.upload(digest, rand::random());
-    let heartbeat = match Heartbeat::begin(objects, record_path, Some(record), PutMode::Overwrite).await {
+    let heartbeat = match Heartbeat::begin(objects, record_path, Of::Upload(record), PutMode::Overwrite).await {
         Ok(Some(heartbeat)) => heartbeat,
         not_begun => {
             if let Err(error) = objects.store.abort_multipart(&path, &id).await {
