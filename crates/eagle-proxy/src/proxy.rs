@@ -167,7 +167,11 @@ impl Proxy {
             Announcer::start(config.trackers.clone(), node.info(), found_sender, deps.members.clone(), stop.clone());
         let metrics = Metrics::default();
         metrics.register(registry, &cache, &node);
-        let seeders = SeederClient::new(config.seeders.clone(), &deps.members);
+        let seeders = match config.seeders.is_empty() {
+            // A proxy without seeders is meant to have none.
+            true => SeederClient::new(Vec::new(), &deps.members),
+            false => SeederClient::new(config.seeders.clone(), &deps.members).following(announcer.seeders()),
+        };
         let tasks = TaskTracker::new();
         let downloads = Downloads::new(Context {
             cache: Arc::clone(&cache),

@@ -141,6 +141,7 @@ pub(crate) fn fetch_error(problem: &FetchError) -> Response<ResponseBody> {
         | FetchError::Storage { .. } => StatusCode::INSUFFICIENT_STORAGE,
         FetchError::Busy(_) | FetchError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         FetchError::NotHeld { .. } => StatusCode::CONFLICT,
+        FetchError::NotYet { .. } => StatusCode::TOO_EARLY,
         FetchError::Broken { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     };
     error(status, ErrorCode::Unavailable, problem.to_string())

@@ -26,6 +26,7 @@ use eagle_registry::{
     body::{guard, read_up_to},
     headers::number,
 };
+use eagle_tracker::LiveSeeders;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -37,7 +38,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use url::Url;
 
 pub use self::stream::MetainfoStream;
@@ -145,11 +146,14 @@ pub fn is_stale(headers: &HeaderMap) -> bool {
 #[derive(Clone)]
 pub struct SeederClient(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     seeders: Vec<Url>,
+    /// Those that are alive, as trackers say.
+    live: Option<watch::Receiver<Option<Arc<LiveSeeders>>>>,
     client: MemberClient<Full<Bytes>>,
-    /// When each failed last. Only configured seeders are entered, so their number bounds it.
-    down: Mutex<HashMap<Url, Instant>>,
+    /// When each failed last. Only those that could be asked are kept, so their number bounds it.
+    down: Arc<Mutex<HashMap<Url, Instant>>>,
 }
 
 impl fmt::Debug for SeederClient {
@@ -190,20 +194,46 @@ impl SeederClient {
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).pool_max_idle_per_host(MAX_IDLE);
         let client = MemberClient::new(members, connector, builder);
-        Self(Arc::new(Inner { seeders, client, down: Mutex::default() }))
+        Self(Arc::new(Inner { seeders, live: None, client, down: Arc::default() }))
     }
 
-    /// The seeders in the order in which they are to be asked for a blob: the responsible one first,
-    /// those that failed within the last 5 s last.
+    /// The same, with those seeders that trackers know to be alive before the configured ones: so that all who hear of the same
+    /// seeders ask the same one for a blob, whatever is configured.
+    #[must_use]
+    pub fn following(&self, live: watch::Receiver<Option<Arc<LiveSeeders>>>) -> Self {
+        Self(Arc::new(Inner { live: Some(live), ..(*self.0).clone() }))
+    }
+
+    /// The seeders in the order in which they are to be asked for a blob: those that are alive, the responsible one first, those that are about to end,
+    /// those that are merely configured; and those that failed within the last 5 s last.
     pub fn order(&self, digest: &Digest) -> Vec<Url> {
         self.order_by(digest.to_string().as_bytes())
     }
 
     /// Notes that a seeder failed. Failures that the client sees itself are noted by it.
     pub fn mark_down(&self, seeder: &Url) {
-        if self.0.seeders.contains(seeder) {
-            self.lock().insert(seeder.clone(), Instant::now());
+        let known = self.known();
+        if known.contains(seeder) {
+            let mut down = self.lock();
+            down.retain(|url, _| known.contains(url));
+            down.insert(seeder.clone(), Instant::now());
         }
+    }
+
+    /// The seeders in groups, each of which is asked when those before it have failed: every one is in one of them.
+    fn groups(&self) -> [Vec<Url>; 3] {
+        let live = self.0.live.as_ref().and_then(|live| live.borrow().clone()).unwrap_or_default();
+        let usable =
+            |urls: &[Url]| -> Vec<Url> { urls.iter().filter(|url| check_seeder_url(url).is_ok()).cloned().collect() };
+        let (up, draining) = (usable(&live.up), usable(&live.draining));
+        let others =
+            self.0.seeders.iter().filter(|url| !up.contains(url) && !draining.contains(url)).cloned().collect();
+        [up, draining, others]
+    }
+
+    /// Every seeder that could be asked.
+    fn known(&self) -> Vec<Url> {
+        self.groups().concat()
     }
 
     /// Follows the metainfo of a blob, whose fetch this starts when nobody has.
@@ -318,10 +348,11 @@ impl SeederClient {
     }
 
     fn order_by(&self, key: &[u8]) -> Vec<Url> {
-        let ordered = rendezvous::order(&self.0.seeders, key);
+        let groups = self.groups();
+        let ordered = groups.iter().flat_map(|group| rendezvous::order(group, key));
         let down = self.lock();
         let is_down = |seeder: &&Url| down.get(*seeder).is_some_and(|at| at.elapsed() < DOWN_FOR);
-        let (last, first): (Vec<&Url>, Vec<&Url>) = ordered.into_iter().partition(is_down);
+        let (last, first): (Vec<&Url>, Vec<&Url>) = ordered.partition(is_down);
         first.into_iter().chain(last).cloned().collect()
     }
 
@@ -444,6 +475,28 @@ mod tests {
         assert_eq!(client.lock().len(), 1);
         tokio::time::advance(DOWN_FOR + Duration::from_millis(1)).await;
         assert_eq!(client.order(&digest), order);
+    }
+
+    #[test]
+    fn those_who_are_alive_come_first_and_everybody_agrees_on_them() {
+        let (a, b) = (urls(4), urls(5));
+        let live = LiveSeeders { version: 1, up: b[1..4].to_vec(), draining: b[4..].to_vec() };
+        let (sender, receiver) = watch::channel(Some(Arc::new(live)));
+        let members = MemberTls::open();
+        let one = SeederClient::new(a[..2].to_vec(), &members).following(receiver.clone());
+        let other = SeederClient::new(a[2..].to_vec(), &members).following(receiver);
+        for number in 0u32..50 {
+            let digest = Digest::of(&number.to_le_bytes());
+            let order = one.order(&digest);
+            assert_eq!(order[..4], other.order(&digest)[..4]);
+            assert_eq!((order.len(), &order[3]), (5, &b[4]), "who drains comes after those who serve");
+            assert_eq!(order[4], a[0], "configured, and not alive");
+            assert_eq!(other.order(&digest).len(), 4);
+        }
+        // No tracker answers: as if there were none.
+        sender.send_replace(None);
+        let digest = Digest::of(b"blob");
+        assert_eq!(one.order(&digest), SeederClient::new(a[..2].to_vec(), &members).order(&digest));
     }
 
     #[test]

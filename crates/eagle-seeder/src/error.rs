@@ -36,6 +36,9 @@ pub(crate) enum FetchError {
     /// Another seeder takes this one for the holder of the lease.
     #[error("this seeder neither has blob {digest} nor fetches it from its registry")]
     NotHeld { digest: Digest },
+    /// The registry has not answered yet; another seeder asks again.
+    #[error("the registry has not answered yet for blob {digest}")]
+    NotYet { digest: Digest },
     /// More fetches at once than this seeder takes on.
     #[error("this seeder fetches {0} blobs already; try again shortly")]
     Busy(usize),

@@ -15,7 +15,7 @@ mod run;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -48,6 +48,9 @@ const BUFFERS: usize = 256 << 20;
 /// How long a failure is remembered: a burst of requests shares one failure, and a person's next try
 /// is a real one.
 const FAILURE_MEMORY: Duration = Duration::from_secs(1);
+/// How long a seeder that is followed waits for the registry before it says that it does. Less than the follower's patience with a
+/// seeder that says nothing at all.
+const FIRST_WORD: Duration = Duration::from_secs(2);
 /// How often a caller whose own credentials were not tried yet begins anew.
 const ATTEMPTS: usize = 4;
 
@@ -75,12 +78,21 @@ pub(crate) struct Fetch {
     /// Once it is this seeder's turn to fetch from the registry. Until then the blob comes from
     /// elsewhere, and nobody may wait for it here who could be waited for in turn.
     lease: Mutex<Option<Lease>>,
+    /// Bytes that came in, for whoever wants to know whether the fetch gets on.
+    received: Arc<AtomicU64>,
 }
 
 impl Fetch {
     fn new(digest: Digest, source: [u8; 32]) -> Arc<Self> {
         let (hashes, lease) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { digest, source, hashes, phase: watch::Sender::new(Phase::Starting), lease })
+        Arc::new(Self {
+            digest,
+            source,
+            hashes,
+            phase: watch::Sender::new(Phase::Starting),
+            lease,
+            received: Arc::default(),
+        })
     }
 
     pub(crate) const fn digest(&self) -> Digest {
@@ -292,7 +304,8 @@ impl Fetches {
         if fetch.source != source.key() {
             authorise(false).await?;
         }
-        fetch.started().await?;
+        let started = tokio::time::timeout(FIRST_WORD, fetch.started()).await;
+        started.map_err(|_| FetchError::NotYet { digest })??;
         Ok(Blob::Running(fetch))
     }
 

@@ -3,7 +3,11 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use eagle_cluster::MemberTls;
-use eagle_core::{Digest, NodeRole, PeerInfo, PieceSet, Topology, wire::control::Encryption};
+use eagle_core::{
+    Digest, NodeRole, PeerInfo, PieceSet, Topology,
+    tracker::seeders::{SeederInfo, SeederState},
+    wire::control::Encryption,
+};
 use eagle_p2p::{
     identity::{self, IdentityError, Keypair},
     limits::Limiter,
@@ -12,7 +16,7 @@ use eagle_p2p::{
 };
 use eagle_registry::Registries;
 use eagle_store::{BlobStorage, Cache, StorageError};
-use eagle_tracker::{Announcer, BlobStatus};
+use eagle_tracker::{Announcer, BlobStatus, Registration};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
@@ -20,7 +24,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use url::Url;
+use url::{Host, Url};
 
 use crate::{
     access::Access,
@@ -141,6 +145,17 @@ impl Seeder {
         let announcer =
             Announcer::start(config.trackers.clone(), node.info(), found, deps.members.clone(), shutdown.clone());
 
+        let url = own_url(&config, address)?;
+        let info = SeederInfo {
+            id: node.info().id,
+            url: url.to_string(),
+            storage: config.storage.to_string(),
+            capacity: config.cache_limit.0,
+            state: SeederState::Up,
+        };
+        let registration =
+            Registration::start(config.trackers.clone(), info, &deps.members, shutdown.clone(), halt.clone());
+
         let metrics = Metrics::default();
         metrics.register(registry, &cache, NodeUploads(node.clone()));
         let shared = storage::open_shared(&config, &node.info().id.to_string()).await?;
@@ -154,7 +169,13 @@ impl Seeder {
             access: Arc::clone(&access),
             metrics: metrics.clone(),
             piece_length: config.piece_length,
-            leases: Leases::new(shared.clone(), own_url(&config, address), config.object_store.wait, metrics.clone()),
+            leases: Leases {
+                shared: shared.clone(),
+                trackers: registration.clone(),
+                url: Some(url).filter(|url| !is_unspecified(url)),
+                patience: config.object_store.wait,
+                metrics: metrics.clone(),
+            },
             seeders: SeederClient::new(Vec::new(), &deps.members),
         };
         let fetches = Fetches::new(parts, halt.clone());
@@ -177,7 +198,10 @@ impl Seeder {
         preheat_metrics.register(registry);
         let sources = match config.preheat.seeders.is_empty() {
             true => Sources::Own { manifests: manifests.clone(), fetches: fetches.clone() },
-            false => Sources::Cluster(SeederClient::new(config.preheat.seeders.clone(), &deps.members)),
+            false => {
+                let client = SeederClient::new(config.preheat.seeders.clone(), &deps.members);
+                Sources::Cluster(client.following(announcer.seeders()))
+            }
         };
         // Where blobs do not survive a restart, what was done of them need not either.
         let kept = (config.storage != StorageLocation::Memory).then_some(config.data_dir.as_path());
@@ -212,6 +236,7 @@ impl Seeder {
             fetches: fetches.clone(),
             node: node.clone(),
             announcer,
+            registration,
             cache: Arc::clone(&cache),
             shared,
         };
@@ -285,14 +310,23 @@ impl Seeder {
     }
 }
 
-/// Where other seeders find this one; `None` when it listens on every address and is not told by which it is reached.
-fn own_url(config: &SeederConfig, listen: SocketAddr) -> Option<Url> {
+/// Where proxies and other seeders find this one; with an unspecified address when it listens on every one and is not told by
+/// which it is reached.
+fn own_url(config: &SeederConfig, listen: SocketAddr) -> Result<Url, ConfigError> {
     if let Some(url) = &config.url {
-        return Some(url.clone());
+        return Ok(url.clone());
     }
     let ip = config.advertise.unwrap_or_else(|| listen.ip());
     let url = format!("http://{}", SocketAddr::new(ip, listen.port())).parse();
-    url.ok().filter(|_| !ip.is_unspecified())
+    url.map_err(|error: url::ParseError| ConfigError { key: "advertise", problem: error.to_string() })
+}
+
+fn is_unspecified(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_unspecified(),
+        Some(Host::Ipv6(ip)) => ip.is_unspecified(),
+        _ => false,
+    }
 }
 
 /// The identity of the data directory; one for this run when nothing is kept on disk.
@@ -372,6 +406,7 @@ struct Supervisor<S> {
     fetches: Fetches,
     node: Node,
     announcer: Announcer,
+    registration: Registration,
     cache: Arc<Cache>,
     shared: Option<Shared>,
 }
@@ -390,6 +425,7 @@ impl<S: Future<Output = ()>> Supervisor<S> {
         if let Some(shared) = self.shared {
             shared.settle().await;
         }
+        self.registration.stopped().await;
         tracing::info!("seeder stopped");
     }
 }

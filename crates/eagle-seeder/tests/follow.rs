@@ -4,7 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use bucket::Bucket;
-use common::{LAYER, Origin, Running, basic, piece_hashes, story, until, within};
+use common::{LAYER, Mortal, Origin, Running, basic, followed, piece_hashes, story, until, within};
 use eagle_core::units::Rate;
 use eagle_registry::Caller;
 use eagle_seeder::SeederConfig;
@@ -21,30 +21,6 @@ const SHORT_WAIT: Duration = Duration::from_millis(300);
 fn waiting(config: SeederConfig, wait: Duration) -> SeederConfig {
     let object_store = eagle_seeder::ObjectStoreConfig { wait, ..config.object_store.clone() };
     SeederConfig { object_store, ..config }
-}
-
-fn followed(running: &Running) -> u64 {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of bytes below 2^53")]
-    let bytes = running.metric("eagle_seeder_followed_bytes_total") as u64;
-    bytes
-}
-
-/// A seeder that can be killed: on a runtime of its own, of which nothing runs any more from one moment to the next.
-struct Mortal {
-    running: Running,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Mortal {
-    async fn start(config: SeederConfig, origin: &Origin) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let running = runtime.spawn(Running::start(config, origin.registries())).await.unwrap();
-        Self { running, runtime }
-    }
-
-    fn kill(self) {
-        self.runtime.shutdown_background();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,10 +4,9 @@
 //! who fetch the same blob get the same bytes. Places that keep leases are a bucket ([`BlobStorage::claim`](crate::BlobStorage::claim))
 //! and a tracker.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
-use tokio_util::sync::DropGuard;
 
 /// What became of the wish to fetch a blob.
 #[derive(Debug)]
@@ -63,7 +62,12 @@ impl Claimant {
 
 /// The right to fetch a blob; returned when dropped.
 #[derive(Debug)]
-pub struct Lease(Option<DropGuard>);
+pub struct Lease(Option<Box<dyn Guard>>);
+
+/// What keeps a lease until it is dropped.
+trait Guard: fmt::Debug + Send + Sync {}
+
+impl<T: fmt::Debug + Send + Sync> Guard for T {}
 
 impl Lease {
     /// Where nobody else fetches, or nobody can be asked.
@@ -71,9 +75,9 @@ impl Lease {
         Self(None)
     }
 
-    /// One whose end is told by this guard.
-    pub const fn new(guard: DropGuard) -> Self {
-        Self(Some(guard))
+    /// One that is returned when this is dropped.
+    pub fn new(guard: impl fmt::Debug + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(guard)))
     }
 
     /// Whether others are kept from fetching by it.

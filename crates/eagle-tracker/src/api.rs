@@ -4,6 +4,8 @@
 //! changes the meaning of a message gets a new path (`/v2/...`). Every list has a bound that both
 //! sides check, whatever the other one promises.
 
+pub mod seeders;
+
 pub use eagle_core::tracker::{FlowReport, NodeLoad, flows::MOST_REPORTED};
 use eagle_core::{Digest, Geometry, NodeRole, PeerInfo, PieceSet, Topology};
 use serde::{Deserialize, Serialize};
@@ -110,6 +112,9 @@ pub struct AnnounceResponse {
     /// Blobs whose announce was refused, each with the reason; the others were taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<RefusedBlob>,
+    /// The version of the list of live seeders (`GET /v1/seeders`); absent while the tracker knows of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeders_version: Option<u64>,
 }
 
 /// The peers of one blob, the best first.
@@ -439,6 +444,7 @@ mod tests {
                 topology: topology.clone(),
                 peers: vec![BlobPeers { digest, peers }],
                 refused: vec![RefusedBlob { digest, reason }],
+                seeders_version: send_full.then_some(u64::from(tenths)),
             };
             for encoding in [Encoding::Json, Encoding::Protobuf] {
                 let bytes = encoding.encode_response(&response).unwrap();

@@ -33,7 +33,7 @@ pub use eagle_core::tracker::{ownership, policy};
 
 pub use api::{AnnounceRequest, AnnounceResponse, BlobAnnounce, BlobPeers, Event, SwarmPeer};
 #[cfg(feature = "client")]
-pub use client::{Announcer, BlobStatus, Found, check_tracker_url};
+pub use client::{Announcer, BlobStatus, Found, HeldLease, LiveSeeders, Registration, SeederClaim, check_tracker_url};
 #[cfg(feature = "server")]
 pub use config::TrackerConfig;
 #[cfg(feature = "server")]

@@ -1,14 +1,20 @@
 //! What the tracker counts.
 
 use prometheus_client::{
-    metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
-use crate::store::{StoreHealth, StoreStats};
+use crate::store::{SeederStats, StoreHealth, StoreStats};
 
 /// Upper bounds of the duration buckets, seconds: around the 5 ms that 99 % should stay below.
 const DURATIONS: [f64; 10] = [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
 
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -20,6 +26,9 @@ pub(crate) struct Metrics {
     entries: Gauge,
     store_away: Gauge,
     store_failures: Counter,
+    seeders: Gauge,
+    leases: Gauge,
+    lease_claims: Family<OutcomeLabel, Counter>,
 }
 
 impl Metrics {
@@ -33,6 +42,9 @@ impl Metrics {
             entries: Gauge::default(),
             store_away: Gauge::default(),
             store_failures: Counter::default(),
+            seeders: Gauge::default(),
+            leases: Gauge::default(),
+            lease_claims: Family::default(),
         };
         // The registry's text format adds `_total` to counters.
         registry.register("eagle_tracker_announces", "Announces received", metrics.announces.clone());
@@ -59,12 +71,28 @@ impl Metrics {
             "Calls of the shared store that failed",
             metrics.store_failures.clone(),
         );
+        registry.register("eagle_tracker_seeders", "Seeders that are alive", metrics.seeders.clone());
+        registry.register("eagle_tracker_leases", "Blobs that a seeder has the right to fetch", metrics.leases.clone());
+        registry.register(
+            "eagle_tracker_lease_claims",
+            "Answers to seeders that want to fetch a blob: granted, held by another, owned by another, full",
+            metrics.lease_claims.clone(),
+        );
         metrics
     }
 
     pub(crate) fn set_health(&self, health: StoreHealth) {
         self.store_away.set(i64::from(health.away));
         self.store_failures.inc_by(health.failures.saturating_sub(self.store_failures.get()));
+    }
+
+    pub(crate) fn lease_claim(&self, outcome: &'static str) {
+        self.lease_claims.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn set_seeders(&self, stats: SeederStats) {
+        self.seeders.set(i64::try_from(stats.seeders).unwrap_or(i64::MAX));
+        self.leases.set(i64::try_from(stats.leases).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn set_sizes(&self, stats: StoreStats) {

@@ -16,6 +16,7 @@ mod location;
 mod memory;
 mod node;
 mod redis;
+mod seeders;
 mod shared;
 
 use std::{fmt::Debug, time::Duration};
@@ -29,6 +30,7 @@ pub use self::{
     location::{RedisUrl, StoreLocation, StoreLocationError},
     memory::MemoryStore,
     redis::VIEW_AGE,
+    seeders::{MemorySeeders, SeederStats, SeederStore},
     shared::SharedStore,
 };
 use crate::{

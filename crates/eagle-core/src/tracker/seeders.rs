@@ -62,26 +62,35 @@ pub struct Seeders {
     limit: usize,
     known: BTreeMap<NodeId, KnownSeeder>,
     latest: Timestamp,
+    /// Of the list as it is; asked for with every announce.
+    version: Option<u64>,
 }
 
 impl Seeders {
     /// None, and never more than `limit`; each is forgotten when it is silent for `lifetime`.
     pub const fn new(lifetime: Duration, limit: usize) -> Self {
-        Self { lifetime, limit, known: BTreeMap::new(), latest: Timestamp(0) }
+        Self { lifetime, limit, known: BTreeMap::new(), latest: Timestamp(0), version: None }
     }
 
-    /// Notes that a seeder is alive. Another one at the same address is forgotten: it was there before.
+    /// Notes that a seeder is alive. Another one at the same address, which is given, is forgotten: it was there before.
     ///
     /// # Errors
     /// When too many are.
-    pub fn heard(&mut self, info: SeederInfo, now: Timestamp) -> Result<(), SeedersFull> {
+    pub fn heard(&mut self, info: SeederInfo, now: Timestamp) -> Result<Option<NodeId>, SeedersFull> {
         let now = self.advance(now);
         if let Some(known) = self.known.get_mut(&info.id)
             && known.info.url == info.url
         {
+            if known.info.state != info.state {
+                self.version = None;
+            }
             (known.info, known.last) = (info, now);
-            return Ok(());
+            return Ok(None);
         }
+        self.version = None;
+        // There is at most one: whoever came to an address has taken the place of the one before.
+        let before = self.known.iter().find(|(id, known)| **id != info.id && known.info.url == info.url);
+        let before = before.map(|(id, _)| id.clone());
         self.known.retain(|id, known| *id != info.id && known.info.url != info.url);
         if self.known.len() >= self.limit {
             self.expire(now);
@@ -90,12 +99,13 @@ impl Seeders {
             return Err(SeedersFull(self.limit));
         }
         self.known.insert(info.id.clone(), KnownSeeder { info, first: now, last: now });
-        Ok(())
+        Ok(before)
     }
 
     /// Forgets a seeder that ends.
     pub fn leave(&mut self, id: &NodeId) {
         self.known.remove(id);
+        self.version = None;
     }
 
     /// A seeder that is alive.
@@ -113,14 +123,32 @@ impl Seeders {
     /// Forgets those that are silent.
     pub fn expire(&mut self, now: Timestamp) {
         let now = self.advance(now);
+        let before = self.known.len();
         self.known.retain(|_, known| now - known.last < self.lifetime);
+        if self.known.len() < before {
+            self.version = None;
+        }
+    }
+
+    /// Number of those that are known, with those that are silent and not forgotten yet.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether nobody is known.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
     }
 
     /// A number for the list of those that are alive, which changes when the list does: the same at every tracker that knows the same
-    /// seeders, in whatever order it heard of them.
-    pub fn version(&mut self, now: Timestamp) -> u64 {
+    /// seeders, in whatever order it heard of them. `None` when nobody is alive.
+    pub fn version(&mut self, now: Timestamp) -> Option<u64> {
         self.expire(now);
-        version(self.known.values().map(|known| &known.info))
+        if self.known.is_empty() {
+            return None;
+        }
+        let known = &self.known;
+        Some(*self.version.get_or_insert_with(|| version(known.values().map(|known| &known.info))))
     }
 
     fn advance(&mut self, now: Timestamp) -> Timestamp {
@@ -178,7 +206,7 @@ mod tests {
         // The clock was set back: nobody comes back to life, nobody dies.
         assert_eq!(urls(&mut seeders, at(1)), ["http://2"]);
         // Started again without its identity, and then with another address.
-        seeders.heard(info("c", "http://2"), at(11)).unwrap();
+        assert_eq!(seeders.heard(info("c", "http://2"), at(11)), Ok(Some("b".parse().unwrap())));
         assert_eq!(seeders.get(&"b".parse().unwrap(), at(11)), None);
         seeders.heard(info("c", "http://3"), at(12)).unwrap();
         assert_eq!(urls(&mut seeders, at(12)), ["http://3"]);
@@ -214,7 +242,7 @@ mod tests {
                 other.heard(known.info, at(latest)).unwrap();
             }
             prop_assert_eq!(one.version(at(latest)), other.version(at(latest)));
-            prop_assert!(one.version(at(latest)) < 1 << VERSION_BITS);
+            prop_assert!(one.version(at(latest)).is_none_or(|version| version < 1 << VERSION_BITS));
         }
     }
 }

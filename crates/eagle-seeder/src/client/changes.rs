@@ -18,7 +18,7 @@ impl SeederClient {
     pub async fn changed(&self, registry: &RegistryName, repository: &RepositoryName, reference: &Reference) {
         let path = format!("v1/registries/{registry}/v2/{repository}/manifests/{reference}");
         let anyone = Caller::anonymous();
-        join_all(self.0.seeders.iter().map(async |seeder| {
+        join_all(self.known().iter().map(async |seeder| {
             let told = self.send(seeder, &Method::DELETE, &path, HeaderMap::new(), &anyone);
             let problem = match timeout(DEADLINE, told).await {
                 Ok(Ok(response)) if response.status().is_success() => return,

@@ -9,9 +9,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Buf as _, Bytes};
 use eagle_core::{Digest, Geometry};
 use eagle_registry::BlobBody;
-use eagle_store::{CachedBlob, Claimant, Holder, Lease};
+use eagle_store::{CachedBlob, Holder, Lease};
+use http::StatusCode;
 use http_body_util::BodyExt as _;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Fetch, Inner,
@@ -23,12 +24,16 @@ use crate::{
     access::Source,
     client::{SeederError, follow::Followed},
     error::FetchError,
-    lease::Turn,
+    lease::{Turn, Wanted},
     shared::Found,
 };
 
 /// How often somebody who waits asks again: a few cheap requests.
 const POLL: Duration = Duration::from_millis(500);
+
+/// How long a holder may say nothing before it is looked whether it still is one. A process that is stopped keeps its connections;
+/// its lease ends.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// What to do next about a blob.
 #[derive(Debug)]
@@ -48,9 +53,7 @@ pub(super) struct Turns {
     fetch: Arc<Fetch>,
     source: Source,
     attempt: Attempt,
-    claimant: Claimant,
-    /// Whether it was asked for before.
-    again: bool,
+    wanted: Wanted,
     /// Whether the origin has let the caller have the blob.
     allowed: bool,
     /// Since when nobody gave anything.
@@ -60,9 +63,9 @@ pub(super) struct Turns {
 impl Turns {
     pub(super) fn new(run: &Run<'_>) -> Self {
         let (inner, fetch, source) = (Arc::clone(run.inner), Arc::clone(run.fetch), run.source.clone());
-        let claimant = inner.parts.leases.claimant();
+        let wanted = inner.parts.leases.want(fetch.digest, Arc::clone(&fetch.received));
         let silent = Instant::now();
-        Self { inner, fetch, source, attempt: run.attempt, claimant, again: false, allowed: false, silent }
+        Self { inner, fetch, source, attempt: run.attempt, wanted, allowed: false, silent }
     }
 
     fn digest(&self) -> Digest {
@@ -77,7 +80,7 @@ impl Turns {
         let (inner, digest) = (Arc::clone(&self.inner), self.digest());
         let leases = &inner.parts.leases;
         loop {
-            let turn = leases.turn(digest, &mut self.claimant, self.again).await;
+            let turn = leases.turn(&mut self.wanted).await;
             let holder = match turn {
                 Turn::Read(found) => return Ok(Next::Read(found)),
                 Turn::Fetch(lease) => {
@@ -86,7 +89,7 @@ impl Turns {
                 }
                 Turn::Wait(holder) => holder,
             };
-            if !std::mem::replace(&mut self.again, true) {
+            if self.wanted.waits_first() {
                 tracing::info!(blob = %digest, holder = holder.name, "another seeder fetches this blob; it is taken from there");
             }
             // What came the other way was wrong: only the registry is believed now.
@@ -120,17 +123,25 @@ impl Turns {
         }
         let Some(url) = parts.leases.follow_at(holder) else { return Ok(None) };
         let names = (&source.registry, &source.repository);
-        match parts.seeders.follow(&url, digest, names, offset, &source.caller).await {
-            Ok(followed) => Ok(Some(followed)),
-            Err(error) => {
-                self.failed(&error);
-                Ok(None)
+        let answer = timeout(SILENCE, parts.seeders.follow(&url, digest, names, offset, &source.caller)).await;
+        match answer {
+            Ok(Ok(followed)) => {
+                self.wanted.is_found();
+                self.silent = Instant::now();
+                return Ok(Some(followed));
             }
+            Ok(Err(error)) => {
+                match &error {
+                    // It waits for the registry.
+                    SeederError::Refused { status: StatusCode::TOO_EARLY, .. } => self.silent = Instant::now(),
+                    SeederError::Refused { status: StatusCode::CONFLICT, .. } => self.wanted.is_not_at(holder),
+                    _ => {}
+                }
+                tracing::debug!(blob = %digest, %error, "the seeder that fetches a blob does not give it now");
+            }
+            Err(_) => tracing::debug!(blob = %digest, %url, "the seeder that fetches a blob says nothing"),
         }
-    }
-
-    fn failed(&self, error: &SeederError) {
-        tracing::debug!(blob = %self.digest(), %error, "the seeder that fetches a blob does not give it now");
+        Ok(None)
     }
 }
 
@@ -199,8 +210,8 @@ impl FollowStream {
                 }
                 From::Origin(stream) => return stream.next().await,
                 From::Shared(stream) => stream.next().await.map_err(|error| error.to_string()),
-                From::Holder { body, skip } => match body.body.frame().await {
-                    Some(Ok(frame)) => {
+                From::Holder { body, skip } => match timeout(SILENCE, body.body.frame()).await {
+                    Ok(Some(Ok(frame))) => {
                         let mut bytes = frame.into_data().unwrap_or_default();
                         let dropped = usize::try_from(*skip).unwrap_or(usize::MAX).min(bytes.len());
                         bytes.advance(dropped);
@@ -208,8 +219,12 @@ impl FollowStream {
                         self.turns.inner.parts.metrics.followed(bytes.len() as u64);
                         Ok(Some(bytes))
                     }
-                    Some(Err(error)) => Err(error.to_string()),
-                    None => Ok(None),
+                    Ok(Some(Err(error))) => Err(error.to_string()),
+                    Ok(None) => Ok(None),
+                    Err(_) => {
+                        self.from = From::Nobody;
+                        continue;
+                    }
                 },
             };
             match given {

@@ -6,7 +6,11 @@
 //! are in memory, and network, hashing and disk overlap. The hash of the last piece is the digest of the
 //! blob ([`eagle_core::piece_hash`]): unless it is, the piece is not published.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use eagle_core::{Digest, Geometry, Metainfo, PieceHash, PieceIndex, PieceSet};
@@ -30,6 +34,10 @@ use crate::{access::Source, error::FetchError};
 /// just failed: the last reader lets go of it within moments.
 const CREATE_TRIES: u32 = 40;
 const CREATE_DELAY: Duration = Duration::from_millis(50);
+
+/// How long after the end of a fetch trackers are sure to have been told of it: announces of completed blobs wait for up to a
+/// second.
+const ANNOUNCED: Duration = Duration::from_secs(5);
 
 /// A full piece on its way from the origin to the storage.
 struct Filled {
@@ -70,9 +78,17 @@ pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source, at
             // In the cache first, then out of the map: see the head of `fetch`.
             fetch.phase.send_replace(Phase::Complete(blob.clone()));
             inner.forget(&fetch);
-            if let (Some(lease), Some(shared)) = (lease, inner.parts.leases.shared()) {
+            if let Some(lease) = lease {
+                // Others can find it once it is in the shared storage, or trackers know that it is here.
+                let found = async {
+                    match inner.parts.leases.shared() {
+                        Some(shared) => shared.store(&blob).await,
+                        None if lease.is_exclusive() => tokio::time::sleep(ANNOUNCED).await,
+                        None => {}
+                    }
+                };
                 tokio::select! {
-                    () = shared.store(&blob) => {}
+                    () = found => {}
                     () = inner.halt.cancelled() => {}
                 }
                 drop(lease);
@@ -283,6 +299,7 @@ impl Run<'_> {
                 if pending.is_empty() {
                     // The stream ends with the blob, and then this piece is full.
                     pending = origin.next().await?.ok_or(FetchError::Broken { digest: self.fetch.digest })?;
+                    self.fetch.received.fetch_add(pending.len() as u64, Ordering::Relaxed);
                     limiter.acquire(pending.len() as u64).await;
                 }
                 let part = pending.split_to(pending.len().min(length - buffer.len()));

@@ -51,6 +51,7 @@ impl From<FetchError> for Problem {
             | FetchError::Storage { .. }
             | FetchError::Busy(_)
             | FetchError::NotHeld { .. }
+            | FetchError::NotYet { .. }
             | FetchError::Broken { .. } => true,
         };
         Self { message: one_line(&error.to_string()), is_transient }

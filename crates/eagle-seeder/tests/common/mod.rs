@@ -212,6 +212,31 @@ impl Running {
     }
 }
 
+/// A seeder that can be killed: on a runtime of its own, of which nothing runs any more from one moment to the next.
+pub(crate) struct Mortal {
+    pub(crate) running: Running,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Mortal {
+    pub(crate) async fn start(config: SeederConfig, origin: &Origin) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let running = runtime.spawn(Running::start(config, origin.registries())).await.unwrap();
+        Self { running, runtime }
+    }
+
+    pub(crate) fn kill(self) {
+        self.runtime.shutdown_background();
+    }
+}
+
+/// Bytes that a seeder took from another one.
+pub(crate) fn followed(running: &Running) -> u64 {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of bytes below 2^53")]
+    let bytes = running.metric("eagle_seeder_followed_bytes_total") as u64;
+    bytes
+}
+
 /// One request with a body.
 pub(crate) async fn send(
     running: &Running,

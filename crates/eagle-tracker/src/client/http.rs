@@ -14,10 +14,14 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use url::Url;
 
 use crate::{
-    api::{ANNOUNCE_PATH, AnnounceRequest, AnnounceResponse, ErrorResponse, MAX_RESPONSE_BYTES, PEERS_PATH},
+    api::{
+        ANNOUNCE_PATH, AnnounceRequest, AnnounceResponse, ErrorResponse, MAX_RESPONSE_BYTES, PEERS_PATH,
+        seeders::{SEEDERS_PATH, SeedersResponse},
+    },
     encoding::{DecodeError, Encoding},
 };
 
@@ -52,6 +56,7 @@ pub(super) enum ExchangeError {
 pub(super) struct Endpoint {
     announce: Uri,
     probe: Uri,
+    seeders: Uri,
 }
 
 impl Endpoint {
@@ -61,6 +66,7 @@ impl Endpoint {
         Ok(Self {
             announce: format!("{base}{ANNOUNCE_PATH}").parse()?,
             probe: format!("{base}{PEERS_PATH}?limit=1").parse()?,
+            seeders: format!("{base}{SEEDERS_PATH}").parse()?,
         })
     }
 }
@@ -106,6 +112,29 @@ impl HttpClient {
         let mut message = Request::new(Full::default());
         *message.uri_mut() = endpoint.probe.clone();
         self.exchange(message).await.map(|_| ())
+    }
+
+    /// The seeders that a tracker knows to be alive.
+    pub(super) async fn seeders(&self, endpoint: &Endpoint) -> Result<SeedersResponse, ExchangeError> {
+        let mut message = Request::new(Full::default());
+        *message.uri_mut() = endpoint.seeders.clone();
+        let answer = self.exchange(message).await?;
+        serde_json::from_slice(&answer).map_err(|error| ExchangeError::Decode(error.into()))
+    }
+
+    /// Sends a value as JSON, and reads the answer as such.
+    pub(super) async fn post<T: Serialize, R: DeserializeOwned>(
+        &self,
+        uri: &Uri,
+        value: &T,
+    ) -> Result<R, ExchangeError> {
+        let body = serde_json::to_vec(value).map_err(|error| ExchangeError::Decode(error.into()))?;
+        let mut message = Request::new(Full::new(Bytes::from(body)));
+        *message.method_mut() = http::Method::POST;
+        *message.uri_mut() = uri.clone();
+        message.headers_mut().insert(header::CONTENT_TYPE, Encoding::Json.media_type());
+        let answer = self.exchange(message).await?;
+        serde_json::from_slice(&answer).map_err(|error| ExchangeError::Decode(error.into()))
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Bytes, ExchangeError> {

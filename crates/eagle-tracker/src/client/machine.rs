@@ -148,6 +148,11 @@ impl Machine {
         self.state.len()
     }
 
+    /// Whether no tracker answered the last time that all were asked.
+    pub(super) const fn is_alone(&self) -> bool {
+        self.failures > 0
+    }
+
     /// The node now owns this of a blob.
     pub(super) fn update(&mut self, now: Timestamp, digest: Digest, status: BlobStatus) {
         self.state.update(digest, status);

@@ -12,7 +12,9 @@
 //! What is said when and to whom is decided by `machine`, which has neither sockets nor a clock; `task` does what it says.
 
 mod http;
+mod live;
 mod machine;
+mod seeders;
 mod state;
 mod task;
 
@@ -24,13 +26,17 @@ use std::{
 use eagle_cluster::MemberTls;
 use eagle_core::{Digest, Geometry, PeerInfo, PieceSet, Timestamp};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
 use self::machine::Machine;
+pub use self::{
+    live::LiveSeeders,
+    seeders::{HeldLease, Registration, SeederClaim},
+};
 
 /// What a node says about one of its blobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +106,8 @@ struct Shared {
     /// Notified when an update made the next announce due sooner.
     wake: Notify,
     started: Instant,
+    /// The seeders that are alive; `None` while no tracker says.
+    seeders: watch::Sender<Option<Arc<LiveSeeders>>>,
 }
 
 impl Shared {
@@ -130,7 +138,8 @@ impl Announcer {
     ) -> Announcer {
         let (names, endpoints) = trackers.into_iter().filter_map(task::usable).unzip();
         let machine = Mutex::new(Machine::new(names, node, Timestamp(0), rand::random()));
-        let shared = Arc::new(Shared { machine, wake: Notify::new(), started: Instant::now() });
+        let seeders = watch::Sender::new(None);
+        let shared = Arc::new(Shared { machine, wake: Notify::new(), started: Instant::now(), seeders });
         let tasks = TaskTracker::new();
         tasks.spawn(task::run(Arc::clone(&shared), endpoints, found, members, shutdown));
         tasks.close();
@@ -145,6 +154,12 @@ impl Announcer {
     /// Says that the node no longer has a blob.
     pub fn remove(&self, digest: Digest) {
         self.change(|machine, now| machine.remove(now, digest));
+    }
+
+    /// The seeders that the tracker in use knows to be alive; `None` while no tracker answers, or it knows of none. A change is known
+    /// with the next announce.
+    pub fn seeders(&self) -> watch::Receiver<Option<Arc<LiveSeeders>>> {
+        self.shared.seeders.subscribe()
     }
 
     /// Waits for the end of the task: after `shutdown` is cancelled, at most about a second, in which

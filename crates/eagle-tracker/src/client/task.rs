@@ -12,7 +12,7 @@ use tracing::{debug, error};
 use url::Url;
 
 use super::{
-    Found, Shared, check_tracker_url,
+    Found, LiveSeeders, Shared, check_tracker_url,
     http::{Endpoint, ExchangeError, HttpClient},
     machine::{Action, Ticket},
 };
@@ -20,6 +20,8 @@ use crate::api::AnnounceResponse;
 
 /// Longest wait for the consumer of found peers, for one answer.
 const FOUND_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait for the list of seeders, which announces wait for.
+const SEEDERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time for telling the trackers that the node stops.
 const STOP_TIMEOUT: Duration = Duration::from_millis(900);
 
@@ -70,14 +72,17 @@ pub(super) fn usable(url: Url) -> Option<(String, Endpoint)> {
 impl Task {
     /// Goes on for ever.
     async fn announce(&self) {
-        let mut announce: Pending<(Ticket, Result<AnnounceResponse, ExchangeError>)> = None;
+        let mut announce: Pending<(Ticket, usize, Result<AnnounceResponse, ExchangeError>)> = None;
         let mut probe: Pending<Option<usize>> = None;
         loop {
             while let Some(action) = self.next_action() {
                 match action {
                     Action::Announce { ticket, tracker, request } => {
                         let (client, endpoint) = (self.client.clone(), self.endpoints[tracker].clone());
-                        announce = Some(Box::pin(async move { (ticket, client.announce(&endpoint, &request).await) }));
+                        announce =
+                            Some(Box::pin(
+                                async move { (ticket, tracker, client.announce(&endpoint, &request).await) },
+                            ));
                     }
                     Action::Probe { trackers } => probe = Some(self.probe(trackers)),
                 }
@@ -85,9 +90,9 @@ impl Task {
             let due = self.shared.lock().next_timeout();
             let due = due.map(|due| self.shared.started + Duration::from_nanos(due.0));
             tokio::select! {
-                (ticket, outcome) = resolve(&mut announce) => {
+                (ticket, tracker, outcome) = resolve(&mut announce) => {
                     announce = None;
-                    self.answered(ticket, outcome).await;
+                    self.answered(ticket, tracker, outcome).await;
                 }
                 answered = resolve(&mut probe) => {
                     probe = None;
@@ -106,11 +111,22 @@ impl Task {
     }
 
     /// Hands on what a tracker said.
-    async fn answered(&self, ticket: Ticket, outcome: Result<AnnounceResponse, ExchangeError>) {
+    async fn answered(&self, ticket: Ticket, tracker: usize, outcome: Result<AnnounceResponse, ExchangeError>) {
         let now = self.shared.now();
-        let found = match outcome {
-            Ok(response) => self.shared.lock().handle_answer(now, ticket, response),
-            Err(problem) => return self.shared.lock().handle_failure(now, ticket, &problem),
+        let (found, seeders) = match outcome {
+            Ok(response) => {
+                let seeders = response.seeders_version;
+                (self.shared.lock().handle_answer(now, ticket, response), seeders)
+            }
+            Err(problem) => {
+                let mut machine = self.shared.lock();
+                machine.handle_failure(now, ticket, &problem);
+                if machine.is_alone() {
+                    // Whom the last of them named may be gone: the configured seeders count until one answers.
+                    self.shared.seeders.send_if_modified(|seeders| seeders.take().is_some());
+                }
+                return;
+            }
         };
         // One deadline for all: after it, only what fits at once is handed on.
         let deadline = Instant::now() + FOUND_TIMEOUT;
@@ -119,6 +135,28 @@ impl Task {
             if timeout_at(deadline, self.found.send(found)).await.is_err() {
                 debug!(%digest, "peers found are not taken; they come again with the next announce");
             }
+        }
+        self.follow_seeders(tracker, seeders).await;
+    }
+
+    /// Fetches the list of live seeders when it is not the one that is known.
+    async fn follow_seeders(&self, tracker: usize, version: Option<u64>) {
+        let seeders = &self.shared.seeders;
+        let Some(version) = version else {
+            seeders.send_if_modified(|seeders| seeders.take().is_some());
+            return;
+        };
+        if seeders.borrow().as_ref().is_some_and(|live| live.version == version) {
+            return;
+        }
+        match timeout(SEEDERS_TIMEOUT, self.client.seeders(&self.endpoints[tracker])).await {
+            Ok(Ok(list)) => {
+                let live = LiveSeeders::new(list);
+                debug!(up = live.up.len(), draining = live.draining.len(), "seeders that are alive");
+                seeders.send_replace(Some(live));
+            }
+            Ok(Err(problem)) => debug!("the list of seeders is asked for again with the next announce: {problem}"),
+            Err(_) => debug!("no list of seeders within {SEEDERS_TIMEOUT:?}; asked for again with the next announce"),
         }
     }
 

@@ -144,6 +144,8 @@ pub(super) struct AnnounceResponse {
     refused: Vec<RefusedBlob>,
     #[prost(message, optional, tag = "5")]
     topology: Option<Place>,
+    #[prost(uint64, optional, tag = "6")]
+    seeders_version: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -419,6 +421,7 @@ impl From<&api::AnnounceResponse> for AnnounceResponse {
             peers: response.peers.iter().map(peers).collect(),
             refused: response.refused.iter().map(refused).collect(),
             topology: response.topology.as_ref().map(place_to),
+            seeders_version: response.seeders_version,
         }
     }
 }
@@ -451,6 +454,7 @@ impl TryFrom<AnnounceResponse> for api::AnnounceResponse {
             peers: response.peers.into_iter().map(peers).collect::<Result<_, _>>()?,
             refused: response.refused.into_iter().map(refused).collect::<Result<_, _>>()?,
             topology: response.topology.map(place_from).transpose()?,
+            seeders_version: response.seeders_version,
         })
     }
 }

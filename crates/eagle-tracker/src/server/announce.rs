@@ -54,6 +54,7 @@ impl Shared {
         let mut response = self.response(self.config.interval_idle);
         response.topology = place;
         response.send_full = !applied.known && !request.full;
+        response.seeders_version = self.seeders.version(now).await;
         let mut room = MAX_PEERS_BYTES;
         let wanted = request.blobs.iter().filter(|blob| blob.want_peers && blob.event != Event::Evicted);
         for blob in wanted {
@@ -86,6 +87,7 @@ impl Shared {
             topology: None,
             peers: Vec::new(),
             refused: Vec::new(),
+            seeders_version: None,
         }
     }
 

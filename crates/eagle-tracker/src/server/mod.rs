@@ -7,6 +7,7 @@ mod overview;
 mod reply;
 mod reports;
 mod routes;
+mod seeders;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -30,7 +31,7 @@ use crate::{
     metrics::Metrics,
     networks::Networks,
     policy::{DefaultPolicy, PeerPolicy},
-    store::{MemoryStore, PeerStore, SharedStore, StoreLimits, StoreLocation},
+    store::{MemorySeeders, MemoryStore, PeerStore, SeederStore, SharedStore, StoreLimits, StoreLocation},
 };
 
 /// Most connections at a time: two for each of the 15,000 hosts of a large cluster.
@@ -80,6 +81,7 @@ pub struct Tracker {
 struct Shared {
     config: TrackerConfig,
     store: Arc<dyn PeerStore>,
+    seeders: Arc<dyn SeederStore>,
     policy: Box<dyn PeerPolicy>,
     networks: Networks,
     reports: Reports,
@@ -117,6 +119,7 @@ impl Tracker {
         let local_addr = listener.local_addr().map_err(bind_error)?;
         let shared = Arc::new(Shared {
             store,
+            seeders: Arc::new(MemorySeeders::default()),
             policy: Box::new(DefaultPolicy),
             networks: Networks::new(&config.topology).map_err(|problem| ConfigError { key: "topology", problem })?,
             reports: Reports::new(&config),
@@ -150,6 +153,8 @@ impl Tracker {
             "blobs": stats.blobs,
             "entries": stats.entries,
             "store": { "kind": health.kind, "away": health.away, "failures": health.failures },
+            "seeders": self.shared.seeders.stats().seeders,
+            "leases": self.shared.seeders.stats().leases,
         })
     }
 
@@ -278,8 +283,10 @@ async fn sweep(shared: Arc<Shared>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {
                 shared.store.sweep(shared.now()).await;
+                shared.seeders.sweep(shared.now()).await;
                 shared.metrics.set_sizes(shared.store.stats());
                 shared.metrics.set_health(shared.store.health());
+                shared.metrics.set_seeders(shared.seeders.stats());
             }
         }
     }

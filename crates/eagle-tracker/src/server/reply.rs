@@ -28,6 +28,8 @@ pub(super) enum RequestError {
     NoSuchPeer(eagle_core::NodeId),
     #[error("this path takes {0} only")]
     Method(Method),
+    #[error("this path takes GET and POST only")]
+    GetOrPost,
     #[error("the body did not arrive in time")]
     Slow,
     #[error("the body is larger than {MAX_REQUEST_BYTES} bytes; send several announces")]
@@ -48,7 +50,7 @@ impl RequestError {
             Self::Bad(_) => StatusCode::BAD_REQUEST,
             Self::Stranger => StatusCode::FORBIDDEN,
             Self::NoSuchPath | Self::NoSuchSwarm(_) | Self::NoSuchPeer(_) => StatusCode::NOT_FOUND,
-            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Method(_) | Self::GetOrPost => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::LargeBody | Self::ManyBlobs(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -64,6 +66,9 @@ impl RequestError {
             Self::Method(allowed) => {
                 let allowed = if *allowed == Method::GET { "GET, HEAD" } else { "POST" };
                 reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+            }
+            Self::GetOrPost => {
+                reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
             }
             Self::Overloaded(_) => {
                 reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -12,11 +12,13 @@ use url::form_urlencoded;
 use super::{
     Shared, dashboard,
     reply::{Reply, RequestError, encoded, json},
+    seeders,
 };
 use crate::{
     api::{
         ANNOUNCE_PATH, OVERVIEW_PATH, PEERS_PATH, PeerPage, PeersPage, SWARMS_PATH, SwarmPage, SwarmsPage,
         TOPOLOGY_PATH,
+        seeders::{LEASES_PATH, RELEASE_PATH, SEEDERS_PATH},
     },
     encoding::Encoding,
 };
@@ -49,6 +51,19 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAddr)
                 shared.metrics.announce_errors.inc();
             }
             reply
+        }
+        SEEDERS_PATH => match *request.method() {
+            Method::POST => seeders::heartbeat(shared, request, source).await,
+            Method::GET | Method::HEAD => Ok(seeders::list(shared).await),
+            _ => Err(RequestError::GetOrPost),
+        },
+        LEASES_PATH => {
+            allow(&request, Method::POST)?;
+            seeders::claim(shared, request, source).await
+        }
+        RELEASE_PATH => {
+            allow(&request, Method::POST)?;
+            seeders::release(shared, request).await
         }
         path => read(shared, request.method(), path, request.uri().query().unwrap_or_default()).await,
     }

@@ -360,6 +360,7 @@ fn answer(store: &MemoryStore, request: &AnnounceRequest, now: Timestamp) -> Ann
         topology: None,
         peers: vec![],
         refused: vec![],
+        seeders_version: None,
     };
     if request.stopped {
         block_on(store.leave(&request.node.id));

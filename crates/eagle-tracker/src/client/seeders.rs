@@ -1,0 +1,307 @@
+//! What a seeder tells trackers besides announces: that it is alive, and for which blobs it holds the lease.
+//!
+//! [`Registration`] is a handle to one task, which sends a heartbeat to every tracker every other second. A lease is asked for at
+//! the first tracker that answers, in the configured order, as announces are; its renewals travel with the heartbeats. A tracker that was
+//! started again does not know the leases that it gave: they are claimed again.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use eagle_cluster::MemberTls;
+use eagle_core::{
+    Digest, NodeId,
+    tracker::seeders::{SeederInfo, SeederState},
+};
+use futures::future::join_all;
+use http::Uri;
+use tokio::{sync::Notify, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, error, info, warn};
+use url::Url;
+
+use super::{
+    check_tracker_url,
+    http::{ExchangeError, HttpClient},
+};
+use crate::api::seeders::{
+    ClaimRequest, ClaimResponse, HEARTBEAT, HeartbeatRequest, HeartbeatResponse, LEASES_PATH, LeaseRenewal,
+    MAX_LEASES_PER_SEEDER, MAX_WITHOUT, RELEASE_PATH, ReleaseRequest, SEEDERS_PATH,
+};
+
+/// Longest wait for a tracker while somebody waits for a blob: one in the same cluster that takes longer is down.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time for telling the trackers that the seeder ends.
+const STOP_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// What became of a claim.
+#[derive(Debug)]
+pub enum SeederClaim {
+    /// It is this seeder's turn, as long as the lease is kept.
+    Granted(HeldLease),
+    /// Another seeder fetches the blob, or has it.
+    Held(SeederInfo),
+}
+
+/// The right to fetch a blob; given back when dropped.
+pub struct HeldLease {
+    shared: Arc<Shared>,
+    digest: Digest,
+    /// Tells this lease from a later one of the same blob.
+    number: u64,
+}
+
+impl fmt::Debug for HeldLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldLease").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl Drop for HeldLease {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if state.held.get(&self.digest).is_some_and(|held| held.number == self.number)
+            && let Some(held) = state.held.remove(&self.digest)
+        {
+            // As many as there can be leases; what is too much ends by itself.
+            if state.released.len() < MAX_LEASES_PER_SEEDER {
+                state.released.push((held.tracker, ReleaseRequest { digest: self.digest, token: held.token }));
+            }
+        }
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+}
+
+/// The trackers know of this seeder as long as its task runs. Clones share the task.
+#[derive(Clone)]
+pub struct Registration {
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration").field("leases", &self.shared.lock().held.len()).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    client: HttpClient,
+    trackers: Vec<Endpoint>,
+    state: Mutex<State>,
+    /// Notified when something is to be told before the next heartbeat.
+    wake: Notify,
+}
+
+struct State {
+    info: SeederInfo,
+    /// Where trackers say that this seeder is.
+    url: Option<String>,
+    held: HashMap<Digest, Held>,
+    /// Leases to give back, each to its tracker.
+    released: Vec<(usize, ReleaseRequest)>,
+    next_number: u64,
+}
+
+struct Held {
+    tracker: usize,
+    token: u64,
+    number: u64,
+    /// Bytes of the blob that there are.
+    progress: Arc<AtomicU64>,
+}
+
+struct Endpoint {
+    url: Url,
+    seeders: Uri,
+    leases: Uri,
+    release: Uri,
+    /// Whether it failed last time, so that an outage is logged once.
+    down: std::sync::atomic::AtomicBool,
+}
+
+impl Endpoint {
+    fn new(url: Url) -> Option<Self> {
+        if let Err(problem) = check_tracker_url(&url) {
+            error!("{problem}; it is not used");
+            return None;
+        }
+        let at = |path: &str| format!("{}{path}", url.as_str().trim_end_matches('/')).parse().ok();
+        let (seeders, leases, release) = (at(SEEDERS_PATH)?, at(LEASES_PATH)?, at(RELEASE_PATH)?);
+        Some(Self { url, seeders, leases, release, down: std::sync::atomic::AtomicBool::new(false) })
+    }
+
+    fn answered(&self, result: Result<(), &ExchangeError>) {
+        let failed = result.is_err();
+        let before = self.down.swap(failed, Ordering::AcqRel);
+        match result {
+            Err(problem) if !before => {
+                warn!(tracker = %self.url, "the tracker does not know that this seeder is alive: {problem}");
+            }
+            Err(problem) => debug!(tracker = %self.url, "the tracker still fails: {problem}"),
+            Ok(()) if before => info!(tracker = %self.url, "the tracker knows of this seeder again"),
+            Ok(()) => {}
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is whole after every statement, so a panic elsewhere leaves it usable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registration {
+    /// Makes the seeder known to these trackers, as a member by `members`; says that it drains when `draining` is cancelled, and that it
+    /// ends when `ended` is. Must be called within a tokio runtime.
+    pub fn start(
+        trackers: Vec<Url>,
+        info: SeederInfo,
+        members: &MemberTls,
+        draining: CancellationToken,
+        ended: CancellationToken,
+    ) -> Self {
+        let state = State { info, url: None, held: HashMap::new(), released: Vec::new(), next_number: 0 };
+        let trackers = trackers.into_iter().filter_map(Endpoint::new).collect();
+        let client = HttpClient::new(members);
+        let shared = Arc::new(Shared { client, trackers, state: Mutex::new(state), wake: Notify::new() });
+        let tasks = TaskTracker::new();
+        if !shared.trackers.is_empty() {
+            tasks.spawn(run(Arc::clone(&shared), draining, ended));
+        }
+        tasks.close();
+        Self { shared, tasks }
+    }
+
+    /// Where trackers say that this seeder is; `None` before one has answered.
+    pub fn url(&self) -> Option<String> {
+        self.shared.lock().url.clone()
+    }
+
+    /// Asks for the lease of a blob, of which `progress` counts the bytes that there are; `without` are seeders that turned
+    /// out not to have it. `None` when no tracker answers: then nobody keeps this seeder from fetching.
+    pub async fn claim(&self, digest: Digest, without: &[NodeId], progress: &Arc<AtomicU64>) -> Option<SeederClaim> {
+        let shared = &self.shared;
+        if shared.lock().held.len() >= MAX_LEASES_PER_SEEDER {
+            return None;
+        }
+        for (tracker, endpoint) in shared.trackers.iter().enumerate() {
+            let seeder = shared.lock().info.clone();
+            let without = without.iter().take(MAX_WITHOUT).cloned().collect();
+            let request = ClaimRequest { digest, seeder, without };
+            let answer = timeout(CLAIM_TIMEOUT, shared.client.post(&endpoint.leases, &request)).await;
+            match answer {
+                Ok(Ok(ClaimResponse::Granted { token, .. })) => {
+                    let mut state = shared.lock();
+                    let number = state.next_number;
+                    state.next_number += 1;
+                    state.held.insert(digest, Held { tracker, token, number, progress: Arc::clone(progress) });
+                    return Some(SeederClaim::Granted(HeldLease { shared: Arc::clone(shared), digest, number }));
+                }
+                Ok(Ok(ClaimResponse::Held { holder })) => return Some(SeederClaim::Held(holder)),
+                Ok(Err(problem)) => debug!(tracker = %endpoint.url, blob = %digest, "no lease: {problem}"),
+                Err(_) => debug!(tracker = %endpoint.url, blob = %digest, "no lease within {CLAIM_TIMEOUT:?}"),
+            }
+        }
+        None
+    }
+
+    /// Waits for the end of the task, after `ended` was cancelled: about a second, in which the trackers are told.
+    pub async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+async fn run(shared: Arc<Shared>, draining: CancellationToken, ended: CancellationToken) {
+    loop {
+        shared.heartbeat().await;
+        let pause = HEARTBEAT.mul_f64(rand::random_range(0.9..1.1));
+        let drains = shared.lock().info.state == SeederState::Draining;
+        tokio::select! {
+            () = ended.cancelled() => break,
+            () = draining.cancelled(), if !drains => shared.lock().info.state = SeederState::Draining,
+            () = shared.wake.notified() => shared.release().await,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    let seeder = shared.lock().info.clone();
+    let farewell = HeartbeatRequest { seeder, stopped: true, leases: Vec::new() };
+    let told = shared.trackers.iter().map(async |endpoint| {
+        let told: Result<HeartbeatResponse, _> = shared.client.post(&endpoint.seeders, &farewell).await;
+        if let Err(problem) = told {
+            debug!(tracker = %endpoint.url, "could not say that this seeder ends: {problem}");
+        }
+    });
+    if timeout(STOP_TIMEOUT, join_all(told)).await.is_err() {
+        debug!("a tracker did not take in time that this seeder ends");
+    }
+}
+
+impl Shared {
+    /// Tells every tracker that this seeder is alive, and those that gave leases that they are used.
+    async fn heartbeat(self: &Arc<Self>) {
+        join_all((0..self.trackers.len()).map(|tracker| self.heartbeat_to(tracker))).await;
+    }
+
+    async fn heartbeat_to(&self, tracker: usize) {
+        let request = {
+            let state = self.lock();
+            let held = state.held.iter().filter(|(_, held)| held.tracker == tracker);
+            let leases = held.map(|(digest, held)| {
+                let progress = held.progress.load(Ordering::Relaxed);
+                LeaseRenewal { digest: *digest, token: held.token, progress }
+            });
+            HeartbeatRequest { seeder: state.info.clone(), stopped: false, leases: leases.collect() }
+        };
+        let endpoint = &self.trackers[tracker];
+        let answer: Result<HeartbeatResponse, _> = self.client.post(&endpoint.seeders, &request).await;
+        endpoint.answered(answer.as_ref().map(|_| ()));
+        let Ok(answer) = answer else { return };
+        self.lock().url = Some(answer.url);
+        for renewal in request.leases.iter().filter(|renewal| answer.lost.contains(&renewal.digest)) {
+            self.claim_again(tracker, renewal).await;
+        }
+    }
+
+    /// The tracker was started again, or heard of this seeder too late.
+    async fn claim_again(&self, tracker: usize, LeaseRenewal { digest, token, .. }: &LeaseRenewal) {
+        let seeder = self.lock().info.clone();
+        // Whoever has the blob by now does not make this seeder stop fetching it.
+        let request = ClaimRequest { digest: *digest, seeder, without: Vec::new() };
+        let answer = self.client.post(&self.trackers[tracker].leases, &request).await;
+        let mut state = self.lock();
+        let Some(held) = state.held.get_mut(digest).filter(|held| held.token == *token) else {
+            // Given back meanwhile. What may have been granted ends with its time.
+            return;
+        };
+        match answer {
+            Ok(ClaimResponse::Granted { token, .. }) => held.token = token,
+            Ok(ClaimResponse::Held { .. }) => {
+                state.held.remove(digest);
+                info!(blob = %digest, "another seeder has the lease of a blob that is fetched here");
+            }
+            // Tried again after the next heartbeat.
+            Err(problem) => debug!(blob = %digest, "the lease is not renewed: {problem}"),
+        }
+    }
+
+    async fn release(&self) {
+        let released = std::mem::take(&mut self.lock().released);
+        let told = released.iter().map(async |(tracker, request)| {
+            let endpoint = &self.trackers[*tracker];
+            let told: Result<serde_json::Value, _> = self.client.post(&endpoint.release, request).await;
+            if let Err(problem) = told {
+                debug!(tracker = %endpoint.url, "a lease is not given back and ends by itself: {problem}");
+            }
+        });
+        join_all(told).await;
+    }
+}
