@@ -36,6 +36,13 @@ pub(super) fn configured(scene: &Scene<'_>) -> Result<()> {
     cluster.nodes[0].kill();
     let runtimes = start(scene, &host, &hub, "b")?;
     pull_from_hub(&runtimes.each_ref().map(|runtime| &**runtime), &hub, scene.image)?;
+    for runtime in &runtimes {
+        runtime.verify(scene.image).with_context(|| format!("{} pulled something else", runtime.name()))?;
+    }
+    // These fetch every blob once and whole.
+    let asked = hub.accesses()?;
+    let pulls = u64::try_from(runtimes.len())?;
+    ensure!(asked.blob_bytes() == pulls * scene.image.blob_bytes(), "Docker Hub has sent {asked:?}");
     host.undo()
 }
 
