@@ -12,6 +12,7 @@
 
 mod buffers;
 mod client;
+mod patience;
 mod pool;
 mod queue;
 mod receive;
@@ -22,7 +23,7 @@ mod tests;
 mod tls;
 mod transport;
 
-use std::{any::Any, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,6 +33,7 @@ use eagle_core::{
 };
 use eagle_store::ssi::BlobReader;
 use libp2p::PeerId;
+use tokio_util::sync::CancellationToken;
 
 pub use self::{
     pool::{DataChannels, DataChannelsConfig, PieceRequest, RequestError, Uploader},
@@ -48,7 +50,18 @@ pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What holds an upload slot, or whatever else must last as long as an upload. Dropped when the
 /// last byte is sent or the upload is given up.
-pub type Permit = Box<dyn Any + Send>;
+pub trait Permit: Send {
+    /// The peer takes too little: others get the slot, and the upload goes on beside them. What is returned says
+    /// when it has to end, because too many do.
+    fn step_aside(&mut self) -> CancellationToken;
+}
+
+/// Nothing is held, and nobody else needs it.
+impl Permit for () {
+    fn step_aside(&mut self) -> CancellationToken {
+        CancellationToken::new()
+    }
+}
 
 /// What to do about a request.
 pub enum Upload {
@@ -65,7 +78,7 @@ pub enum Upload {
         /// How busy this node is, told to the peer.
         load: Load,
         /// Held until the upload is over.
-        permit: Permit,
+        permit: Box<dyn Permit>,
     },
     /// Refuse.
     Reject {

@@ -109,6 +109,7 @@ pub(crate) fn blob_error(problem: &BlobError) -> Response<ResponseBody> {
         BlobError::Unavailable { .. }
         | BlobError::Corrupt { .. }
         | BlobError::Contradiction { .. }
+        | BlobError::Disagreement { .. }
         | BlobError::Storage(_) => error(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, problem.to_string()),
         BlobError::Stopped => error(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, problem.to_string()),
     }

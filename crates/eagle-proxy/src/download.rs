@@ -8,6 +8,7 @@
 //! is relayed (`passthrough`).
 
 mod again;
+mod blocks;
 mod feed;
 mod filler;
 mod keep;
@@ -38,22 +39,24 @@ use http::{HeaderMap, StatusCode};
 use lru::LruCache;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use url::Url;
 
-pub(crate) use self::{reader::Opened, sources::Failure};
+use self::{
+    again::Distrust,
+    small::{MAX_SMALL, SmallBlobs},
+    state::{Download, Phase, Ticket, Whole},
+};
+pub(crate) use self::{blocks::Answers, reader::Opened, sources::Failure};
 pub use self::{
     reader::{BlobStream, OpenBlob},
     state::BlobRequest,
-};
-use self::{
-    small::{MAX_SMALL, SmallBlobs},
-    state::{Download, Phase, Ticket, Whole},
 };
 use crate::metrics::Metrics;
 
 /// How long a download goes on after its last reader left: a runtime that was interrupted asks again
 /// within seconds, and containerd closes ranges early as a matter of course.
 const LINGER: Duration = Duration::from_secs(30);
-/// How long a blob that did not match its digest is fetched from the origin alone.
+/// How long a blob that did not match its digest is fetched from the origin alone, or without the seeders that were contradicted.
 const DISTRUST: Duration = Duration::from_secs(600);
 /// Blobs remembered as distrusted; more than a few mean trouble that remembering does not cure.
 const MAX_DISTRUSTED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
@@ -93,6 +96,14 @@ pub enum BlobError {
         /// The first such piece.
         piece: PieceIndex,
     },
+    /// Two seeders give different hashes of a piece: what arrived by those of one of them may be another blob.
+    #[error("two seeders give different hashes of piece {piece}; what arrived was thrown away")]
+    Disagreement {
+        /// The first such piece.
+        piece: PieceIndex,
+        /// The seeders that were believed first.
+        suspects: Vec<Url>,
+    },
     /// The disk failed under a blob that is being read.
     #[error("{0}")]
     Storage(String),
@@ -119,6 +130,7 @@ pub(crate) struct Context {
     pub(crate) registries: Arc<Registries>,
     pub(crate) metrics: Metrics,
     pub(crate) settings: Settings,
+    pub(crate) answers: Answers,
     pub(crate) tasks: TaskTracker,
     /// Ends everything at once; comes after the server has drained.
     pub(crate) stop: CancellationToken,
@@ -138,7 +150,7 @@ pub struct Downloads(Arc<Inner>);
 struct Inner {
     context: Arc<Context>,
     running: Mutex<HashMap<Digest, Arc<Download>>>,
-    distrusted: Mutex<LruCache<Digest, Instant>>,
+    distrusted: Mutex<LruCache<Digest, (Instant, Distrust)>>,
     small: SmallBlobs,
 }
 
@@ -267,9 +279,9 @@ impl Downloads {
         self.0.context.tasks.spawn(async move {
             let end = task::run(&context, &download, || this.abandon(&download)).await;
             if let Phase::Failed(error) = &end
-                && again::is_wrong_content(error)
+                && let Some(distrust) = Distrust::after(error, &download)
             {
-                this.distrust(digest);
+                this.distrust(digest, distrust);
             }
             // First out of the map, so that nobody joins a download that has ended.
             this.forget(&download);
@@ -309,13 +321,17 @@ impl Downloads {
         remove(&mut self.running(), download);
     }
 
-    fn distrust(&self, digest: Digest) {
-        self.0.distrusted.lock().unwrap_or_else(PoisonError::into_inner).put(digest, Instant::now() + DISTRUST);
+    fn distrust(&self, digest: Digest, distrust: Distrust) {
+        self.distrusted().put(digest, (Instant::now() + DISTRUST, distrust));
     }
 
-    fn is_distrusted(&self, digest: &Digest) -> bool {
-        let mut distrusted = self.0.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
-        distrusted.get(digest).is_some_and(|until| *until > Instant::now())
+    fn is_distrusted(&self, digest: &Digest) -> Option<Distrust> {
+        let mut distrusted = self.distrusted();
+        distrusted.get(digest).filter(|(until, _)| *until > Instant::now()).map(|(_, distrust)| distrust.clone())
+    }
+
+    fn distrusted(&self) -> MutexGuard<'_, LruCache<Digest, (Instant, Distrust)>> {
+        self.0.distrusted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Download>>> {

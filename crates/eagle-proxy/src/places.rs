@@ -2,18 +2,34 @@
 //!
 //! A connection is **idle** until its first request has come, and between requests. When all places are taken, the one that has
 //! been idle longest gives way to a newcomer, so that nobody can keep others out by opening connections and saying nothing, or
-//! saying it very slowly. Connections with a request under way stay; when all are busy, newcomers wait.
+//! saying it very slowly. Connections with a request under way stay, unless their reader has taken nothing of the answer for
+//! [`STALLED`]: then the one that has taken nothing for longest gives way. When all others are busy, newcomers wait.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
+    io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::Notify;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
+
+/// How long a reader may take nothing before it has to give way to newcomers, when there is no other place. A runtime that unpacks
+/// what it has may pause for seconds; one that is cut off goes on where it was with its next request.
+const STALLED: Duration = Duration::from_secs(10);
+/// How often those who wait for a place look for connections that have stalled meanwhile.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The places of one listener; clones are the same.
 #[derive(Debug, Clone)]
@@ -24,6 +40,8 @@ struct Shared {
     most: usize,
     state: Mutex<State>,
     left: Notify,
+    /// What moments are counted from.
+    start: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -33,7 +51,13 @@ struct State {
     clock: u64,
     /// By the moment since when they are idle.
     idle: BTreeMap<u64, CancellationToken>,
+    /// Those with a request under way, by the moment until which they were idle.
+    busy: HashMap<u64, (CancellationToken, Arc<Waiting>)>,
 }
+
+/// Since when a connection cannot be written to, in milliseconds from the first moment on and one more; 0 when it can.
+#[derive(Debug, Default)]
+struct Waiting(AtomicU64);
 
 /// The place of one connection; given back when all clones are dropped.
 #[derive(Debug, Clone)]
@@ -45,6 +69,7 @@ struct Taken {
     given_way: CancellationToken,
     /// Requests under way, and since when there are none.
     work: Mutex<(usize, u64)>,
+    waiting: Arc<Waiting>,
 }
 
 /// A request under way; its connection keeps its place until this is dropped.
@@ -54,17 +79,18 @@ pub struct Busy(Place);
 impl Places {
     /// So many places.
     pub fn new(most: usize) -> Self {
-        Self(Arc::new(Shared { most, state: Mutex::default(), left: Notify::new() }))
+        Self(Arc::new(Shared { most, state: Mutex::default(), left: Notify::new(), start: Instant::now() }))
     }
 
-    /// A place, as soon as one is free or idle.
+    /// A place, as soon as one is free, idle or stalled.
     pub async fn take(&self) -> Place {
         loop {
             let left = self.0.left.notified();
             if let Some(place) = self.try_take() {
                 return place;
             }
-            left.await;
+            // Nobody says when a connection has stalled for long enough.
+            let _ = timeout(LOOK, left).await;
         }
     }
 
@@ -72,13 +98,22 @@ impl Places {
         let given_way = CancellationToken::new();
         let mut state = self.lock();
         if state.taken >= self.0.most {
-            let (_, oldest) = state.idle.pop_first()?;
+            let oldest = match state.idle.pop_first() {
+                Some((_, oldest)) => oldest,
+                None => state.stalled(self.now())?,
+            };
             oldest.cancel();
         } else {
             state.taken += 1;
         }
         let since = state.rest(&given_way);
-        Some(Place(Arc::new(Taken { places: self.clone(), given_way, work: Mutex::new((0, since)) })))
+        let (work, waiting) = (Mutex::new((0, since)), Arc::default());
+        Some(Place(Arc::new(Taken { places: self.clone(), given_way, work, waiting })))
+    }
+
+    /// Milliseconds from the first moment on, and one more.
+    fn now(&self) -> u64 {
+        u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -93,6 +128,15 @@ impl State {
         self.idle.insert(self.clock, connection.clone());
         self.clock
     }
+
+    /// The busy connection whose reader has taken nothing for longest, if that is long enough; it is busy no more.
+    fn stalled(&mut self, now: u64) -> Option<CancellationToken> {
+        let since = |waiting: &Waiting| Some(waiting.0.load(Ordering::Relaxed)).filter(|since| *since > 0);
+        let waiting = self.busy.iter().filter_map(|(id, (_, waiting))| Some((since(waiting)?, *id)));
+        let (since, id) = waiting.min()?;
+        let long = u128::from(now.saturating_sub(since)) >= STALLED.as_millis();
+        long.then(|| self.busy.remove(&id)).flatten().map(|(connection, _)| connection)
+    }
 }
 
 impl Place {
@@ -106,7 +150,9 @@ impl Place {
         let mut state = self.0.places.lock();
         let mut work = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
         work.0 += 1;
-        state.idle.remove(&work.1);
+        if state.idle.remove(&work.1).is_some() {
+            state.busy.insert(work.1, (self.0.given_way.clone(), Arc::clone(&self.0.waiting)));
+        }
         Busy(self.clone())
     }
 }
@@ -118,6 +164,7 @@ impl Drop for Busy {
         let mut work = taken.work.lock().unwrap_or_else(PoisonError::into_inner);
         work.0 -= 1;
         if work.0 == 0 && !taken.given_way.is_cancelled() {
+            state.busy.remove(&work.1);
             work.1 = state.rest(&taken.given_way);
             drop(state);
             // Whoever waits may have this place.
@@ -131,6 +178,7 @@ impl Drop for Taken {
         let mut state = self.places.lock();
         let since = self.work.get_mut().unwrap_or_else(PoisonError::into_inner).1;
         state.idle.remove(&since);
+        state.busy.remove(&since);
         // Whoever gave way has left its place to another already.
         if !self.given_way.is_cancelled() {
             state.taken -= 1;
@@ -174,9 +222,72 @@ impl<B: Body + Unpin> Body for BusyBody<B> {
     }
 }
 
+/// A connection that tells its place whether its reader takes what is written.
+#[derive(Debug)]
+pub struct Watched<S> {
+    stream: S,
+    place: Place,
+}
+
+impl<S> Watched<S> {
+    /// The connection that has this place.
+    pub fn new(stream: S, place: Place) -> Self {
+        Self { stream, place }
+    }
+
+    fn note<T>(&self, step: Poll<T>) -> Poll<T> {
+        let Taken { places, waiting, .. } = &*self.place.0;
+        match (step.is_pending(), waiting.0.load(Ordering::Relaxed)) {
+            (true, 0) => waiting.0.store(places.now(), Ordering::Relaxed),
+            (false, 1..) => waiting.0.store(0, Ordering::Relaxed),
+            (true, 1..) | (false, 0) => {}
+        }
+        step
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let step = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note(step)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let step = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.note(step)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -218,5 +329,30 @@ mod tests {
         drop(place);
         drop(next);
         assert_eq!(places.lock().taken, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_gives_way_in_the_end() {
+        let places = Places::new(2);
+        let (slow, stalled) = (places.take().await, places.take().await);
+        let work = [slow.busy(), stalled.busy()];
+        let ((mut slow_writer, mut reader), (mut writer, _unread)) = (tokio::io::duplex(8), tokio::io::duplex(8));
+        let mut slow_stream = Watched::new(&mut slow_writer, slow.clone());
+        let mut stream = Watched::new(&mut writer, stalled.clone());
+        assert!(slow_stream.write_all(&[0; 9]).now_or_never().is_none());
+        tokio::time::advance(Duration::from_millis(5)).await;
+        assert!(stream.write_all(&[0; 9]).now_or_never().is_none());
+        // The other one has been read from meanwhile, and waits again.
+        tokio::time::advance(STALLED / 2).await;
+        reader.read_exact(&mut [0; 8]).await.unwrap();
+        assert!(slow_stream.write_all(&[0; 9]).now_or_never().is_none());
+        assert!(places.take().now_or_never().is_none() && !is_out(&stalled));
+        let next = timeout(STALLED, places.take()).await.expect("nobody gave way");
+        assert_eq!([&slow, &stalled].map(is_out), [false, true]);
+        drop((stream, stalled, work));
+        assert!(!is_out(&next));
+        drop((slow_stream, slow, next));
+        let state = places.lock();
+        assert_eq!((state.taken, state.idle.len(), state.busy.len()), (0, 0, 0));
     }
 }

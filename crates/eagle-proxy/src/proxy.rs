@@ -32,7 +32,7 @@ use tokio_util::{
 
 use crate::{
     config::{ConfigError, ProxyConfig},
-    download::{Context, Downloads, Settings},
+    download::{Answers, Context, Downloads, Settings},
     forward::{
         Front, Policy,
         authority::{AuthorityError, Certificates},
@@ -162,6 +162,8 @@ impl Proxy {
             ..NodeConfig::local(NodeRole::Proxy)
         };
         let node = Node::start(node_config, Arc::clone(&cache), stop.clone()).await?;
+        let limiter = node.download_limiter().clone();
+        deps.registries.paced_by(move || limiter.rate());
         let (found_sender, found) = mpsc::channel(FOUND_QUEUE);
         let announcer =
             Announcer::start(config.trackers.clone(), node.info(), found_sender, deps.members.clone(), stop.clone());
@@ -181,6 +183,7 @@ impl Proxy {
             registries: Arc::clone(&deps.registries),
             metrics: metrics.clone(),
             settings: Settings { stall_timeout: config.stall_timeout, origin_fallback: config.origin_fallback },
+            answers: Answers::default(),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });

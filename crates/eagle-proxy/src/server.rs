@@ -4,6 +4,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     time::sleep,
@@ -12,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     forward::{Connection, Front},
-    places::{BusyBody, Places},
+    places::{BusyBody, Places, Watched},
 };
 
 /// Connections at a time. A runtime opens a handful for each image it pulls; docker opens one per
@@ -22,6 +23,13 @@ const MAX_CONNECTIONS: usize = 1024;
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest headers of a request, bytes: tokens of some registries have several KiB.
 pub(crate) const MAX_HEADERS: usize = 64 << 10;
+/// Bytes of an answer that may wait in the kernel to be sent. By itself the kernel takes some MiB for each connection, also of a
+/// reader that takes nothing: 500 of these then leave others a fifth of their rate until they are full. This is half a block of
+/// an answer, and enough to keep a connection busy: what is on its way does not count.
+const UNSENT: u32 = 128 << 10;
+/// How long a runtime may take nothing of what was sent to it before the kernel gives the connection up. A blob that is being sent
+/// cannot be evicted.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 /// Wait after an accept that failed, usually for lack of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -64,6 +72,11 @@ pub(crate) async fn serve(
 async fn connection(stream: TcpStream, front: Arc<Front>, about: Connection) {
     // Answers are written in large blocks, and small ones should not wait.
     let _ = stream.set_nodelay(true);
+    // Without these the connection works too.
+    let socket = SockRef::from(&stream);
+    let _ = socket.set_tcp_notsent_lowat(UNSENT);
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    let stream = Watched::new(stream, about.place.clone());
     let (shutdown, stop, place) = (about.shutdown.clone(), about.stop.clone(), about.place.clone());
     let handler = service_fn(move |request: http::Request<Incoming>| {
         let (front, about) = (Arc::clone(&front), about.clone());

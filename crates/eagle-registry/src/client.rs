@@ -1,6 +1,7 @@
 //! The client of the origin registries.
 
 mod auth;
+mod buffers;
 mod challenge;
 mod egress;
 mod exchange;

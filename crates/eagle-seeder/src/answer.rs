@@ -7,8 +7,11 @@ use eagle_registry::{
     OriginError,
     errors::{ErrorCode, OciError},
 };
+use futures::{StreamExt, stream};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Full, channel, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::Frame;
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::{error::FetchError, route::RouteError};
 
@@ -28,11 +31,13 @@ pub(crate) fn age(age: Duration) -> HeaderValue {
     HeaderValue::from(age.as_secs() + u64::from(age.subsec_nanos() > 0))
 }
 
-/// Parts of a body that wait for a slow reader.
-const QUEUE: usize = 2;
+/// Parts of a body that wait for a slow reader. The connection holds one more.
+const QUEUE: usize = 1;
 /// How long a reader may take none of what is ready; longer than the stall timeouts of runtimes'
 /// connections to proxies, so that it is never this one that ends a slow pull.
 const READER_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a body that has failed waits to say so; when it cannot, it ends early all the same.
+const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// The body of an answer.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BodyError>;
@@ -56,27 +61,45 @@ pub(crate) enum BodyError {
 }
 
 /// The writing end of a streamed body.
-pub(crate) struct BodyWriter(channel::Sender<Bytes, BodyError>);
+pub(crate) struct BodyWriter(mpsc::Sender<Result<Bytes, BodyError>>);
+
+/// Room for one part of a body.
+pub(crate) struct Room<'a>(mpsc::Permit<'a, Result<Bytes, BodyError>>);
 
 /// A body that a task writes.
 pub(crate) fn streamed() -> (BodyWriter, ResponseBody) {
-    let (sender, body) = channel::Channel::new(QUEUE);
-    (BodyWriter(sender), body.boxed_unsync())
+    let (sender, parts) = mpsc::channel(QUEUE);
+    let parts = stream::unfold(parts, |mut parts| async move { Some((parts.recv().await?, parts)) });
+    (BodyWriter(sender), StreamBody::new(parts.map(|part| part.map(Frame::data))).boxed_unsync())
 }
 
 impl BodyWriter {
-    /// Sends bytes when the reader has room for them.
-    pub(crate) async fn send(&mut self, bytes: Bytes) -> Result<(), BodyError> {
-        match tokio::time::timeout(READER_PATIENCE, self.0.send_data(bytes)).await {
-            Ok(Ok(())) => Ok(()),
+    /// Waits until the reader has room: what is paid for at the host's limit only then goes out at once.
+    pub(crate) async fn room(&self) -> Result<Room<'_>, BodyError> {
+        match timeout(READER_PATIENCE, self.0.reserve()).await {
+            Ok(Ok(room)) => Ok(Room(room)),
             Ok(Err(_)) => Err(BodyError::ReaderGone),
             Err(_) => Err(BodyError::ReaderStalled),
         }
     }
 
+    /// Sends bytes when the reader has room for them.
+    pub(crate) async fn send(&self, bytes: Bytes) -> Result<(), BodyError> {
+        self.room().await?.take(bytes);
+        Ok(())
+    }
+
     /// Ends the body with an error.
-    pub(crate) fn fail(self, error: BodyError) {
-        self.0.abort(error);
+    pub(crate) async fn fail(self, error: BodyError) {
+        // Who is gone needs none.
+        let _ = timeout(LAST_WORD, self.0.send(Err(error))).await;
+    }
+}
+
+impl Room<'_> {
+    /// Sends bytes.
+    pub(crate) fn take(self, bytes: Bytes) {
+        self.0.send(Ok(bytes));
     }
 }
 

@@ -36,6 +36,9 @@ pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// How long the content of a small blob may wait for the upload limit. After that it is left to peers,
 /// who relieve a seeder that is asked by many, and the metainfo does not wait.
 const INLINE_PATIENCE: Duration = Duration::from_secs(1);
+/// Most bytes that are read, paid for and sent to one reader at a time: those that wait for a reader who takes nothing are
+/// lost to all others.
+const HTTP_BLOCK: usize = 128 << 10;
 
 /// What answers requests for blobs; clones share it.
 #[derive(Debug, Clone)]
@@ -76,16 +79,16 @@ impl Blobs {
                 Err(_) => {}
             }
         };
-        let (mut writer, body) = answer::streamed();
+        let (writer, body) = answer::streamed();
         let this = self.clone();
         self.writers.spawn(async move {
             let written = match obtained {
-                Some(blob) => this.write_metainfo(blob, &mut writer).await,
-                None => this.write_late_metainfo(obtaining, &mut writer).await,
+                Some(blob) => this.write_metainfo(blob, &writer).await,
+                None => this.write_late_metainfo(obtaining, &writer).await,
             };
             if let Err(error) = written {
                 tracing::debug!(blob = %digest, %error, "a metainfo stream ended early");
-                writer.fail(error);
+                writer.fail(error).await;
             }
         });
         let mut response = Response::new(body);
@@ -97,7 +100,7 @@ impl Blobs {
     async fn write_late_metainfo(
         &self,
         mut obtaining: Pin<Box<impl Future<Output = Result<Blob, FetchError>>>>,
-        writer: &mut BodyWriter,
+        writer: &BodyWriter,
     ) -> Result<(), BodyError> {
         loop {
             let obtained = tokio::select! {
@@ -112,7 +115,7 @@ impl Blobs {
         }
     }
 
-    async fn write_metainfo(&self, blob: Blob, writer: &mut BodyWriter) -> Result<(), BodyError> {
+    async fn write_metainfo(&self, blob: Blob, writer: &BodyWriter) -> Result<(), BodyError> {
         let seeder = self.node.info();
         match blob {
             Blob::Stored(blob) => {
@@ -139,7 +142,7 @@ impl Blobs {
     }
 
     /// Sends the content of a small blob, unless the upload limit is in the way for too long.
-    async fn write_inline(&self, blob: &CachedBlob, writer: &mut BodyWriter) -> Result<(), BodyError> {
+    async fn write_inline(&self, blob: &CachedBlob, writer: &BodyWriter) -> Result<(), BodyError> {
         let length = usize::try_from(blob.size()).unwrap_or(usize::MAX);
         let limited = self.node.upload_limiter().acquire(blob.size());
         if tokio::time::timeout(INLINE_PATIENCE, limited).await.is_err() {
@@ -153,7 +156,7 @@ impl Blobs {
 
     /// Sends hashes as they come, until the fetch ends; of a small blob all at the end, after its
     /// content.
-    async fn follow(&self, fetch: &Fetch, small: bool, writer: &mut BodyWriter) -> Result<(), BodyError> {
+    async fn follow(&self, fetch: &Fetch, small: bool, writer: &BodyWriter) -> Result<(), BodyError> {
         let mut phases = fetch.follow();
         let mut sent = 0;
         loop {
@@ -264,12 +267,12 @@ impl Blobs {
             Err(outside) => return outside.response(),
         };
         let content = content(range.start);
-        let (mut writer, body) = answer::streamed();
+        let (writer, body) = answer::streamed();
         let this = self.clone();
         self.writers.spawn(async move {
-            if let Err(error) = this.write_content(content, range, &mut writer).await {
+            if let Err(error) = this.write_content(content, range, &writer).await {
                 tracing::debug!(blob = %digest, %error, "the content of a blob ended early");
-                writer.fail(error);
+                writer.fail(error).await;
             }
         });
         head.map(|()| body)
@@ -299,12 +302,7 @@ impl Blobs {
         }
     }
 
-    async fn write_content(
-        &self,
-        content: Content,
-        range: Range<u64>,
-        writer: &mut BodyWriter,
-    ) -> Result<(), BodyError> {
+    async fn write_content(&self, content: Content, range: Range<u64>, writer: &BodyWriter) -> Result<(), BodyError> {
         match content {
             Content::Stored(reader) => self.copy(&reader, range, writer).await,
             Content::Running(fetch, piece_length) => {
@@ -335,16 +333,17 @@ impl Blobs {
         &self,
         reader: &Arc<dyn BlobReader>,
         range: Range<u64>,
-        writer: &mut BodyWriter,
+        writer: &BodyWriter,
     ) -> Result<(), BodyError> {
         let limiter = self.node.upload_limiter();
         let mut offset = range.start;
         while offset < range.end {
             let left = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
-            let length = left.min(limiter.chunk());
+            let length = left.min(limiter.chunk()).min(HTTP_BLOCK);
+            let room = writer.room().await?;
             let bytes = reader.read_at(offset, length).await?;
             self.pay_upload(length as u64).await;
-            writer.send(bytes).await?;
+            room.take(bytes);
             self.metrics.http_bytes(length as u64);
             offset += length as u64;
         }
@@ -352,7 +351,7 @@ impl Blobs {
     }
 
     /// Passes `length` bytes of a body on, after dropping `skip`, under both of the host's limits.
-    async fn pass(&self, mut body: Body, skip: u64, length: u64, writer: &mut BodyWriter) -> Result<(), BodyError> {
+    async fn pass(&self, mut body: Body, skip: u64, length: u64, writer: &BodyWriter) -> Result<(), BodyError> {
         let (mut skip, mut left) = (skip, length);
         while left > 0 {
             let frame = body.frame().await.ok_or(BodyError::Abandoned)??;
@@ -367,8 +366,9 @@ impl Blobs {
                 continue;
             }
             let count = bytes.len() as u64;
+            let room = writer.room().await?;
             self.pay_upload(count).await;
-            writer.send(bytes).await?;
+            room.take(bytes);
             self.metrics.http_bytes(count);
             left -= count;
         }
@@ -429,7 +429,7 @@ enum Content {
     },
 }
 
-async fn send(writer: &mut BodyWriter, frame: &Frame) -> Result<(), BodyError> {
+async fn send(writer: &BodyWriter, frame: &Frame) -> Result<(), BodyError> {
     let mut bytes = BytesMut::new();
     // Hashes are cut to fit; of a failure's text the beginning says it.
     if encode(frame, &mut bytes).is_err() {

@@ -140,6 +140,8 @@ impl Seeder {
             ..NodeConfig::local(NodeRole::Seeder)
         };
         let node = Node::start(node_config, Arc::clone(&cache), halt.clone()).await?;
+        let limiter = node.download_limiter().clone();
+        deps.registries.paced_by(move || limiter.rate());
         // A seeder serves who dials it and looks for nobody, so it never asks for peers.
         let (found, _) = mpsc::channel(1);
         let announcer =

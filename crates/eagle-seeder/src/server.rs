@@ -45,6 +45,9 @@ const MAX_HEAD: usize = 64 << 10;
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up: a reader that
 /// is gone, or takes nothing, does not hold a connection for ever.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
+/// Bytes of an answer that may wait in the kernel to be sent. By itself the kernel takes some MiB for each connection, also of a
+/// reader that takes nothing, and all of it is paid for at the host's upload limit. What is on its way does not count.
+const UNSENT: u32 = 128 << 10;
 /// How long responses may go on after the shutdown began.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 /// Pause after a failed `accept`, which is about running out of file descriptors: they come back when
@@ -116,7 +119,9 @@ async fn serve(
 ) {
     // Without these the connection works too.
     let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    let socket = SockRef::from(&stream);
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    let _ = socket.set_tcp_notsent_lowat(UNSENT);
     let accepted = tokio::select! {
         accepted = acceptor.accept(stream) => accepted,
         () = draining.cancelled() => return,

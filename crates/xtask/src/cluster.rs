@@ -119,6 +119,11 @@ impl Role {
         Ok(serde_json::from_value(status["cluster"]["accepted_keys"].clone())?)
     }
 
+    /// The process's number.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// As a crash, or as a machine that is gone.
     pub(crate) fn kill(&mut self) {
         self.process.kill();

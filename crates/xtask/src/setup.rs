@@ -48,6 +48,8 @@ const E2E: &[Tool] = &[
     tool("useradd", &["passwd"]),
     // Checks units; nothing is started by it.
     tool("systemd-analyze", &["systemd"]),
+    tool("mount", &["mount"]),
+    tool("strace", &["strace"]),
 ];
 
 /// What `cargo xtask chaos` starts.

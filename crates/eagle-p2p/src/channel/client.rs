@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ChannelEvent, HANDSHAKE_TIMEOUT,
+    patience::Patience,
     pool::{Command, PieceRequest, Pool, Uploader},
     transport::{self, Reader, Writer},
 };
@@ -126,7 +127,7 @@ impl Client {
                 None => transport::connect(&self.pool.keypair, self.to.peer, stream).await,
                 Some(ticket) => {
                     let (reader, mut writer) = transport::plain(stream);
-                    writer.write_all(&ticket.0).await?;
+                    writer.write_all(&ticket.0, &mut Patience::with(None)).await?;
                     Ok((reader, writer))
                 }
             }
@@ -137,6 +138,7 @@ impl Client {
     /// Sends what is asked for.
     async fn ask(&self, writer: &mut Writer, commands: &mut mpsc::Receiver<Command>) -> End {
         let mut frames = BytesMut::new();
+        let mut patience = Patience::with(None);
         loop {
             let command = match timeout(IDLE_TIMEOUT, commands.recv()).await {
                 Ok(Some(command)) => command,
@@ -153,10 +155,10 @@ impl Client {
                 self.encode(command, &mut frames);
                 next = commands.try_recv().ok();
             }
-            if let Err(error) = writer.write_all(&frames).await {
+            if let Err(error) = writer.write_all(&frames, &mut patience).await {
                 return error.into();
             }
-            if let Err(error) = writer.flush().await {
+            if let Err(error) = writer.flush(&mut patience).await {
                 return error.into();
             }
         }

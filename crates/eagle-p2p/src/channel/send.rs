@@ -22,6 +22,7 @@ use libp2p::PeerId;
 
 use super::{
     Permit, Upload, UploadHandler,
+    patience::Patience,
     transport::{Writer, send_file},
 };
 use crate::limits::Limiter;
@@ -41,7 +42,8 @@ pub(super) struct Granted {
     load: Load,
     sent: u64,
     ok: bool,
-    _permit: Permit,
+    /// Until the upload begins.
+    permit: Option<Box<dyn Permit>>,
 }
 
 impl Granted {
@@ -86,7 +88,7 @@ impl Reply {
                 load,
                 sent: 0,
                 ok: false,
-                _permit: permit,
+                permit: Some(permit),
             })),
             Upload::Reject { reason, load } => Self::Reject { reason, load },
         }
@@ -111,14 +113,16 @@ impl Sender {
     }
 
     async fn reject(&mut self, id: u32, reason: RejectReason, load: Load) -> io::Result<()> {
-        self.header(&Answer::Reject { id, reason, load }).await?;
-        self.writer.flush().await
+        // Without a slot nobody waits for it.
+        let mut patience = Patience::with(None);
+        self.header(&Answer::Reject { id, reason, load }, &mut patience).await?;
+        self.writer.flush(&mut patience).await
     }
 
-    async fn header(&mut self, answer: &Answer) -> io::Result<()> {
+    async fn header(&mut self, answer: &Answer, patience: &mut Patience) -> io::Result<()> {
         let mut header = BytesMut::new();
         answer.encode(&mut header);
-        self.writer.write_all(&header).await
+        self.writer.write_all(&header, patience).await
     }
 
     async fn piece(&mut self, id: u32, mut granted: Box<Granted>) -> io::Result<()> {
@@ -128,26 +132,29 @@ impl Sender {
             tracing::error!(digest = %granted.digest, %piece, length, "not sending a piece with impossible bounds");
             return self.reject(id, RejectReason::Failed, load).await;
         }
+        // Its first bytes may have to wait for those of the piece before, which the peer has not taken.
+        let mut patience = Patience::with(granted.permit.take());
         let answer = Answer::Piece { id, piece, length, load };
         if let (Some(stream), Some(file)) = (self.writer.plain().cloned(), granted.reader.file()) {
             if let Err(error) = granted.reader.check(offset, length as usize).await {
                 tracing::warn!(digest = %granted.digest, %piece, %error, "cannot send a piece");
                 return self.reject(id, RejectReason::Failed, load).await;
             }
-            self.header(&answer).await?;
+            self.header(&answer, &mut patience).await?;
             while granted.sent < u64::from(length) {
                 let left = usize::try_from(u64::from(length) - granted.sent).unwrap_or(usize::MAX);
-                let sent = send_file(&stream, &file, offset + granted.sent, left, &self.limiter).await?;
+                let at = offset + granted.sent;
+                let sent = send_file(&stream, &file, at, left, &self.limiter, &mut patience).await?;
                 self.count(&mut granted, sent);
             }
         } else {
             let Ok(mut block) = granted.next_block().await else {
                 return self.reject(id, RejectReason::Failed, load).await;
             };
-            self.header(&answer).await?;
+            self.header(&answer, &mut patience).await?;
             loop {
                 while !block.is_empty() {
-                    let sent = self.writer.write_limited(&block, &self.limiter).await?;
+                    let sent = self.writer.write_limited(&block, &self.limiter, &mut patience).await?;
                     block.advance(sent);
                     self.count(&mut granted, sent);
                 }
@@ -158,7 +165,7 @@ impl Sender {
                 block = granted.next_block().await?;
             }
         }
-        self.writer.flush().await?;
+        self.writer.flush(&mut patience).await?;
         granted.ok = true;
         Ok(())
     }

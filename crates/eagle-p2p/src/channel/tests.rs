@@ -1,5 +1,6 @@
 //! Real channels between two real networks on the loopback interface.
 
+mod slow;
 mod strangers;
 
 use std::{
@@ -15,7 +16,7 @@ use eagle_cluster::{ClusterKey, ClusterKeys};
 use eagle_core::{Geometry, units::Rate, wire::control::Encryption};
 use eagle_store::StorageError;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::timeout,
 };
 
@@ -69,6 +70,16 @@ struct TestHandler {
 
 const LOAD: Load = Load { requests: 3, spreading: true };
 
+/// A slot of the handler.
+struct Held(Option<OwnedSemaphorePermit>);
+
+impl Permit for Held {
+    fn step_aside(&mut self) -> CancellationToken {
+        self.0 = None;
+        CancellationToken::new()
+    }
+}
+
 #[async_trait]
 impl UploadHandler for TestHandler {
     async fn request(&self, _: PeerId, digest: Digest, piece: Option<PieceIndex>) -> Upload {
@@ -85,7 +96,7 @@ impl UploadHandler for TestHandler {
             offset: geometry.offset(piece),
             length: geometry.length(piece) - self.cheat,
             load: LOAD,
-            permit: Box::new(permit),
+            permit: Box::new(Held(Some(permit))),
         }
     }
 

@@ -19,11 +19,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest, ReadHalf, WriteHalf, split},
     net::TcpStream,
     task::spawn_blocking,
-    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::{STALL_TIMEOUT, tls};
+use super::{patience::Patience, tls};
 use crate::{limits::Limiter, network::StartError};
 
 /// Most bytes that the kernel sends from a file at once: it takes about 50 us, which is no long time
@@ -58,16 +57,17 @@ pub(super) enum Writer {
 impl Reader {
     /// Appends at most `most` bytes to `buffer` within the limit; 0 at the end of the stream.
     ///
-    /// Fails when nothing comes for [`STALL_TIMEOUT`].
+    /// Fails when nothing comes for [`STALL_TIMEOUT`](super::STALL_TIMEOUT).
     pub(super) async fn read_limited(
         &mut self,
         buffer: &mut BytesMut,
         most: usize,
         limiter: &Limiter,
     ) -> io::Result<usize> {
+        let mut patience = Patience::with(None);
         loop {
             if let Self::Plain(stream) = self {
-                progress(stream.readable()).await?;
+                patience.progress(stream.readable()).await?;
             }
             let turn = limiter.turn().await;
             let mut part = buffer.limit(most.min(turn.bytes()));
@@ -84,7 +84,7 @@ impl Reader {
             }
             drop(turn);
             if matches!(self, Self::Tls(_)) {
-                progress(woken()).await?;
+                patience.progress(woken()).await?;
             }
         }
     }
@@ -105,10 +105,11 @@ impl Reader {
 }
 
 impl Writer {
-    /// Writes everything, unless the other end takes nothing for [`STALL_TIMEOUT`].
-    pub(super) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    /// Writes everything, as far as `patience` goes.
+    pub(super) async fn write_all(&mut self, mut bytes: &[u8], patience: &mut Patience) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = progress(self.write(bytes)).await?;
+            let written = patience.progress(self.write(bytes)).await?;
+            patience.moved();
             if written == 0 {
                 return Err(ErrorKind::WriteZero.into());
             }
@@ -117,11 +118,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes some of `bytes` within the limit, unless the other end takes nothing for [`STALL_TIMEOUT`].
-    pub(super) async fn write_limited(&mut self, bytes: &[u8], limiter: &Limiter) -> io::Result<usize> {
+    /// Writes some of `bytes` within the limit, as far as `patience` goes.
+    pub(super) async fn write_limited(
+        &mut self,
+        bytes: &[u8],
+        limiter: &Limiter,
+        patience: &mut Patience,
+    ) -> io::Result<usize> {
         loop {
             if let Self::Plain(stream) = self {
-                progress(stream.writable()).await?;
+                patience.progress(stream.writable()).await?;
             }
             let turn = limiter.turn().await;
             let part = &bytes[..bytes.len().min(turn.bytes())];
@@ -135,13 +141,14 @@ impl Writer {
             match written {
                 Some(0) => return Err(ErrorKind::WriteZero.into()),
                 Some(written) => {
+                    patience.moved();
                     turn.moved(written);
                     return Ok(written);
                 }
                 None => drop(turn),
             }
             if matches!(self, Self::Tls(_)) {
-                progress(woken()).await?;
+                patience.progress(woken()).await?;
             }
         }
     }
@@ -160,10 +167,14 @@ impl Writer {
     }
 
     /// Makes sure that nothing written stays behind in a buffer of this process.
-    pub(super) async fn flush(&mut self) -> io::Result<()> {
+    pub(super) async fn flush(&mut self, patience: &mut Patience) -> io::Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
-            Self::Tls(stream) => progress(stream.flush()).await,
+            Self::Tls(stream) => {
+                patience.progress(stream.flush()).await?;
+                patience.moved();
+                Ok(())
+            }
         }
     }
 
@@ -194,16 +205,16 @@ async fn woken() -> io::Result<()> {
 }
 
 /// Sends some of a file within the limit, at most `most` bytes from `offset` on, and says how many.
-/// Fails when the other end takes nothing for [`STALL_TIMEOUT`].
 pub(super) async fn send_file(
     stream: &Arc<TcpStream>,
     file: &Arc<File>,
     offset: u64,
     most: usize,
     limiter: &Limiter,
+    patience: &mut Patience,
 ) -> io::Result<usize> {
     loop {
-        progress(stream.writable()).await?;
+        patience.progress(stream.writable()).await?;
         make_resident(file, offset, most.min(FILE_BLOCK)).await?;
         let turn = limiter.turn().await;
         let count = most.min(turn.bytes()).min(FILE_BLOCK);
@@ -214,6 +225,7 @@ pub(super) async fn send_file(
         match sent {
             Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the file of the blob is too short")),
             Ok(sent) => {
+                patience.moved();
                 turn.moved(sent);
                 return Ok(sent);
             }
@@ -243,13 +255,6 @@ async fn make_resident(file: &Arc<File>, offset: u64, length: usize) -> io::Resu
         file.read_at(&mut buffer, offset).map(drop)
     });
     read.await.map_err(io::Error::other)?
-}
-
-/// Puts the deadline of a stalled transfer on a step of it.
-pub(super) async fn progress<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(STALL_TIMEOUT, step).await.unwrap_or_else(|_| {
-        Err(io::Error::new(ErrorKind::TimedOut, format!("no progress for {} s", STALL_TIMEOUT.as_secs())))
-    })
 }
 
 /// Both directions of a plain connection.

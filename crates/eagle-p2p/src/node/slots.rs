@@ -4,8 +4,13 @@
 //! or that others send to as well, holds a slot and leaves the link idle: then another piece goes out
 //! beside it. In the simulator, 16 nodes: efficiency 0.75 with 2 fixed slots, 0.94 with 6, and 0.96 with 2
 //! and more when idle, where the first piece comes in half the time (`eagle-sim`, example `sweep`).
+//!
+//! A peer that takes nothing would hold its slot for as long as it likes. So an upload whose peer keeps it waiting **steps aside**: its
+//! slot goes to another, and it goes on beside those in slots, where its bytes are not worth anything to anybody else. Only so many
+//! may; of more the one that has been there longest ends.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,6 +21,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::limits::Limiter;
 
 /// Pieces that go out at once while the link is busy.
@@ -25,6 +32,8 @@ const BUSY: usize = 2;
 const UNLIMITED: usize = 6;
 /// Pieces that go out at once at most: each has a blocking thread or buffers.
 const MOST: usize = 32;
+/// Uploads that may go on without a slot: as many as with one.
+const MOST_ASIDE: usize = MOST;
 /// How often the link is looked at, and one slot is added at most: short against a piece's time.
 const LOOK: Duration = Duration::from_millis(5);
 /// The link is idle when it moved less than this share of what it could.
@@ -50,6 +59,10 @@ struct Taken {
     /// Slots that there are whatever the link does.
     least: usize,
     waiting: WaitingUploads<oneshot::Sender<Slot>>,
+    /// Uploads that have stepped aside, in this order, with what ends them.
+    aside: BTreeMap<u64, CancellationToken>,
+    /// Uploads that ever have.
+    stepped: u64,
 }
 
 /// A slot; free again when this is dropped.
@@ -57,17 +70,27 @@ struct Taken {
 pub(super) struct Slot {
     /// Absent in one that nobody took over.
     queue: Option<Arc<Queue>>,
+    /// Which one of those that have stepped aside it was left by.
+    aside: Option<u64>,
+}
+
+impl Slot {
+    /// Leaves the slot to another. What is returned says when the upload has to end.
+    pub(super) fn step_aside(&mut self) -> CancellationToken {
+        let end = CancellationToken::new();
+        if let (Some(queue), None) = (&self.queue, self.aside) {
+            self.aside = Some(queue.step_aside(&end));
+        }
+        end
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(queue) = self.queue.take() {
-            let least = {
-                let mut taken = queue.lock();
-                taken.slots -= 1;
-                taken.least
-            };
-            queue.fill(least);
+        match (self.queue.take(), self.aside) {
+            (Some(queue), Some(number)) => drop(queue.lock().aside.remove(&number)),
+            (Some(queue), None) => queue.leave(),
+            (None, _) => {}
         }
     }
 }
@@ -78,12 +101,40 @@ impl Queue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// One slot is free.
+    fn leave(self: &Arc<Self>) {
+        let least = {
+            let mut taken = self.lock();
+            taken.slots -= 1;
+            taken.least
+        };
+        self.fill(least);
+    }
+
+    /// One slot is free, and the upload that held it goes on.
+    fn step_aside(self: &Arc<Self>, end: &CancellationToken) -> u64 {
+        let number = {
+            let mut taken = self.lock();
+            if taken.aside.len() >= MOST_ASIDE
+                && let Some((_, oldest)) = taken.aside.pop_first()
+            {
+                oldest.cancel();
+            }
+            taken.stepped += 1;
+            let number = taken.stepped;
+            taken.aside.insert(number, end.clone());
+            number
+        };
+        self.leave();
+        number
+    }
+
     /// Gives slots to those that wait, as long as fewer than `most` are taken.
     fn fill(self: &Arc<Self>, most: usize) {
         let mut taken = self.lock();
         while taken.slots < most {
             let Some(next) = taken.waiting.next(|waiting| !waiting.is_closed()) else { return };
-            match next.send(Slot { queue: Some(Arc::clone(self)) }) {
+            match next.send(Slot { queue: Some(Arc::clone(self)), aside: None }) {
                 Ok(()) => taken.slots += 1,
                 // It was given up in this moment. Its drop must not come back here under the lock.
                 Err(mut slot) => drop(slot.queue.take()),
@@ -235,5 +286,23 @@ mod tests {
         assert_eq!(slots.queue.lock().slots, 0);
         assert!(slots.queue.lock().waiting.is_empty());
         busy.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_steps_aside_leaves_the_slot_and_ends_when_too_many_do() {
+        let slots = Slots::new(Limiter::new(Rate::Unlimited));
+        let mut aside = Vec::new();
+        for _ in 0..=MOST_ASIDE {
+            let mut slot = timeout(LONG, slots.take(HostRate::UNKNOWN)).await.expect("none was free").unwrap();
+            let end = slot.step_aside();
+            aside.push((slot, end));
+        }
+        let ended: Vec<bool> = aside.iter().map(|(_, end)| end.is_cancelled()).collect();
+        assert!(ended[0] && !ended[1..].contains(&true), "{ended:?}");
+        let taken = slots.queue.lock();
+        assert_eq!((taken.slots, taken.aside.len()), (0, MOST_ASIDE));
+        drop(taken);
+        drop(aside);
+        assert!(slots.queue.lock().aside.is_empty());
     }
 }

@@ -14,14 +14,15 @@ use eagle_core::{
     wire::{control::Load, data::RejectReason},
 };
 use libp2p::PeerId;
-use tokio::sync::{Mutex as FairMutex, mpsc, oneshot};
+use tokio::sync::{Mutex as FairMutex, OwnedMutexGuard, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     commands::{Command, Mailbox, News},
-    slots::Slots,
+    slots::{Slot, Slots},
 };
 use crate::{
-    channel::{Upload, UploadHandler},
+    channel::{Permit, Upload, UploadHandler},
     limits::Limiter,
 };
 
@@ -44,6 +45,19 @@ struct Counted(Arc<AtomicUsize>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What an upload holds while it goes on.
+struct Held {
+    slot: Slot,
+    _turn: OwnedMutexGuard<()>,
+    _counted: Counted,
+}
+
+impl Permit for Held {
+    fn step_aside(&mut self) -> CancellationToken {
+        self.slot.step_aside()
     }
 }
 
@@ -117,7 +131,7 @@ impl UploadHandler for Uploads {
             offset: grant.offset,
             length: grant.length,
             load: self.load(),
-            permit: Box::new((slot, turn, counted)),
+            permit: Box::new(Held { slot, _turn: turn, _counted: counted }),
         }
     }
 

@@ -1,12 +1,14 @@
 //! A second attempt at a blob whose content turned out to be wrong, for readers in the middle of their answer.
 //!
-//! The wrong attempt is thrown away, and the next one asks the registry alone. A reader that has given nothing yet follows
+//! The wrong attempt is thrown away, and the next one asks the registry alone; or, after two seeders have contradicted each other, leaves out
+//! the one that was believed first. A reader that has given nothing yet follows
 //! it as if nothing had been. One that has goes on where it was once the second attempt is whole, if what it has
 //! given is what the blob begins with: the hashes of the pieces are chained, so they tell.
 
 use std::{ops::Range, sync::Arc};
 
 use eagle_core::{Bitfield, Geometry, Metainfo, PieceHash, PieceIndex};
+use url::Url;
 
 use super::{
     BlobError,
@@ -44,9 +46,31 @@ impl Given {
     }
 }
 
+/// Whom not to ask for a blob, after what they gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Distrust {
+    /// These seeders, which another one contradicts.
+    Seeders(Vec<Url>),
+    /// All seeders and peers.
+    AllButOrigin,
+}
+
+impl Distrust {
+    /// What an attempt that failed so leads to; none when another source would not have done better.
+    pub(super) fn after(error: &BlobError, attempt: &Download) -> Option<Self> {
+        match error {
+            // Once: of seeders that go on to contradict each other nobody knows which is right.
+            BlobError::Disagreement { suspects, .. } if attempt.without.is_empty() => {
+                Some(Self::Seeders(suspects.clone()))
+            }
+            error => is_wrong_content(error).then_some(Self::AllButOrigin),
+        }
+    }
+}
+
 /// Whether another source may have what this attempt had not.
 pub(super) fn is_wrong_content(error: &BlobError) -> bool {
-    matches!(error, BlobError::Corrupt { .. } | BlobError::Contradiction { .. })
+    matches!(error, BlobError::Corrupt { .. } | BlobError::Contradiction { .. } | BlobError::Disagreement { .. })
 }
 
 /// A place in the second attempt, for a reader of `blob` that has given the bytes `given` of `failed`; none when what it has

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use url::Url;
 
 use super::{
-    run::Run,
+    run::{Contradiction, Run},
     sources::{self, Failure, Feed},
 };
 use crate::metrics::Source;
@@ -23,19 +23,49 @@ const RETRY: Duration = Duration::from_secs(5);
 /// The piece of a blob that has one.
 const ONLY: PieceIndex = PieceIndex(0);
 
-/// Takes piece hashes from seeders until all are known.
-pub(crate) async fn follow(run: &Arc<Run>, first: Option<Feed>) {
+/// Two seeders give different hashes of a piece, or one another than was kept from before.
+#[derive(Debug)]
+pub(crate) struct Disagreement {
+    pub(crate) piece: PieceIndex,
+    /// The seeders that were believed so far.
+    pub(crate) suspects: Vec<Url>,
+}
+
+/// Why a seeder's hashes end before all are known.
+enum Broken {
+    Off(String),
+    /// What it says is not what was said before.
+    Contradicts(PieceIndex),
+}
+
+impl<T: Into<String>> From<T> for Broken {
+    fn from(reason: T) -> Self {
+        Self::Off(reason.into())
+    }
+}
+
+/// Takes piece hashes from seeders until all are known. Ends early when one contradicts those before it: what has been fetched
+/// by their hashes may be another blob, and only the digest of the whole can tell, which a seeder that is wrong never completes.
+pub(crate) async fn follow(run: &Arc<Run>, first: Option<Feed>) -> Result<(), Disagreement> {
     let mut next = first;
     let mut failed: Vec<Url> = Vec::new();
+    let mut believed: Vec<Url> = Vec::new();
     loop {
         if let Some(feed) = next.take() {
             let server = feed.server.clone();
             let followed = follow_one(run, feed).await;
             run.note_feed(false);
             match followed {
-                Ok(()) => return,
-                Err(reason) => {
+                Ok(()) => return Ok(()),
+                Err(Broken::Contradicts(piece)) => {
+                    tracing::warn!(digest = %run.download.digest, seeder = %server, %piece, "a seeder contradicts the hashes that were given before");
+                    return Err(Disagreement { piece, suspects: believed });
+                }
+                Err(Broken::Off(reason)) => {
                     tracing::warn!(digest = %run.download.digest, seeder = %server, reason, "a seeder's metainfo ended early");
+                    if !believed.contains(&server) {
+                        believed.push(server.clone());
+                    }
                     failed.push(server);
                 }
             }
@@ -51,7 +81,7 @@ pub(crate) async fn follow(run: &Arc<Run>, first: Option<Feed>) {
 /// The feed of a seeder that has not failed in this round.
 async fn another(run: &Run, failed: &mut Vec<Url>) -> Option<Feed> {
     let request = run.requests().into_iter().next()?;
-    for seeder in sources::seeders(&run.context, &request) {
+    for seeder in sources::seeders(&run.context, &request, &run.download) {
         if failed.contains(&seeder) {
             continue;
         }
@@ -70,7 +100,7 @@ async fn another(run: &Run, failed: &mut Vec<Url>) -> Option<Feed> {
     None
 }
 
-async fn follow_one(run: &Arc<Run>, feed: Feed) -> Result<(), String> {
+async fn follow_one(run: &Arc<Run>, feed: Feed) -> Result<(), Broken> {
     let Feed { seeder, mut stream, .. } = feed;
     run.note_feed(true);
     // A small blob may come along with its hash, and then nobody else need be asked.
@@ -94,7 +124,10 @@ async fn follow_one(run: &Arc<Run>, feed: Feed) -> Result<(), String> {
                     Some(bytes) if run.swarm.claim(ONLY).await => Some(bytes),
                     _ => None,
                 };
-                let added = run.add_hashes(position, hashes).await.map_err(|error| error.to_string());
+                let added = run.add_hashes(position, hashes).await.map_err(|error| match error {
+                    Contradiction::Known(piece) => Broken::Contradicts(piece),
+                    Contradiction::Digest(error) => Broken::Off(error.to_string()),
+                });
                 let taken = match (whole, &added) {
                     (Some(bytes), Ok(())) => {
                         let taken = take(run, bytes).await;
@@ -116,13 +149,13 @@ async fn follow_one(run: &Arc<Run>, feed: Feed) -> Result<(), String> {
                 position += count;
             }
             Frame::Complete if run.has_all_hashes() => return Ok(()),
-            Frame::Complete => return Err("it was completed before every hash was sent".to_owned()),
-            Frame::Failed(reason) => return Err(reason),
-            Frame::Header { .. } => return Err("it has a second header".to_owned()),
+            Frame::Complete => return Err("it was completed before every hash was sent".into()),
+            Frame::Failed(reason) => return Err(reason.into()),
+            Frame::Header { .. } => return Err("it has a second header".into()),
             Frame::KeepAlive => {}
         }
     }
-    if run.has_all_hashes() { Ok(()) } else { Err("the connection ended".to_owned()) }
+    if run.has_all_hashes() { Ok(()) } else { Err("the connection ended".into()) }
 }
 
 /// Checks and stores the content of a blob of one piece; false when the disk does not take it.

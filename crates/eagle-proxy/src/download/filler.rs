@@ -83,7 +83,7 @@ impl<T: Into<String>> From<T> for Trouble {
 pub(crate) async fn fill(run: &Run, opened: Option<Content>) -> FillEnd {
     let mut sources: VecDeque<(BlobRequest, Server)> = VecDeque::new();
     for request in run.requests() {
-        for server in sources::servers(&run.context, &request, run.download.origin_only) {
+        for server in sources::servers(&run.context, &request, &run.download) {
             // The origin last, whoever asks.
             if server == Server::Origin || !sources.iter().any(|(_, known)| *known == server) {
                 sources.push_back((request.clone(), server));

@@ -75,7 +75,7 @@ pub(crate) async fn relay(
     let mut tried = Vec::new();
     let mut stashed = download.take_content().filter(|content| content.start <= at);
     for request in download.requests() {
-        for server in sources::servers(context, &request, download.origin_only) {
+        for server in sources::servers(context, &request, download) {
             let mut failures = 0;
             while failures < MAX_FAILURES {
                 let content = match stashed.take() {

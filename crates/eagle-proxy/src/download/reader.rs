@@ -15,19 +15,16 @@ use futures::Stream;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    BlobError, BlobRequest, Context, Downloads, again, passthrough,
-    state::{Phase, Ticket, Whole},
+    BlobError, BlobRequest, Context, Downloads, again,
+    blocks::Answer,
+    passthrough,
+    state::{Download, Phase, Ticket, Whole},
 };
 use crate::metrics::Source;
 
-/// Bytes that are read and handed on at a time: a few socket buffers, and at least as small as any
-/// piece but the smallest ones.
-const BLOCK: u64 = 256 << 10;
-/// Blocks read ahead of the runtime where they come from a disk or the network, so that these and the
-/// socket overlap: at most this many and one more, which is in hand.
-const READ_AHEAD: usize = 3;
-/// How often a response goes on with another copy of a blob that could not be read further.
-const MAX_REOPENED: u32 = 3;
+/// How often a response goes on with another copy of a blob that could not be read further. One that is fetched anew and cannot be
+/// read either is on a disk that does not give back what it takes.
+const MAX_REOPENED: u32 = 1;
 
 /// A blob that can be read; dropping it gives up the interest in the blob.
 #[derive(Debug)]
@@ -89,6 +86,7 @@ struct Direct {
     whole: Arc<Whole>,
     left: Range<u64>,
     started: Option<Instant>,
+    answer: Answer,
 }
 
 impl Direct {
@@ -98,11 +96,12 @@ impl Direct {
         if start >= end {
             return Poll::Ready(None);
         }
-        let block = block_end(start, end, BLOCK);
+        let block = block_end(start, end, self.answer.block());
         let Poll::Ready(read) = pin!(read(&self.whole, start, block)).poll(cx) else { return Poll::Pending };
         // What cannot be read is had from elsewhere, which takes time too.
         let Ok(bytes) = read else { return Poll::Pending };
         self.left.start = block;
+        self.answer.gave(bytes.len() as u64);
         let context = self.downloads.context();
         context.metrics.bytes(Source::Cache, bytes.len() as u64);
         delivered(context, bytes.len() as u64, &mut self.started);
@@ -113,7 +112,7 @@ impl Direct {
     fn ahead(&self) -> mpsc::Receiver<Result<Bytes, Arc<BlobError>>> {
         let source = Opened::Cached(Arc::clone(&self.whole));
         let blob = OpenBlob::new(self.downloads.clone(), self.request.clone(), self.size, source);
-        blob.read_ahead(self.left.clone(), self.started)
+        blob.read_ahead(self.left.clone(), self.started, self.answer.clone())
     }
 }
 
@@ -131,6 +130,7 @@ pub(crate) struct Sink {
     out: mpsc::Sender<Result<Bytes, Arc<BlobError>>>,
     context: Arc<Context>,
     started: Option<Instant>,
+    answer: Answer,
 }
 
 /// The runtime has closed its connection.
@@ -142,6 +142,7 @@ impl Sink {
     pub(crate) async fn send(&mut self, bytes: Bytes) -> Result<(), Closed> {
         let length = bytes.len() as u64;
         self.out.send(Ok(bytes)).await.map_err(|_| Closed)?;
+        self.answer.gave(length);
         delivered(&self.context, length, &mut self.started);
         Ok(())
     }
@@ -164,6 +165,7 @@ impl OpenBlob {
     /// The bytes of `range`, which lies within the blob. `started` is when the runtime asked.
     pub fn read(self, range: Range<u64>, started: Instant) -> BlobStream {
         let range = range.start.min(self.size)..range.end.min(self.size);
+        let answer = self.downloads.context().answers.begin();
         BlobStream(match self.source {
             Opened::Memory(content) => {
                 let bytes = part(&content, &range);
@@ -174,17 +176,23 @@ impl OpenBlob {
             }
             Opened::Cached(whole) => {
                 let Self { downloads, request, size, .. } = self;
-                Bytewise::Direct(Direct { downloads, request, size, whole, left: range, started: Some(started) })
+                let started = Some(started);
+                Bytewise::Direct(Direct { downloads, request, size, whole, left: range, started, answer })
             }
-            Opened::Arriving(_) => Bytewise::Ahead(self.read_ahead(range, Some(started))),
+            Opened::Arriving(_) => Bytewise::Ahead(self.read_ahead(range, Some(started), answer)),
         })
     }
 
     /// The bytes of `range` from a task that reads ahead.
-    fn read_ahead(self, range: Range<u64>, started: Option<Instant>) -> mpsc::Receiver<Result<Bytes, Arc<BlobError>>> {
-        let (out, stream) = mpsc::channel(READ_AHEAD);
+    fn read_ahead(
+        self,
+        range: Range<u64>,
+        started: Option<Instant>,
+        answer: Answer,
+    ) -> mpsc::Receiver<Result<Bytes, Arc<BlobError>>> {
         let context = Arc::clone(self.downloads.context());
-        let sink = Sink { out, context: Arc::clone(&context), started };
+        let (out, stream) = mpsc::channel(answer.ahead());
+        let sink = Sink { out, context: Arc::clone(&context), started, answer };
         context.tasks.clone().spawn(async move {
             let closed = sink.out.clone();
             tokio::select! {
@@ -208,6 +216,7 @@ impl BlobStream {
 }
 
 async fn pump(mut blob: OpenBlob, mut range: Range<u64>, mut sink: Sink) {
+    let begin = range.start;
     let mut reopened = 0;
     let failure = loop {
         let result = match &blob.source {
@@ -224,7 +233,10 @@ async fn pump(mut blob: OpenBlob, mut range: Range<u64>, mut sink: Sink) {
         tracing::warn!(%digest, %error, at = range.start, "a blob cannot be read on; the rest comes from elsewhere");
         reopened += 1;
         if reopened > MAX_REOPENED {
-            break Arc::new(error);
+            match past_the_disk(&blob, begin, &range, &mut sink).await {
+                Ok(()) | Err(passthrough::Stop::Closed) => return,
+                Err(passthrough::Stop::Failed(error)) => break Arc::new(error),
+            }
         }
         // The cache has dropped what is damaged. It may have another copy already.
         let (downloads, request, size) = (blob.downloads.clone(), blob.request.clone(), blob.size);
@@ -237,6 +249,21 @@ async fn pump(mut blob: OpenBlob, mut range: Range<u64>, mut sink: Sink) {
     };
     tracing::warn!(error = %failure, "a response had to be cut short");
     sink.fail(failure).await;
+}
+
+/// Gives the rest of an answer that began at `begin` as it comes from a seeder or the registry, without the disk of this node.
+async fn past_the_disk(
+    blob: &OpenBlob,
+    begin: u64,
+    left: &Range<u64>,
+    sink: &mut Sink,
+) -> Result<(), passthrough::Stop> {
+    let OpenBlob { downloads, request, size, .. } = blob;
+    // Known to nobody else: who asks next may find the disk well again.
+    let alone = Arc::new(Download::new(request.digest, downloads.is_distrusted(&request.digest)));
+    let _reader = alone.attach(request.clone());
+    let part = passthrough::Part { size: *size, range: begin..left.end, at: left.start, prefix: None };
+    passthrough::relay(downloads.context(), &alone, part, sink).await
 }
 
 /// Why a reader ends early.
@@ -263,7 +290,7 @@ impl From<BlobError> for Stop {
 
 async fn serve_cached(whole: &Whole, range: &mut Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
     while range.start < range.end {
-        let end = block_end(range.start, range.end, BLOCK);
+        let end = block_end(range.start, range.end, sink.answer.block());
         let bytes = read(whole, range.start, end).await.map_err(Stop::Unreadable)?;
         sink.context.metrics.bytes(Source::Cache, bytes.len() as u64);
         sink.send(bytes).await?;
@@ -301,7 +328,7 @@ async fn follow(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>, sink: 
         let phase = phases.borrow_and_update().clone();
         match phase {
             Phase::Running(running) => {
-                let step = u64::from(running.geometry.piece_length()).min(BLOCK);
+                let step = u64::from(running.geometry.piece_length()).min(sink.answer.block());
                 let Some(piece) = running.geometry.piece_at(at) else { break };
                 let last = piece.0 + 1 == running.geometry.pieces();
                 let mut owned = running.pieces.clone();
@@ -342,7 +369,7 @@ async fn follow(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>, sink: 
                 ticket.moved(end);
             }
             Phase::Complete(whole) => {
-                let end = block_end(at, range.end, BLOCK);
+                let end = block_end(at, range.end, sink.answer.block());
                 let bytes = read(&whole, at, end).await.map_err(Stop::Unreadable)?;
                 sink.send(bytes).await?;
                 range.start = end;
@@ -387,7 +414,7 @@ fn block_end(at: u64, end: u64, step: u64) -> u64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::blocks::BLOCK, *};
 
     proptest! {
         #[test]

@@ -10,7 +10,10 @@ use http::StatusCode;
 use tokio::time::timeout;
 use url::Url;
 
-use super::{BlobError, Context, Refusal, state::BlobRequest};
+use super::{
+    BlobError, Context, Refusal,
+    state::{BlobRequest, Download},
+};
 use crate::metrics::Source;
 
 /// Seeders that are asked for one blob before the origin is. More do not help: with three of them
@@ -127,11 +130,15 @@ pub(crate) struct Beginning {
 
 /// Finds the size of a blob and a first source of it.
 ///
-/// With `origin_only`, seeders are not asked: what they gave before was wrong.
-pub(crate) async fn begin(context: &Context, request: &BlobRequest, origin_only: bool) -> Result<Beginning, BlobError> {
+/// Seeders that the download leaves out are not asked: what they gave before was wrong.
+pub(crate) async fn begin(
+    context: &Context,
+    request: &BlobRequest,
+    download: &Download,
+) -> Result<Beginning, BlobError> {
     let mut tried = Vec::new();
-    if !origin_only {
-        for seeder in seeders(context, request) {
+    if !download.origin_only {
+        for seeder in seeders(context, request, download) {
             match feed(context, request, &seeder).await {
                 Ok(feed) => return Ok(Beginning { geometry: feed.geometry, feed: Some(feed), content: None }),
                 Err(Failure::Refused(refusal)) => return Err(BlobError::Refused(refusal)),
@@ -139,7 +146,7 @@ pub(crate) async fn begin(context: &Context, request: &BlobRequest, origin_only:
             }
         }
     }
-    for server in servers(context, request, origin_only) {
+    for server in servers(context, request, download) {
         match content(context, request, &server, 0).await {
             Ok(content) => match Geometry::auto(content.size) {
                 Ok(geometry) => return Ok(Beginning { geometry, feed: None, content: Some(content) }),
@@ -154,15 +161,16 @@ pub(crate) async fn begin(context: &Context, request: &BlobRequest, origin_only:
 }
 
 /// The seeders to ask for a blob, the one responsible for it first.
-pub(crate) fn seeders(context: &Context, request: &BlobRequest) -> Vec<Url> {
+pub(crate) fn seeders(context: &Context, request: &BlobRequest, download: &Download) -> Vec<Url> {
     let mut seeders = context.seeders.order(&request.digest);
+    seeders.retain(|seeder| !download.without.contains(seeder));
     seeders.truncate(MAX_SEEDERS);
     seeders
 }
 
 /// The servers of content, the cheapest for the cluster first.
-pub(crate) fn servers(context: &Context, request: &BlobRequest, origin_only: bool) -> Vec<Server> {
-    let seeders = if origin_only { Vec::new() } else { seeders(context, request) };
+pub(crate) fn servers(context: &Context, request: &BlobRequest, download: &Download) -> Vec<Server> {
+    let seeders = if download.origin_only { Vec::new() } else { seeders(context, request, download) };
     let origin = context.settings.origin_fallback.then_some(Server::Origin);
     seeders.into_iter().map(Server::Seeder).chain(origin).collect()
 }

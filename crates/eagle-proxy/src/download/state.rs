@@ -14,8 +14,13 @@ use eagle_registry::{Caller, RegistryName, RepositoryName};
 use eagle_store::BlobReader;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
+use url::Url;
 
-use super::{BlobError, again::Given, sources::Content};
+use super::{
+    BlobError,
+    again::{Distrust, Given},
+    sources::Content,
+};
 use crate::metrics::Source;
 
 /// Callers that one download remembers: enough to outlive one whose credentials end meanwhile.
@@ -80,6 +85,8 @@ pub(crate) struct Download {
     pub(crate) received: Received,
     /// Whether seeders and peers are left out, because what they gave before was wrong.
     pub(crate) origin_only: bool,
+    /// Seeders that are left out, because another one has contradicted them.
+    pub(crate) without: Vec<Url>,
     /// What the disk said when a reader could not read what had arrived.
     trouble: watch::Sender<Option<String>>,
     swarm: Mutex<Option<SwarmHandle>>,
@@ -130,7 +137,12 @@ impl Received {
 }
 
 impl Download {
-    pub(crate) fn new(digest: Digest, origin_only: bool) -> Self {
+    pub(crate) fn new(digest: Digest, distrust: Option<Distrust>) -> Self {
+        let (origin_only, without) = match distrust {
+            None => (false, Vec::new()),
+            Some(Distrust::Seeders(without)) => (false, without),
+            Some(Distrust::AllButOrigin) => (true, Vec::new()),
+        };
         Self {
             digest,
             phase: watch::Sender::new(Phase::Starting),
@@ -138,6 +150,7 @@ impl Download {
             readers_changed: Notify::new(),
             received: Received::default(),
             origin_only,
+            without,
             trouble: watch::Sender::new(None),
             swarm: Mutex::default(),
             given: Mutex::default(),

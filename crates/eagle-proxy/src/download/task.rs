@@ -13,7 +13,7 @@ use tokio::{
 use super::{
     BlobError, Context, LINGER,
     again::Given,
-    feed,
+    feed::{self, Disagreement},
     filler::{self, FillEnd},
     run::Run,
     sources::{self, Beginning, Content, Feed},
@@ -126,6 +126,12 @@ async fn drive(
             task.run.entry.discard().await;
             Err(BlobError::Contradiction { piece })
         }
+        End::Disagreement(Disagreement { piece, suspects }) => {
+            context.metrics.verification_failure();
+            download.keep_given(task.run.given());
+            task.run.entry.discard().await;
+            Err(BlobError::Disagreement { piece, suspects })
+        }
     }
 }
 
@@ -138,7 +144,7 @@ async fn cached(context: &Context, digest: Digest) -> Option<Phase> {
 async fn begin(context: &Context, download: &Download) -> Result<Beginning, BlobError> {
     let mut result = Err(BlobError::Stopped);
     for request in download.requests() {
-        result = sources::begin(context, &request, download.origin_only).await;
+        result = sources::begin(context, &request, download).await;
         if !matches!(result, Err(BlobError::Refused(_))) {
             break;
         }
@@ -191,11 +197,12 @@ enum End {
     NoRoom(String),
     Corrupt(Digest, Vec<PieceHash>),
     Contradiction(PieceIndex),
+    Disagreement(Disagreement),
 }
 
 enum Helper {
     Proven(Result<(Digest, Vec<PieceHash>), VerifyError>),
-    Feed,
+    Feed(Result<(), Disagreement>),
     Filler(FillEnd),
 }
 
@@ -220,10 +227,7 @@ impl Task {
         if !self.run.download.origin_only {
             self.run.note_feed(feed.is_some());
             let run = Arc::clone(&self.run);
-            self.helpers.spawn(async move {
-                feed::follow(&run, feed).await;
-                Helper::Feed
-            });
+            self.helpers.spawn(async move { Helper::Feed(feed::follow(&run, feed).await) });
         }
         if content.is_some() || self.run.download.origin_only {
             self.fill(content);
@@ -298,7 +302,8 @@ impl Task {
             }
             // The node has left the swarm by itself.
             Helper::Proven(Err(VerifyError::Stopped)) => Ok(Some(End::NoRoom("the node gave the blob up".to_owned()))),
-            Helper::Feed => Ok(None),
+            Helper::Feed(Ok(())) => Ok(None),
+            Helper::Feed(Err(disagreement)) => Ok(Some(End::Disagreement(disagreement))),
             Helper::Filler(end) => {
                 self.filling = false;
                 match end {

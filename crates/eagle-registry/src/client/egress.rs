@@ -11,6 +11,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use eagle_core::units::Rate;
 use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::{
@@ -24,6 +25,7 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 use url::Url;
 
+use super::buffers::ReceiveBuffers;
 use crate::config::EgressProxy;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -90,6 +92,9 @@ fn is_this_machine(uri: &Uri) -> bool {
 pub(crate) struct EgressConnector {
     pub(crate) direct: HttpConnector,
     pub(crate) egress: Egress,
+    pub(crate) buffers: ReceiveBuffers,
+    /// What is read at most of all connections to one registry.
+    pub(crate) download_rate: Rate,
 }
 
 impl Service<Uri> for EgressConnector {
@@ -103,6 +108,8 @@ impl Service<Uri> for EgressConnector {
 
     fn call(&mut self, to: Uri) -> Self::Future {
         let (mut direct, proxy) = (self.direct.clone(), self.egress.proxy(&to));
+        // Before it connects: the scale of the window is agreed on with the first packets.
+        direct.set_recv_buffer_size(self.buffers.size(self.download_rate));
         Box::pin(async move {
             let Some(proxy) = proxy else {
                 return Ok(EgressStream { io: direct.call(to).await?, absolute_form: false });

@@ -7,10 +7,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use eagle_core::units::Rate;
 use lru::LruCache;
 
 use super::{
     Registry,
+    buffers::ReceiveBuffers,
     egress::Egress,
     hosts::Hosts,
     tls,
@@ -31,6 +33,7 @@ pub struct Registries {
     others: Mutex<LruCache<RegistryName, Arc<Registry>>>,
     transport: Transport,
     files: Arc<DockerConfigs>,
+    buffers: ReceiveBuffers,
 }
 
 impl Registries {
@@ -53,6 +56,7 @@ impl Registries {
     ) -> Result<Self, ConfigError> {
         let system = tls::system_roots();
         let files = Arc::new(DockerConfigs::open(credentials)?);
+        let buffers = ReceiveBuffers::default();
         let mut configured = BTreeMap::new();
         for config in configs {
             config.check()?;
@@ -61,6 +65,8 @@ impl Registries {
                 roots: tls::roots(&system, &config)?,
                 identity: identity.as_ref().map(|identity| (identity, Hosts::origins(&config))),
                 egress: Egress::new(config.egress_proxy.as_ref()),
+                buffers: buffers.clone(),
+                download_rate: config.download_rate,
                 connect_timeout: config.connect_timeout,
                 response_timeout: config.response_timeout,
             })?;
@@ -73,10 +79,18 @@ impl Registries {
             roots: system,
             identity: None,
             egress: Egress::new(None),
+            buffers: buffers.clone(),
+            download_rate: Rate::Unlimited,
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
         })?;
-        Ok(Self { configured, others: Mutex::new(LruCache::new(MAX_UNCONFIGURED)), transport, files })
+        Ok(Self { configured, others: Mutex::new(LruCache::new(MAX_UNCONFIGURED)), transport, files, buffers })
+    }
+
+    /// Content is read at this rate at most, all connections together. New connections have the kernel hold no more of it than
+    /// goes with that.
+    pub fn paced_by(&self, rate: impl Fn() -> Rate + Send + Sync + 'static) {
+        self.buffers.paced_by(rate);
     }
 
     /// The registry of this name, with the defaults when it is not configured.

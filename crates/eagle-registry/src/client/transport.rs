@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use eagle_core::units::Rate;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -15,6 +16,7 @@ use rustls::{ClientConfig, RootCertStore};
 use url::{Origin, Url};
 
 use super::{
+    buffers::ReceiveBuffers,
     egress::{Egress, EgressConnector},
     relay::RelayBody,
     tls::{self, ClientIdentity},
@@ -55,6 +57,8 @@ pub(crate) struct TransportConfig<'a> {
     /// A client certificate, and the hosts to which it is shown.
     pub(crate) identity: Option<(&'a Arc<ClientIdentity>, Arc<[Origin]>)>,
     pub(crate) egress: Egress,
+    pub(crate) buffers: ReceiveBuffers,
+    pub(crate) download_rate: Rate,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
 }
@@ -69,18 +73,17 @@ pub(crate) struct Answer {
 
 impl Transport {
     pub(crate) fn new(config: TransportConfig<'_>) -> Result<Self, rustls::Error> {
-        let TransportConfig { roots, identity, egress, connect_timeout, response_timeout } = config;
+        let TransportConfig { roots, identity, egress, buffers, download_rate, connect_timeout, response_timeout } =
+            config;
         let connector = |tls: ClientConfig| {
             let mut direct = HttpConnector::new();
             direct.enforce_http(false);
             direct.set_nodelay(true);
             direct.set_connect_timeout(Some(connect_timeout));
             direct.set_keepalive(Some(IDLE_TIMEOUT));
-            HttpsConnectorBuilder::new()
-                .with_tls_config(tls)
-                .https_or_http()
-                .enable_http1()
-                .wrap_connector(EgressConnector { direct, egress: egress.clone() })
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(
+                EgressConnector { direct, egress: egress.clone(), buffers: buffers.clone(), download_rate },
+            )
         };
         // Relays go to the registry's own host alone, which may see the certificate.
         let own = tls::client_config(roots.clone(), identity.as_ref().map(|(identity, _)| *identity))?;

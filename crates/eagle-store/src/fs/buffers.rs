@@ -11,8 +11,8 @@ use bytes::Bytes;
 /// Length of a buffer that is kept, bytes: what a proxy reads at a time. It fits the second-level
 /// cache of any core.
 pub(super) const BLOCK: usize = 256 << 10;
-/// Shorter ones come from the allocator, which has them at hand.
-const MIN_POOLED: usize = 16 << 10;
+/// Shorter ones come from the allocator: they would take several times their length here, for as long as a slow reader holds them.
+const MIN_POOLED: usize = BLOCK / 4 + 1;
 /// Buffers kept while nobody uses them: 4 MiB, and enough for as many responses at full speed.
 const MAX_IDLE: usize = 16;
 

@@ -123,14 +123,14 @@ fn listed(scene: &Scene<'_>, role: &Role, name: &str) -> Result<Value> {
 }
 
 /// How many nodes have all of a blob, as the tracker knows.
-fn owners(cluster: &Cluster, swarm: &str) -> Result<u64> {
+pub(super) fn owners(cluster: &Cluster, swarm: &str) -> Result<u64> {
     let response = http::request(cluster.tracker.ready.listen, "GET", swarm, &[])?;
     let swarm: Value = serde_json::from_slice(&response.bytes()?)?;
     Ok(swarm["complete"].as_u64().unwrap_or(0))
 }
 
 /// The file with the content of a blob.
-fn content(directory: &Path, digest: &str) -> Result<Option<PathBuf>> {
+pub(super) fn content(directory: &Path, digest: &str) -> Result<Option<PathBuf>> {
     let hex = digest.trim_start_matches("sha256:");
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

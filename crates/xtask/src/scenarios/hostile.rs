@@ -76,9 +76,10 @@ pub(super) fn crowds(scene: &Scene<'_>) -> Result<()> {
     }
 
     let flood = announce(&proxy.p2p.context("no port")?.to_string());
-    let attacks: [(&str, Work<'_>, Attack<'_>); 5] = [
+    let attacks: [(&str, Work<'_>, Attack<'_>); 6] = [
         ("requests that come a byte at a time", &from_proxy, &|done| trickle(proxy.listen, done)),
-        ("readers that take nothing", &from_proxy, &|done| unread(proxy.listen, &at_proxy, done)),
+        ("readers that take nothing from the proxy", &from_proxy, &|done| unread(proxy.listen, &at_proxy, done)),
+        ("readers that take nothing from the seeder", &from_seeder, &|done| unread(seeder.listen, &at_seeder, done)),
         ("connections that come and go", &from_proxy, &|done| churn(proxy.listen, done)),
         ("heads that are too long", &from_proxy, &|done| long_heads(proxy.listen, done)),
         ("floods of announces", &asks_tracker, &|done| repeat(tracker.listen, &flood, done)),

@@ -5,6 +5,7 @@ mod cache;
 mod chart;
 mod configured;
 mod dashboard;
+mod disk_faults;
 mod forward;
 mod host;
 mod hostile;
@@ -175,6 +176,21 @@ const ALL: &[Scenario] = &[
         name: "cache-smaller-than-blob",
         proves: "a cache that cannot hold the largest layer: the pull succeeds and the disk limit is never passed",
         run: limits::smaller_than_blob,
+    },
+    Scenario {
+        name: "damaged-cache",
+        proves: "files of a running proxy and seeder are flipped, cut and removed: every pull is right, the damage is counted, dropped and fetched again, the tracker hears of it",
+        run: disk_faults::damaged,
+    },
+    Scenario {
+        name: "unreadable-cache",
+        proves: "a file of a running proxy cannot be read any more (EIO): its runtime and its peers get the blob elsewhere, the tracker hears that it is gone, and it is cached again later",
+        run: disk_faults::unreadable,
+    },
+    Scenario {
+        name: "failing-disk",
+        proves: "the disk of a running proxy is full, then read-only, then well again: every pull is right, and what was kept is still there",
+        run: disk_faults::failing,
     },
     Scenario {
         name: "preheat",

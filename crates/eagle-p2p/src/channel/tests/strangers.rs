@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::*;
+use super::{super::patience::Patience, *};
 
 #[tokio::test]
 async fn strangers_get_nothing() {
@@ -85,8 +85,9 @@ async fn an_identity_that_is_not_connected_gets_nothing() {
     let (mut reader, mut writer) = transport::connect(&stranger, fixture.to.peer, stream).await.unwrap();
     let mut ask = BytesMut::new();
     eagle_core::wire::data::Ask::Request { id: 1, digest: fixture.digest, piece: None }.encode(&mut ask);
-    writer.write_all(&ask).await.unwrap();
-    writer.flush().await.unwrap();
+    let mut patience = Patience::with(None);
+    writer.write_all(&ask, &mut patience).await.unwrap();
+    writer.flush(&mut patience).await.unwrap();
     let mut answer = BytesMut::new();
     let end = timeout(PATIENCE, reader.read(&mut answer, 100)).await.expect("an end");
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");

@@ -1,0 +1,207 @@
+//! Disks that fail under running processes.
+
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Scene,
+    cache::{content, owners},
+    pulls::pull,
+};
+use crate::{
+    cluster::{Cluster, Role, Settings},
+    image::Blob,
+    process::{Process, wait_until},
+};
+
+/// The scrub reads a few hundred MB in a debug build; trackers hear of what is dropped within a second or so.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// From the start of `strace` until it holds every thread.
+const ATTACH_DEADLINE: Duration = Duration::from_secs(10);
+
+pub(super) fn damaged(scene: &Scene<'_>) -> Result<()> {
+    let registry = scene.registry()?;
+    let settings = Settings { nodes: 2, keyed: false, ..Settings::default() };
+    let mut cluster = Cluster::start(scene, registry.address(), settings)?;
+    pull(cluster.proxy(0), scene.image)?;
+    let mut layers: Vec<&Blob> = scene.image.layers.iter().collect();
+    layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
+    // Not the largest: what is damaged is fetched again.
+    let [_, flipped, cut, removed, ..] = layers[..] else { anyhow::bail!("the image has fewer than four layers") };
+
+    // Under the running process: the runtime gets what the registry has, and the registry is asked no more.
+    flip(&cluster.nodes[0], flipped)?;
+    file(&cluster.nodes[0], cut)?.set_len(cut.size / 2)?;
+    fs::remove_file(path(&cluster.nodes[0], removed)?)?;
+    pull(cluster.proxy(0), scene.image).context("with damaged files under the running proxy")?;
+    ensure!(damage(&cluster.nodes[0], "proxy")? == 3.0, "{} were counted", damage(&cluster.nodes[0], "proxy")?);
+    registry.expect_each_once(scene.image.blobs())?;
+
+    // After a restart nothing is known of what the files hold.
+    cluster.nodes[0].stop()?;
+    flip(&cluster.nodes[0], flipped)?;
+    cluster.nodes[0].start_again()?;
+    pull(cluster.proxy(0), scene.image).context("with a file that was damaged while nothing ran")?;
+    ensure!(damage(&cluster.nodes[0], "proxy")? == 1.0);
+
+    // Peers do not get it either: the other node has it from the seeder, where it is damaged too, or from the registry.
+    for role in [&cluster.nodes[0], &cluster.seeder] {
+        flip(role, flipped)?;
+    }
+    pull(cluster.proxy(1), scene.image).context("with damaged files at all that have the image")?;
+
+    // Nobody asks for it: the scrub finds it, and the tracker hears of it. The scrub goes on where it was, in the order of the digests,
+    // so the end of the last one is still before it.
+    let last = layers.iter().max_by_key(|layer| &layer.digest).copied().context("no layers")?;
+    let swarm = format!("/v1/swarms/{}", last.digest);
+    let of = |cluster: &Cluster| owners(cluster, &swarm);
+    wait_until("the tracker to know three owners", DEADLINE, || Ok((of(&cluster)? == 3).then_some(())))?;
+    flip_at(&cluster.nodes[1], last, last.size - 1)?;
+    cluster.configure_node(1, "  scrub_rate: unlimited\n")?;
+    wait_until("the scrub to find the damage", DEADLINE, || {
+        Ok((damage(&cluster.nodes[1], "proxy")? >= 1.0).then_some(()))
+    })?;
+    wait_until("the tracker to know two owners", DEADLINE, || Ok((of(&cluster)? == 2).then_some(())))?;
+    pull(cluster.proxy(1), scene.image).context("after the scrub")
+}
+
+pub(super) fn unreadable(scene: &Scene<'_>) -> Result<()> {
+    let registry = scene.registry()?;
+    let settings = Settings { encryption: "none", keyed: false, ..Settings::default() };
+    let mut cluster = Cluster::start(scene, registry.address(), settings)?;
+    pull(cluster.proxy(0), scene.image)?;
+    let largest = scene.image.largest();
+    let swarm = format!("/v1/swarms/{}", largest.digest);
+    let knows = |cluster: &Cluster, count: u64| {
+        wait_until(&format!("the tracker to know {count} owners"), DEADLINE, || {
+            Ok((owners(cluster, &swarm)? == count).then_some(()))
+        })
+    };
+    knows(&cluster, 2)?;
+
+    // A peer that is given nothing gets it elsewhere, and so does the runtime of this node.
+    let mut strace = fail_reads(scene, &cluster.nodes[0], &path(&cluster.nodes[0], largest)?)?;
+    let peer = cluster.add_node()?;
+    pull(cluster.proxy(peer), scene.image).context("beside a peer whose disk fails")?;
+    pull(cluster.proxy(0), scene.image).context("with a disk that fails")?;
+    cluster.nodes[0].check_running()?;
+    strace.check_running()?;
+    knows(&cluster, 2).context("the seeder and the peer")?;
+    ensure!(damage(&cluster.nodes[0], "proxy")? >= 1.0, "no damage was counted");
+    strace.stop(ATTACH_DEADLINE).context("strace")?;
+
+    pull(cluster.proxy(0), scene.image).context("with a disk that is well again")?;
+    knows(&cluster, 3)?;
+    registry.expect_each_once(scene.image.blobs())
+}
+
+pub(super) fn failing(scene: &Scene<'_>) -> Result<()> {
+    let registry = scene.registry()?;
+    let mut cluster = Cluster::start(scene, registry.address(), Settings { nodes: 0, ..Settings::default() })?;
+    let disk = scene.directory.join("eagle/node-0/data");
+    fs::create_dir_all(&disk)?;
+    // A layer or two fit, the largest not with the others.
+    let size = scene.image.largest().size + (scene.image.blob_bytes() - scene.image.largest().size) / 2;
+    mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"], &disk)?;
+    let node = cluster.add_node()?;
+    pull(cluster.proxy(node), scene.image).context("with a disk that is too small")?;
+    ensure!(cluster.nodes[node].metric("eagle_proxy_cache_blobs", "")? > 0.0, "nothing was kept");
+    let filler = disk.join("filler");
+    fill(&filler)?;
+    pull(cluster.proxy(node), scene.image).context("with a disk that others have filled")?;
+    fs::remove_file(&filler)?;
+
+    // A remount of the file system itself is refused while the proxy has files open to write. Mounted over itself it is
+    // read-only for whatever is opened, made, renamed or removed from now on.
+    let path = disk.to_str().context("a directory with an odd name")?;
+    mount(&["--bind", path], &disk)?;
+    mount(&["-o", "remount,bind,ro"], &disk)?;
+    ensure!(fs::write(disk.join("probe"), b"x").is_err(), "the disk is not read-only");
+    pull(cluster.proxy(node), scene.image).context("with a read-only disk")?;
+    cluster.nodes[node].check_running()?;
+
+    let status = Command::new("umount").arg("--lazy").arg(&disk).status().context("cannot run umount")?;
+    ensure!(status.success(), "umount ended with {status}");
+    pull(cluster.proxy(node), scene.image).context("with a disk that is well again")?;
+    let mut kept = 0;
+    for blob in scene.image.blobs() {
+        kept += usize::from(content(&disk, &blob.digest)?.is_some());
+    }
+    ensure!(kept > 0, "nothing is kept any more");
+    cluster.nodes[node].stop()
+}
+
+fn damage(role: &Role, name: &str) -> Result<f64> {
+    role.metric(&format!("eagle_{name}_cache_damaged_total"), "")
+}
+
+fn path(role: &Role, blob: &Blob) -> Result<PathBuf> {
+    content(&role.data_dir(), &blob.digest)?.with_context(|| format!("{} is not on the disk", blob.digest))
+}
+
+fn file(role: &Role, blob: &Blob) -> Result<fs::File> {
+    Ok(OpenOptions::new().read(true).write(true).open(path(role, blob)?)?)
+}
+
+/// Changes one bit in the middle of a blob.
+fn flip(role: &Role, blob: &Blob) -> Result<()> {
+    flip_at(role, blob, blob.size / 2)
+}
+
+fn flip_at(role: &Role, blob: &Blob, at: u64) -> Result<()> {
+    let file = file(role, blob)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    file.write_all_at(&[byte[0] ^ 1], at)?;
+    Ok(())
+}
+
+/// Has whatever reads a file of a process fail with EIO, as a disk does whose sectors are gone, until it is stopped.
+fn fail_reads(scene: &Scene<'_>, role: &Role, path: &Path) -> Result<Process> {
+    let calls = "read,pread64,preadv,preadv2,sendfile,copy_file_range,splice";
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
+    strace.args(["-e", &format!("inject={calls}:error=EIO"), "-P"]).arg(path);
+    strace.args(["-p", &role.id().to_string()]);
+    let mut strace = Process::start("strace", &mut strace, &scene.directory.join("strace.log"))?;
+    let threads = PathBuf::from(format!("/proc/{}/task", role.id()));
+    wait_until("strace to hold every thread", ATTACH_DEADLINE, || {
+        strace.check_running()?;
+        for thread in fs::read_dir(&threads)? {
+            // A thread may have ended in this moment.
+            let status = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+            if status.contains("TracerPid:\t0\n") {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })?;
+    Ok(strace)
+}
+
+fn mount(options: &[&str], target: &Path) -> Result<()> {
+    let status = Command::new("mount").args(options).arg(target).status().context("cannot run mount")?;
+    ensure!(status.success(), "mount {options:?} {} ended with {status}", target.display());
+    Ok(())
+}
+
+/// Takes all the space that is left.
+fn fill(path: &Path) -> Result<()> {
+    let file = fs::File::create(path)?;
+    let block = vec![0; 64 << 10];
+    let mut at = 0;
+    loop {
+        match file.write_at(&block, at) {
+            Ok(written) => at += u64::try_from(written)?,
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
