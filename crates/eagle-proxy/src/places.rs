@@ -3,7 +3,7 @@
 //! A connection is **idle** until its first request has come, and between requests. When all places are taken, the one that has
 //! been idle longest gives way to a newcomer, so that nobody can keep others out by opening connections and saying nothing, or
 //! saying it very slowly. Connections with a request under way stay, unless their reader has taken nothing of the answer for
-//! [`STALLED`]: then the one that has taken nothing for longest gives way. When all others are busy, newcomers wait.
+//! ten seconds: then the one that has taken nothing for longest gives way. When all others are busy, newcomers wait.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -1,6 +1,6 @@
 //! Which peers an asker is told of, and in which order.
 //!
-//! `docs/topology.md` describes the whole of it; [`super::scoring`] has what makes one peer better than another.
+//! `docs/topology.md` describes the whole of it; `scoring.rs` has what makes one peer better than another.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
