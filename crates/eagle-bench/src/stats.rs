@@ -52,16 +52,17 @@ impl Summary {
         }
         let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / MICROS;
         let count = f64::from(u32::try_from(seconds.len())?);
-        // The ends and the mean are known exactly; only what lies between needs the histogram, which may
-        // round its largest value up.
+        // The ends and the mean are known exactly; only what lies between needs the histogram, which counts whole
+        // microseconds and may round its largest value up.
         let max = seconds.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let min = seconds.iter().copied().fold(f64::INFINITY, f64::min);
         Ok(Some(Self {
-            min: seconds.iter().copied().fold(f64::INFINITY, f64::min),
+            min,
             mean: seconds.iter().sum::<f64>() / count,
-            p50: at(0.5).min(max),
-            p90: at(0.9).min(max),
-            p95: at(0.95).min(max),
-            p99: at(0.99).min(max),
+            p50: at(0.5).clamp(min, max),
+            p90: at(0.9).clamp(min, max),
+            p95: at(0.95).clamp(min, max),
+            p99: at(0.99).clamp(min, max),
             max,
         }))
     }

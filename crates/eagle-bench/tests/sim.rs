@@ -48,7 +48,12 @@ fn every_plan_runs_to_its_end() {
     for plan in &plans {
         // Few nodes, whatever the plan has.
         let text = fs::read_to_string(plan).unwrap();
-        let scale = if text.contains("count = 10000") { "0.002" } else { "0.01" };
+        let scale = match text.contains("count = 10000") {
+            true => "0.002",
+            // Half a node in each of its 40 racks, not a quarter: of so few one may wait for a round of its own.
+            false if plan.ends_with("racks.toml") => "0.02",
+            false => "0.01",
+        };
         let (report, svg) = sim(plan, &["--scale", scale]);
         let number = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name} in {report:#}"));
         assert_eq!(number("finished") + number("vanished"), number("nodes"), "{}", plan.display());

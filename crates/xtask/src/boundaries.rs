@@ -33,6 +33,7 @@ const APART: &[(&str, &[&str])] = &[
             "eagle",
             "eagle-cluster",
             "eagle-core",
+            "eagle-p2p",
             "eagle-proxy",
             "eagle-registry",
             "eagle-seeder",

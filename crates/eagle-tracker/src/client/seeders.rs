@@ -98,6 +98,7 @@ struct Shared {
     state: Mutex<State>,
     /// Notified when something is to be told before the next heartbeat.
     wake: Notify,
+    draining: CancellationToken,
 }
 
 struct State {
@@ -138,11 +139,12 @@ impl Endpoint {
         Some(Self { url, seeders, leases, release, down: std::sync::atomic::AtomicBool::new(false) })
     }
 
-    fn answered(&self, result: Result<(), &ExchangeError>) {
+    /// Takes note of what became of a heartbeat. Whoever drains is not surprised that a tracker ends, too.
+    fn answered(&self, result: Result<(), &ExchangeError>, draining: bool) {
         let failed = result.is_err();
         let before = self.down.swap(failed, Ordering::AcqRel);
         match result {
-            Err(problem) if !before => {
+            Err(problem) if !before && !draining => {
                 warn!(tracker = %self.url, "the tracker does not know that this seeder is alive: {problem}");
             }
             Err(problem) => debug!(tracker = %self.url, "the tracker still fails: {problem}"),
@@ -172,7 +174,13 @@ impl Registration {
         let state = State { info, url: None, held: HashMap::new(), released: Vec::new(), next_number: 0 };
         let trackers = trackers.into_iter().filter_map(Endpoint::new).collect();
         let client = HttpClient::new(members);
-        let shared = Arc::new(Shared { client, trackers, state: Mutex::new(state), wake: Notify::new() });
+        let shared = Arc::new(Shared {
+            client,
+            trackers,
+            state: Mutex::new(state),
+            wake: Notify::new(),
+            draining: draining.clone(),
+        });
         let tasks = TaskTracker::new();
         if !shared.trackers.is_empty() {
             tasks.spawn(run(Arc::clone(&shared), draining, ended));
@@ -263,7 +271,9 @@ impl Shared {
         };
         let endpoint = &self.trackers[tracker];
         let answer: Result<HeartbeatResponse, _> = self.client.post(&endpoint.seeders, &request).await;
-        endpoint.answered(answer.as_ref().map(|_| ()));
+        // What counts is now, not when the heartbeat went out.
+        let draining = self.lock().info.state == SeederState::Draining || self.draining.is_cancelled();
+        endpoint.answered(answer.as_ref().map(|_| ()), draining);
         let Ok(answer) = answer else { return };
         self.lock().url = Some(answer.url);
         for renewal in request.leases.iter().filter(|renewal| answer.lost.contains(&renewal.digest)) {

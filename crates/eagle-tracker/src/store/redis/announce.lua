@@ -30,19 +30,6 @@ redis.call('ZADD', prefix .. 'ids', 0, id)
 redis.call('HSET', node, 'role', role, 'info', info)
 redis.call('HDEL', node, 'resend')
 
-local function leave(digest)
-  local seeders, proxies = prefix .. 'seeders:' .. digest, prefix .. 'proxies:' .. digest
-  local gone = redis.call('HDEL', seeders, id) + redis.call('HDEL', proxies, id)
-  if gone > 0 then
-    redis.call('DECRBY', prefix .. 'entries', gone)
-  end
-  if redis.call('EXISTS', seeders, proxies) == 0 then
-    redis.call('DEL', prefix .. 'swarm:' .. digest)
-    redis.call('ZREM', prefix .. 'digests', digest)
-    redis.call('ZREM', prefix .. 'changed', digest)
-  end
-end
-
 local function join(digest, size, length, pieces)
   local swarm = prefix .. 'swarm:' .. digest
   local seeders, proxies = prefix .. 'seeders:' .. digest, prefix .. 'proxies:' .. digest
@@ -87,7 +74,7 @@ for place = 0, (#ARGV - 9) / 5 - 1 do
   local first = 10 + place * 5
   local digest = ARGV[first]
   if ARGV[first + 1] == 'e' then
-    if redis.call('SREM', owned, digest) == 1 then leave(digest) end
+    if redis.call('SREM', owned, digest) == 1 then leave(prefix, digest, id) end
   else
     local why = join(digest, ARGV[first + 2], ARGV[first + 3], ARGV[first + 4])
     if why then

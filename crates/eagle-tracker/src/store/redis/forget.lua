@@ -11,16 +11,7 @@ if ARGV[3] then
 end
 local digests = redis.call('SPOP', owned, ARGV[2])
 for _, digest in ipairs(digests) do
-  local seeders, proxies = prefix .. 'seeders:' .. digest, prefix .. 'proxies:' .. digest
-  local gone = redis.call('HDEL', seeders, id) + redis.call('HDEL', proxies, id)
-  if gone > 0 then
-    redis.call('DECRBY', prefix .. 'entries', gone)
-  end
-  if redis.call('EXISTS', seeders, proxies) == 0 then
-    redis.call('DEL', prefix .. 'swarm:' .. digest)
-    redis.call('ZREM', prefix .. 'digests', digest)
-    redis.call('ZREM', prefix .. 'changed', digest)
-  end
+  leave(prefix, digest, id)
 end
 if redis.call('EXISTS', owned) == 1 then return 0 end
 redis.call('ZREM', prefix .. 'nodes', id)
