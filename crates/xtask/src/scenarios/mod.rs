@@ -21,6 +21,7 @@ mod pulls;
 mod quickstart;
 mod shared_storage;
 mod specification;
+mod split_views;
 mod tls_front;
 
 use std::{path::Path, sync::Arc};
@@ -286,6 +287,16 @@ const ALL: &[Scenario] = &[
         name: "bucket-outlives-seeder",
         proves: "a seeder is killed; a new one with an empty disk serves the image from the bucket, and the registry is asked for no blob",
         run: shared_storage::outlives_seeder,
+    },
+    Scenario {
+        name: "split-views",
+        proves: "two seeders with disks of their own, eight nodes with different lists of them, half without a tracker: the registry serves every blob exactly once",
+        run: split_views::fetched_once,
+    },
+    Scenario {
+        name: "split-views-killed",
+        proves: "the seeder that fetches is killed half way: the other one takes over, and the registry sees at most one more request for each blob",
+        run: split_views::holder_killed,
     },
 ];
 
