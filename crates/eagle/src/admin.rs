@@ -284,7 +284,7 @@ async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: Cancellation
                 continue;
             }
         };
-        let Ok(local) = stream.local_addr() else { continue };
+        let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { continue };
         let state = Arc::clone(&state);
         connections.spawn(async move {
             let at_work = place.clone();
@@ -295,6 +295,12 @@ async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: Cancellation
                     let own_page = TrackerPages::has(request.uri().path());
                     if let Some(problem) = browser::is_foreign(local.ip(), request.uri(), request.headers(), own_page) {
                         return Ok::<_, Infallible>(answer(text(StatusCode::FORBIDDEN, format!("{problem}\n"))));
+                    }
+                    // Probes and scrapers come from elsewhere; what a cluster holds is told on this machine alone.
+                    if own_page && !peer.ip().to_canonical().is_loopback() {
+                        let refused =
+                            "this is for connections from the machine itself: use ssh -L or kubectl port-forward\n";
+                        return Ok(answer(text(StatusCode::FORBIDDEN, refused)));
                     }
                     let changes_limits = request.method() == Method::PUT && request.uri().path() == "/limits";
                     let uri = request.uri();

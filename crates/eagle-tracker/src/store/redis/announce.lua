@@ -1,6 +1,6 @@
 -- Applies a part of an announce of one node. All of it happens or nothing, in one exchange.
 --
--- KEYS: prefix of all keys; it has a hash tag, so that a cluster of Redis keeps them together
+-- KEYS: prefix of all keys
 -- ARGV: now, ttl (microseconds), most peers, most blobs, most peers of a blob, most blobs of a peer,
 --       node, role ('s' or 'p'), what it says of itself (JSON),
 --       and for each blob: digest, 'e' (evicted) or 'j', size, piece length, pieces

@@ -1,7 +1,7 @@
 //! The store that several trackers share: everything that is known of nodes and swarms, in Redis.
 //!
 //! # Keys
-//! All begin with the prefix, `eagle:{NAME}:` for the cluster of that name; the braces keep them on one node of a Redis cluster.
+//! All begin with the prefix, `eagle:{NAME}:` for the cluster of that name.
 //!
 //! | key | what |
 //! | --- | --- |
