@@ -14,6 +14,7 @@ pub mod metainfo;
 pub mod peer;
 pub mod piece_hash;
 pub mod piece_set;
+pub mod receive_buffer;
 pub mod rendezvous;
 pub mod swarm;
 pub mod time;

@@ -121,7 +121,7 @@ impl Client {
             Encryption::None => Some(self.pool.network.request_ticket(self.to.peer).await.map_err(io::Error::other)?),
         };
         let dial = async {
-            let mut stream = transport::dial(self.to.data_address).await?;
+            let mut stream = transport::dial(self.to.data_address, self.pool.limiter.rate()).await?;
             self.pool.network.gate().knock(&mut stream).await?;
             match ticket {
                 None => transport::connect(&self.pool.keypair, self.to.peer, stream).await,

@@ -1,23 +1,24 @@
 //! The two kinds of connection that a data channel runs on.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     future::poll_fn,
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::FileExt,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::Poll,
 };
 
 use bytes::{BufMut, BytesMut};
+use eagle_core::{receive_buffer, units::Rate};
 use libp2p::{PeerId, identity::Keypair};
 use rustix::io::ReadWriteFlags;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest, ReadHalf, WriteHalf, split},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::spawn_blocking,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -39,6 +40,10 @@ const SERVER_READ: usize = 4 << 10;
 /// Bytes that are encrypted at once, to be written by one system call: a channel at 50 MiB/s takes
 /// 1.14 CPU s/GB instead of the 1.91 with the 64 KiB that are usual in `rustls`.
 const SERVER_WRITE: usize = 256 << 10;
+
+/// Most bytes of a receive buffer that this kernel gives on request; none where it does not say.
+static MOST_RECEIVE_BUFFER: LazyLock<Option<u64>> =
+    LazyLock::new(|| fs::read_to_string(receive_buffer::KERNEL_LIMIT_FILE).ok()?.trim().parse().ok());
 
 type Encrypted = TlsStream<BufReader<TcpStream>>;
 
@@ -285,9 +290,15 @@ pub(super) async fn accept(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Res
     Ok((peer, reader, writer))
 }
 
-/// Opens a TCP connection.
-pub(super) async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
+/// Opens a TCP connection that is read at `rate` at most.
+pub(super) async fn dial(address: SocketAddr, rate: Rate) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let size = rate.bytes_per_second().zip(*MOST_RECEIVE_BUFFER);
+    if let Some(size) = size.and_then(|(rate, most)| receive_buffer::size(rate, most)) {
+        // Before it connects: the scale of the window is agreed on with the first packets.
+        socket.set_recv_buffer_size(size)?;
+    }
+    let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -300,4 +311,23 @@ pub(super) async fn connect(keypair: &Keypair, peer: PeerId, stream: TcpStream) 
     let stream = BufReader::with_capacity(CLIENT_READ, stream);
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     Ok(encrypted(TlsStream::from(stream)))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt::socket_recv_buffer_size;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_takes_in_little_ahead_of_a_limit() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limited = dial(address, Rate::Limited(6_000_000)).await.unwrap();
+        // 25 ms at the limit, which Linux doubles for its own use.
+        assert_eq!(socket_recv_buffer_size(&limited).unwrap(), 300_000);
+        let unlimited = dial(address, Rate::Unlimited).await.unwrap();
+        assert_ne!(socket_recv_buffer_size(&unlimited).unwrap(), 300_000);
+    }
 }

@@ -1,28 +1,17 @@
 //! What the kernel takes in of an answer before this process reads it.
 //!
-//! Bytes in the kernel's receive buffer have passed the host's link already, whatever limit they are read at. Left alone, the buffer
-//! of a connection grows to several MiB when the registry is faster than the limit, which with a few connections is more than the limit
-//! allows in a second. So with a limit the buffer is fixed, in proportion to it.
+//! How much that is and why: [`eagle_core::receive_buffer`].
 
 use std::{
     fmt, fs,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use eagle_core::units::Rate;
+use eagle_core::{receive_buffer, units::Rate};
 
-/// Time at the limit that a buffer stands for. A connection alone comes up to the limit when a round trip takes no longer; a pull has
-/// several. With 100 ms a dozen connections took in a second's worth ahead of the limit (5 of 40 runs of chaos).
-const WANTED: Duration = Duration::from_millis(25);
-/// The same where the kernel allows less. If it does not allow this either, the buffer is left to grow: a limit that is passed for a
-/// moment is better than a registry in the same region that cannot be used at the limit.
-const LEAST: Duration = Duration::from_millis(20);
-/// Least bytes of a buffer: some dozens of packets.
-const FLOOR: u64 = 64 << 10;
 /// Most bytes that this kernel gives on request; none where it does not say.
 static MOST: LazyLock<Option<u64>> =
-    LazyLock::new(|| fs::read_to_string("/proc/sys/net/core/rmem_max").ok()?.trim().parse().ok());
+    LazyLock::new(|| fs::read_to_string(receive_buffer::KERNEL_LIMIT_FILE).ok()?.trim().parse().ok());
 
 /// Where the limit of the host is looked up.
 type Source = Arc<dyn Fn() -> Rate + Send + Sync>;
@@ -49,7 +38,7 @@ impl ReceiveBuffers {
             (Some(host), Some(own)) => host.min(own),
             (host, own) => host.or(own)?,
         };
-        size(rate, (*MOST)?)
+        receive_buffer::size(rate, (*MOST)?).and_then(|size| usize::try_from(size).ok())
     }
 
     /// The limit of the host; of several roles in one process the highest.
@@ -64,32 +53,9 @@ impl ReceiveBuffers {
     }
 }
 
-fn size(rate: u64, most: u64) -> Option<usize> {
-    let within = |time: Duration| {
-        let bytes = u128::from(rate) * time.as_nanos() / 1_000_000_000;
-        u64::try_from(bytes).unwrap_or(u64::MAX).max(FLOOR)
-    };
-    let size = within(WANTED).min(most);
-    (size >= within(LEAST)).then(|| usize::try_from(size).ok()).flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_buffer_goes_with_the_limit_as_far_as_the_kernel_lets_it() {
-        for (rate, most, expected) in [
-            (1000, 4 << 20, Some(64 << 10)),
-            (6_000_000, 4 << 20, Some(150_000)),
-            (10_000_000, 212_992, Some(212_992)),
-            (50 << 20, 4 << 20, Some(1_310_720)),
-            (50 << 20, 212_992, None),
-            (u64::MAX, 4 << 20, None),
-        ] {
-            assert_eq!(size(rate, most), expected, "{rate} of {most}");
-        }
-    }
 
     #[test]
     fn the_highest_limit_counts_and_none_means_none() {

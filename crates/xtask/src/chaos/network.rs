@@ -28,8 +28,8 @@ const CORRUPT_ONE_IN: u32 = 12;
 const CORRUPT_AT: u32 = 8 * 120;
 /// Packets shorter than this are left alone, bytes: acknowledgements carry nothing that could be changed.
 const CORRUPT_LONGER_THAN: u32 = 220;
-/// Least, usual and most bytes of the kernel's buffers of a TCP connection. Linux would let them grow to several MiB.
-const BUFFERS: &str = "4096 131072 524288";
+/// Least, usual and most bytes of the kernel's send buffer of a TCP connection. Linux would let them grow to several MiB.
+const SEND_BUFFERS: &str = "4096 131072 524288";
 /// Queue of a slow link, as time: what is longer is dropped.
 const QUEUE: &str = "300ms";
 
@@ -68,17 +68,17 @@ impl Network {
             ip(&["-n", name, "link", "set", "lo", "up"])?;
             ip(&["-n", name, "addr", "add", &address, "dev", "eth0"])?;
             ip(&["-n", name, "link", "set", "eth0", "up"])?;
-            network.small_buffers(*member)?;
+            network.small_send_buffers(*member)?;
         }
         Ok(network)
     }
 
-    /// Bounds what the kernel takes in before the process reads it, so that the link shows what the process lets in.
-    fn small_buffers(&self, member: Member) -> Result<()> {
+    /// Bounds what the kernel holds of what the process has sent, so that the link shows what the process lets out, also after a cut.
+    /// What it takes in is bounded by Eagle itself.
+    fn small_send_buffers(&self, member: Member) -> Result<()> {
         let mut words = self.command(member).into_iter();
         let mut command = Command::new(words.next().context("no namespaces")?);
-        let script =
-            format!("echo '{BUFFERS}' > /proc/sys/net/ipv4/tcp_rmem && echo '{BUFFERS}' > /proc/sys/net/ipv4/tcp_wmem");
+        let script = format!("echo '{SEND_BUFFERS}' > /proc/sys/net/ipv4/tcp_wmem");
         succeed(command.args(words).args(["sh", "-c", &script]), DEADLINE).map(|_| ())
     }
 

@@ -1,7 +1,7 @@
 //! Whoever is no peer that is connected gets nothing from a data channel listener.
 
 use bytes::BytesMut;
-use eagle_core::wire::control::Ticket;
+use eagle_core::{units::Rate, wire::control::Ticket};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -40,7 +40,7 @@ async fn a_cluster_key_comes_before_everything() {
             assert_eq!(answer, b"");
         }
         // TLS and a good ticket alone do not help either.
-        let mut stream = transport::dial(address).await.unwrap();
+        let mut stream = transport::dial(address, Rate::Unlimited).await.unwrap();
         match encryption {
             Encryption::Tls => {
                 let connected = transport::connect(&fixture.b.keypair, fixture.to.peer, stream).await;
@@ -81,7 +81,7 @@ async fn tickets_cannot_be_guessed() {
 async fn an_identity_that_is_not_connected_gets_nothing() {
     let fixture = Fixture::start(SETUP).await;
     let stranger = identity::ephemeral();
-    let stream = transport::dial(fixture.to.data_address).await.unwrap();
+    let stream = transport::dial(fixture.to.data_address, Rate::Unlimited).await.unwrap();
     let (mut reader, mut writer) = transport::connect(&stranger, fixture.to.peer, stream).await.unwrap();
     let mut ask = BytesMut::new();
     eagle_core::wire::data::Ask::Request { id: 1, digest: fixture.digest, piece: None }.encode(&mut ask);
@@ -93,7 +93,7 @@ async fn an_identity_that_is_not_connected_gets_nothing() {
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
     assert_eq!(fixture.handler.asked.load(Ordering::SeqCst), 0);
     // And who is not the peer that was meant is not talked to.
-    let stream = transport::dial(fixture.to.data_address).await.unwrap();
+    let stream = transport::dial(fixture.to.data_address, Rate::Unlimited).await.unwrap();
     let other = stranger.public().to_peer_id();
     assert!(transport::connect(&fixture.b.keypair, other, stream).await.is_err());
 }
