@@ -68,11 +68,14 @@ pub(super) fn crowds(scene: &Scene<'_>) -> Result<()> {
         ("the proxy's data port", proxy.data.context("no port")?, &from_proxy),
     ];
     for (name, address, work) in idle {
-        let normal = rate(work)?;
+        let before = rate(work)?;
         let crowd = open(address, IDLE)?;
-        let left = rate(work)? / normal;
-        println!("  {} idle connections at {name}: {:.0} % of the rate is left", crowd.len(), left * 100.0);
-        ensure!(left >= LEAST_LEFT, "{left:.2} of the rate is left with {} idle connections at {name}", crowd.len());
+        let during = rate(work)?;
+        let count = crowd.len();
+        drop(crowd);
+        let left = during / f64::midpoint(before, recovered(work)?);
+        println!("  {count} idle connections at {name}: {:.0} % of the rate is left", left * 100.0);
+        ensure!(left >= LEAST_LEFT, "{left:.2} of the rate is left with {count} idle connections at {name}");
     }
 
     let flood = announce(&proxy.p2p.context("no port")?.to_string());
@@ -85,16 +88,17 @@ pub(super) fn crowds(scene: &Scene<'_>) -> Result<()> {
         ("floods of announces", &asks_tracker, &|done| repeat(tracker.listen, &flood, done)),
     ];
     for (name, work, attack) in attacks {
-        let normal = rate(work)?;
+        let before = rate(work)?;
         let done = AtomicBool::new(false);
-        let left = thread::scope(|scope| {
+        let during = thread::scope(|scope| {
             let attacker = scope.spawn(|| attack(&done));
             thread::sleep(MEASURE / 2);
-            let left = rate(work).map(|rate| rate / normal);
+            let during = rate(work);
             done.store(true, Ordering::SeqCst);
             attacker.join().map_err(|_| anyhow::anyhow!("the attack panicked"))??;
-            left
+            during
         })?;
+        let left = during / f64::midpoint(before, recovered(work)?);
         println!("  {name}: {:.0} % of the rate is left", left * 100.0);
         ensure!(left >= LEAST_LEFT, "{left:.2} of the rate is left with {name}");
     }
@@ -161,6 +165,12 @@ fn rate(work: Work<'_>) -> Result<f64> {
         done += work()?;
     }
     Ok(done as f64 / started.elapsed().as_secs_f64())
+}
+
+/// The rate when an attack is over and what it left behind is cleared away.
+fn recovered(work: Work<'_>) -> Result<f64> {
+    thread::sleep(MEASURE / 2);
+    rate(work)
 }
 
 /// Gets something; bytes, and one for the request.
