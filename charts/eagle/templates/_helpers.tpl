@@ -53,8 +53,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 
 {{/*
-The URL of every tracker or seeder, each by its own name and not hidden behind one address: nodes go to the first tracker that
-answers, and agree on the seeder of a blob by hashing it over this list. Takes (dict "root" $ "role" "...").
+The URL of every tracker or seeder, each by its own name and not hidden behind one address: nodes agree on the tracker and on the
+seeder of a blob by hashing it over this list. Takes (dict "root" $ "role" "...").
 */}}
 {{- define "eagle.urls" -}}
 {{- $values := get .root.Values .role -}}

@@ -8,18 +8,25 @@ use sha2::{Digest as _, Sha256};
 
 /// The servers in the order in which they are responsible for `key`, the first choice first.
 pub fn order<'a, T: AsRef<str>>(servers: &'a [T], key: &[u8]) -> Vec<&'a T> {
-    let mut scored: Vec<([u8; 32], &T)> = servers
+    places(servers, key).into_iter().filter_map(|place| servers.get(place)).collect()
+}
+
+/// The same order, as places in the list of servers.
+pub fn places<T: AsRef<str>>(servers: &[T], key: &[u8]) -> Vec<usize> {
+    let mut scored: Vec<([u8; 32], usize)> = servers
         .iter()
-        .map(|server| {
+        .enumerate()
+        .map(|(place, server)| {
             let mut hash = Sha256::new();
             hash.update((server.as_ref().len() as u64).to_le_bytes());
             hash.update(server.as_ref());
             hash.update(key);
-            (hash.finalize().into(), server)
+            (hash.finalize().into(), place)
         })
         .collect();
-    scored.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.as_ref().cmp(b.1.as_ref())));
-    scored.into_iter().map(|(_, server)| server).collect()
+    // Servers of the same name, which share a score, stay in the order of the list.
+    scored.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+    scored.into_iter().map(|(_, place)| place).collect()
 }
 
 #[cfg(test)]

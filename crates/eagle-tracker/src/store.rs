@@ -18,6 +18,7 @@ mod node;
 mod redis;
 mod seeders;
 mod shared;
+mod shared_seeders;
 
 use std::{fmt::Debug, time::Duration};
 
@@ -32,6 +33,7 @@ pub use self::{
     redis::VIEW_AGE,
     seeders::{MemorySeeders, SeederStats, SeederStore},
     shared::SharedStore,
+    shared_seeders::SharedSeeders,
 };
 use crate::{
     api::{BlobAnnounce, PeerBlob, PeerSummary, SwarmMember, SwarmSummary},

@@ -196,25 +196,65 @@ async fn a_tracker_that_forgot_a_node_asks_for_its_full_state() {
 }
 
 #[tokio::test]
-async fn the_next_tracker_takes_over_at_once() {
+async fn blobs_are_spread_over_trackers_and_the_next_one_takes_over_at_once() {
     let (first, second) = (Running::any().await, Running::any().await);
-    let trackers = vec![first.url(), second.url()];
+    // Whatever the order in which they are configured; one of them twice.
+    let one_way = vec![first.url(), second.url(), first.url()];
+    let other_way = vec![second.url(), first.url()];
+    let mut node = Node::start("node", NodeRole::Proxy, one_way.clone());
+    let mut other = Node::start("other", NodeRole::Proxy, other_way);
+    let blobs: Vec<[u8; 1]> = (0..40).map(|number| [number]).collect();
+    for blob in &blobs {
+        node.owns(blob);
+    }
+    until("announces at both", || first.count("entries") + second.count("entries") == 40).await;
+    let at_first = first.count("entries");
+    assert!((1..40).contains(&at_first), "{at_first} of 40 at the first");
+    until("both nodes at both", || first.count("peers") + second.count("peers") == 4).await;
+    for blob in &blobs {
+        other.wants(blob);
+        other.finds(blob, "node").await;
+        other.announcer.remove(Digest::of(blob));
+    }
+    until("nothing of the other", || first.count("entries") + second.count("entries") == 40).await;
+    let addr = first.stop().await;
+    until("everything at the second", || second.count("entries") == 40).await;
+    for blob in &blobs {
+        other.wants(blob);
+        other.finds(blob, "node").await;
+    }
+    // A seeder is at every tracker with all that it has.
+    let seeder = Node::start("seeder", NodeRole::Seeder, one_way);
+    seeder.owns(b"seeded");
+    until("the seeder at the second", || second.count("entries") == 81).await;
+    // The first has its own blobs again when it answers.
+    let first = Running::start(addr).await;
+    until("its blobs at the first again", || first.count("entries") == 2 * at_first + 1).await;
+    assert_eq!(second.count("entries"), 81, "nodes that have not noticed yet find them where they were");
+    node.wants(&[0]);
+    node.finds(&[0], "other").await;
+    // Both are told about the end.
+    tokio::join!(seeder.stop(), node.stop(), other.stop());
+    assert_eq!((first.count("peers"), second.count("peers")), (0, 0));
+}
+
+#[tokio::test]
+async fn who_waits_for_peers_does_not_wait_for_a_tracker_that_stands_still() {
+    // It accepts and never answers. Its blobs are at the other one before its answer is given up.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_url: Url = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
+    let good = Running::any().await;
+    let trackers = vec![silent_url, good.url()];
     let seeder = Node::start("seeder", NodeRole::Seeder, trackers.clone());
     let mut node = Node::start("node", NodeRole::Proxy, trackers);
-    seeder.owns(b"a");
-    node.owns(b"b");
-    until("announces at the first", || first.count("entries") == 2).await;
-    assert_eq!(second.count("entries"), 0);
-    let addr = first.stop().await;
-    until("announces at the second", || second.count("entries") == 2).await;
-    node.wants(b"a");
-    node.finds(b"a", "seeder").await;
-    // The preferred one is taken back when it answers again.
-    let first = Running::start(addr).await;
-    until("announces at the first again", || first.count("entries") == 3).await;
-    // Both are told about the end.
+    for blob in 0..20u8 {
+        seeder.owns(&[blob]);
+        node.wants(&[blob]);
+    }
+    for blob in 0..20u8 {
+        node.finds(&[blob], "seeder").await;
+    }
     tokio::join!(seeder.stop(), node.stop());
-    assert_eq!((first.count("peers"), second.count("peers")), (0, 0));
 }
 
 #[tokio::test]

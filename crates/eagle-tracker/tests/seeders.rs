@@ -177,6 +177,44 @@ async fn a_tracker_that_was_started_again_learns_of_leases_and_without_one_every
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn seeders_that_reach_different_trackers_agree() {
+    let (first, first_url, shutdown) = tracker("127.0.0.1:0").await;
+    let (_second, second_url, _shutdown) = tracker("127.0.0.1:0").await;
+    let both = Seeder::start("both", "http://127.0.0.1:1001", &[&first_url, &second_url]);
+    let one = Seeder::start("one", "http://127.0.0.1:1002", &[&second_url]);
+    // Whichever of the trackers is first for a blob.
+    for number in 0..8u8 {
+        let digest = Digest::of(&[number]);
+        let lease = both.granted(digest).await;
+        assert_eq!(one.holder(digest).await.as_deref(), Some("both"));
+        drop(lease);
+        let digest = Digest::of(&[number, 1]);
+        let _lease = one.granted(digest).await;
+        assert_eq!(both.holder(digest).await.as_deref(), Some("one"));
+    }
+    // What was granted by the first and refused by the second was given back.
+    until("no lease at the first", async || list(&first).await.seeders.iter().all(|seeder| seeder.leases == 0)).await;
+    // A tracker that was away hears of the leases that were given meanwhile.
+    let address = first.local_addr().to_string();
+    shutdown.cancel();
+    first.wait().await;
+    let digest = Digest::of(b"meanwhile");
+    let _lease = both.granted(digest).await;
+    let mut started = None;
+    until("the port to be free again", async || {
+        let config = TrackerConfig { listen: address.parse().unwrap(), ..TrackerConfig::default() };
+        let members = MemberTls::open();
+        started = Tracker::start(config, &members, &mut Registry::default(), CancellationToken::new()).await.ok();
+        started.is_some()
+    })
+    .await;
+    let first = started.unwrap();
+    until("the lease to be known", async || list(&first).await.seeders.iter().any(|seeder| seeder.leases == 1)).await;
+    let late = Seeder::start("late", "http://127.0.0.1:1003", &[&first_url]);
+    assert_eq!(late.holder(digest).await.as_deref(), Some("both"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_has_announced_all_of_a_blob_is_followed_and_nodes_hear_who_is_alive() {
     let (tracker, url, _shutdown) = tracker("127.0.0.1:0").await;
     let stop = CancellationToken::new();

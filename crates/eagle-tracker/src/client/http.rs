@@ -19,7 +19,7 @@ use url::Url;
 
 use crate::{
     api::{
-        ANNOUNCE_PATH, AnnounceRequest, AnnounceResponse, ErrorResponse, MAX_RESPONSE_BYTES, PEERS_PATH,
+        ANNOUNCE_PATH, AnnounceRequest, AnnounceResponse, ErrorResponse, MAX_RESPONSE_BYTES,
         seeders::{SEEDERS_PATH, SeedersResponse},
     },
     encoding::{DecodeError, Encoding},
@@ -55,7 +55,6 @@ pub(super) enum ExchangeError {
 #[derive(Debug, Clone)]
 pub(super) struct Endpoint {
     announce: Uri,
-    probe: Uri,
     seeders: Uri,
 }
 
@@ -65,7 +64,6 @@ impl Endpoint {
         let base = url.as_str().trim_end_matches('/');
         Ok(Self {
             announce: format!("{base}{ANNOUNCE_PATH}").parse()?,
-            probe: format!("{base}{PEERS_PATH}?limit=1").parse()?,
             seeders: format!("{base}{SEEDERS_PATH}").parse()?,
         })
     }
@@ -105,13 +103,6 @@ impl HttpClient {
         message.headers_mut().insert(header::CONTENT_TYPE, ENCODING.media_type());
         let answer = self.exchange(message).await?;
         ENCODING.decode_response(&answer).map_err(ExchangeError::Decode)
-    }
-
-    /// Finds out whether a tracker answers.
-    pub(super) async fn probe(&self, endpoint: &Endpoint) -> Result<(), ExchangeError> {
-        let mut message = Request::new(Full::default());
-        *message.uri_mut() = endpoint.probe.clone();
-        self.exchange(message).await.map(|_| ())
     }
 
     /// The seeders that a tracker knows to be alive.

@@ -1,6 +1,4 @@
-//! The list of live seeders, as the tracker in use knows it.
-
-use std::sync::Arc;
+//! The list of live seeders, as a tracker knows it.
 
 use eagle_core::tracker::seeders::SeederState;
 use url::Url;
@@ -20,7 +18,7 @@ pub struct LiveSeeders {
 
 impl LiveSeeders {
     /// Those of an answer whose addresses are some.
-    pub(super) fn new(response: SeedersResponse) -> Arc<Self> {
+    pub(super) fn new(response: SeedersResponse) -> Self {
         let mut live = Self { version: response.version, ..Self::default() };
         for seeder in response.seeders.into_iter().take(MAX_SEEDERS) {
             let Ok(url) = seeder.info.url.parse::<Url>() else { continue };
@@ -29,6 +27,6 @@ impl LiveSeeders {
                 SeederState::Draining => live.draining.push(url),
             }
         }
-        Arc::new(live)
+        live
     }
 }

@@ -5,9 +5,9 @@
 //! at once (after a few milliseconds, so that a burst is one request), a blob that was completed or
 //! dropped within a second, everything else with the next regular announce.
 //!
-//! Announces go to the first tracker in the configured order that answers. When it fails, the next
-//! one gets the full state in the same moment; better ones are probed in the background and taken
-//! back when they answer. A tracker that is down is logged once and never an error to a pull.
+//! With several trackers, each blob is announced to one of them, by rendezvous hashing. When that one fails, the next one in
+//! the order of the blob stands in for it in the same moment, until it answers again. A tracker that is down is logged once and
+//! never an error to a pull.
 //!
 //! What is said when and to whom is decided by `machine`, which has neither sockets nor a clock; `task` does what it says.
 
@@ -19,6 +19,7 @@ mod state;
 mod task;
 
 use std::{
+    collections::HashSet,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -93,6 +94,13 @@ pub fn check_tracker_url(url: &Url) -> Result<(), TrackerUrlError> {
     Ok(())
 }
 
+/// What all nodes call a tracker, so that they agree on the order of trackers for a blob: host, port and path, without the scheme, which
+/// need not be the same everywhere while a cluster is given a key.
+fn identity(url: &Url) -> String {
+    let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
+    format!("{host}:{port}{}", url.path().trim_end_matches('/'))
+}
+
 /// Handle to the task that announces this node to its trackers. Clones share the task.
 #[derive(Clone)]
 pub struct Announcer {
@@ -122,11 +130,11 @@ impl Shared {
 }
 
 impl Announcer {
-    /// Starts announcing `node` to `trackers`, the preferred one first, as a member by `members`, until `shutdown`.
+    /// Starts announcing `node` to `trackers`, in whatever order, as a member by `members`, until `shutdown`.
     ///
     /// Peers come through `found`; when it is full for a second, they are dropped, and come again with
     /// the next announce. Without trackers nothing is announced. A URL that [`check_tracker_url`] refuses
-    /// is logged as an error and not used.
+    /// is logged as an error and not used, and one that is given twice is used once.
     ///
     /// Must be called within a tokio runtime.
     pub fn start(
@@ -136,7 +144,9 @@ impl Announcer {
         members: MemberTls,
         shutdown: CancellationToken,
     ) -> Announcer {
-        let (names, endpoints) = trackers.into_iter().filter_map(task::usable).unzip();
+        let mut names = HashSet::new();
+        let once = trackers.into_iter().filter_map(task::usable).filter(|(name, _)| names.insert(name.clone()));
+        let (names, endpoints) = once.unzip();
         let machine = Mutex::new(Machine::new(names, node, Timestamp(0), rand::random()));
         let seeders = watch::Sender::new(None);
         let shared = Arc::new(Shared { machine, wake: Notify::new(), started: Instant::now(), seeders });
@@ -156,8 +166,8 @@ impl Announcer {
         self.change(|machine, now| machine.remove(now, digest));
     }
 
-    /// The seeders that the tracker in use knows to be alive; `None` while no tracker answers, or it knows of none. A change is known
-    /// with the next announce.
+    /// The seeders that are alive, from the same tracker for all nodes as long as that answers; `None` while no tracker answers, or
+    /// none knows of any. A change is known with the next announce.
     pub fn seeders(&self) -> watch::Receiver<Option<Arc<LiveSeeders>>> {
         self.shared.seeders.subscribe()
     }
@@ -190,6 +200,18 @@ impl fmt::Debug for Announcer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trackers_are_called_the_same_everywhere() {
+        for (url, name) in [
+            ("http://Tracker-0.eagle:6969", "tracker-0.eagle:6969"),
+            ("https://tracker-0.eagle:6969/", "tracker-0.eagle:6969"),
+            ("http://[::1]:6969/eagle/", "[::1]:6969/eagle"),
+            ("http://10.0.0.1", "10.0.0.1:80"),
+        ] {
+            assert_eq!(identity(&url.parse().unwrap()), name);
+        }
+    }
 
     #[test]
     fn refuses_urls_of_something_else_without_showing_secrets() {

@@ -1,11 +1,12 @@
 //! What a seeder tells trackers besides announces: that it is alive, and for which blobs it holds the lease.
 //!
 //! [`Registration`] is a handle to one task, which sends a heartbeat to every tracker every other second. A lease is asked for at
-//! the first tracker that answers, in the configured order, as announces are; its renewals travel with the heartbeats. A tracker that was
-//! started again does not know the leases that it gave: they are claimed again.
+//! every tracker that answers, one after the other in the order of the blob, which is the same for all seeders: two of them that want the same
+//! blob meet at the first, and where one does not reach that, at the next that both reach. Renewals travel with the heartbeats. A tracker that
+//! was started again or did not answer at first does not know of a lease: it is claimed there later.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -16,7 +17,7 @@ use std::{
 
 use eagle_cluster::MemberTls;
 use eagle_core::{
-    Digest, NodeId,
+    Digest, NodeId, rendezvous,
     tracker::seeders::{SeederInfo, SeederState},
 };
 use futures::future::join_all;
@@ -29,6 +30,7 @@ use url::Url;
 use super::{
     check_tracker_url,
     http::{ExchangeError, HttpClient},
+    identity,
 };
 use crate::api::seeders::{
     ClaimRequest, ClaimResponse, HEARTBEAT, HeartbeatRequest, HeartbeatResponse, LEASES_PATH, LeaseRenewal,
@@ -69,10 +71,7 @@ impl Drop for HeldLease {
         if state.held.get(&self.digest).is_some_and(|held| held.number == self.number)
             && let Some(held) = state.held.remove(&self.digest)
         {
-            // As many as there can be leases; what is too much ends by itself.
-            if state.released.len() < MAX_LEASES_PER_SEEDER {
-                state.released.push((held.tracker, ReleaseRequest { digest: self.digest, token: held.token }));
-            }
+            state.release(self.digest, &held.leases);
         }
         drop(state);
         self.shared.wake.notify_one();
@@ -112,15 +111,42 @@ struct State {
 }
 
 struct Held {
-    tracker: usize,
-    token: u64,
+    /// At each tracker.
+    leases: Vec<Lease>,
     number: u64,
     /// Bytes of the blob that there are.
     progress: Arc<AtomicU64>,
 }
 
+/// What a tracker says to a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lease {
+    /// Nothing yet.
+    Unknown,
+    /// Granted, with this token.
+    Token(u64),
+    /// Another seeder has it, by a tracker that was out of reach when it was granted elsewhere.
+    Refused,
+}
+
+impl State {
+    /// Gives leases back, as far as they were granted.
+    fn release(&mut self, digest: Digest, leases: &[Lease]) {
+        for (tracker, lease) in leases.iter().enumerate() {
+            // As many as there can be leases; what is too much ends by itself.
+            if let Lease::Token(token) = *lease
+                && self.released.len() < MAX_LEASES_PER_SEEDER * leases.len()
+            {
+                self.released.push((tracker, ReleaseRequest { digest, token }));
+            }
+        }
+    }
+}
+
 struct Endpoint {
     url: Url,
+    /// What all seeders call it.
+    name: String,
     seeders: Uri,
     leases: Uri,
     release: Uri,
@@ -136,7 +162,8 @@ impl Endpoint {
         }
         let at = |path: &str| format!("{}{path}", url.as_str().trim_end_matches('/')).parse().ok();
         let (seeders, leases, release) = (at(SEEDERS_PATH)?, at(LEASES_PATH)?, at(RELEASE_PATH)?);
-        Some(Self { url, seeders, leases, release, down: std::sync::atomic::AtomicBool::new(false) })
+        let name = identity(&url);
+        Some(Self { url, name, seeders, leases, release, down: std::sync::atomic::AtomicBool::new(false) })
     }
 
     /// Takes note of what became of a heartbeat. Whoever drains is not surprised that a tracker ends, too.
@@ -172,7 +199,9 @@ impl Registration {
         ended: CancellationToken,
     ) -> Self {
         let state = State { info, url: None, held: HashMap::new(), released: Vec::new(), next_number: 0 };
-        let trackers = trackers.into_iter().filter_map(Endpoint::new).collect();
+        let mut names = HashSet::new();
+        let trackers =
+            trackers.into_iter().filter_map(Endpoint::new).filter(|t| names.insert(t.name.clone())).collect();
         let client = HttpClient::new(members);
         let shared = Arc::new(Shared {
             client,
@@ -201,22 +230,30 @@ impl Registration {
         if shared.lock().held.len() >= MAX_LEASES_PER_SEEDER {
             return None;
         }
-        for (tracker, endpoint) in shared.trackers.iter().enumerate() {
-            let seeder = shared.lock().info.clone();
-            let without = without.iter().take(MAX_WITHOUT).cloned().collect();
-            let request = ClaimRequest { digest, seeder, without };
-            let answer = timeout(CLAIM_TIMEOUT, shared.client.post(&endpoint.leases, &request)).await;
-            match answer {
-                Ok(Ok(ClaimResponse::Granted { token, .. })) => {
-                    let mut state = shared.lock();
-                    let number = state.next_number;
-                    state.next_number += 1;
-                    state.held.insert(digest, Held { tracker, token, number, progress: Arc::clone(progress) });
-                    return Some(SeederClaim::Granted(HeldLease { shared: Arc::clone(shared), digest, number }));
+        let order = rendezvous::places(&shared.names(), digest.as_bytes());
+        // Nobody is kept waiting by a tracker that did not take the last heartbeat, unless no other answers.
+        let (down, up): (Vec<usize>, Vec<usize>) =
+            order.into_iter().partition(|tracker| shared.trackers[*tracker].down.load(Ordering::Acquire));
+        let mut leases = vec![Lease::Unknown; shared.trackers.len()];
+        for trackers in [up, down] {
+            for tracker in trackers {
+                match shared.claim_at(tracker, digest, without).await {
+                    Some(ClaimResponse::Granted { token, .. }) => leases[tracker] = Lease::Token(token),
+                    Some(ClaimResponse::Held { holder }) => {
+                        // Of a seeder that could not reach the trackers before this one.
+                        shared.lock().release(digest, &leases);
+                        shared.wake.notify_one();
+                        return Some(SeederClaim::Held(holder));
+                    }
+                    None => {}
                 }
-                Ok(Ok(ClaimResponse::Held { holder })) => return Some(SeederClaim::Held(holder)),
-                Ok(Err(problem)) => debug!(tracker = %endpoint.url, blob = %digest, "no lease: {problem}"),
-                Err(_) => debug!(tracker = %endpoint.url, blob = %digest, "no lease within {CLAIM_TIMEOUT:?}"),
+            }
+            if leases.iter().any(|lease| *lease != Lease::Unknown) {
+                let mut state = shared.lock();
+                let number = state.next_number;
+                state.next_number += 1;
+                state.held.insert(digest, Held { leases, number, progress: Arc::clone(progress) });
+                return Some(SeederClaim::Granted(HeldLease { shared: Arc::clone(shared), digest, number }));
             }
         }
         None
@@ -254,20 +291,45 @@ async fn run(shared: Arc<Shared>, draining: CancellationToken, ended: Cancellati
 }
 
 impl Shared {
+    /// What all seeders call the trackers.
+    fn names(&self) -> Vec<&str> {
+        self.trackers.iter().map(|endpoint| endpoint.name.as_str()).collect()
+    }
+
+    /// Asks a tracker for a lease while somebody waits for the blob.
+    async fn claim_at(&self, tracker: usize, digest: Digest, without: &[NodeId]) -> Option<ClaimResponse> {
+        let endpoint = &self.trackers[tracker];
+        let seeder = self.lock().info.clone();
+        let without = without.iter().take(MAX_WITHOUT).cloned().collect();
+        let request = ClaimRequest { digest, seeder, without };
+        match timeout(CLAIM_TIMEOUT, self.client.post(&endpoint.leases, &request)).await {
+            Ok(Ok(answer)) => return Some(answer),
+            Ok(Err(problem)) => debug!(tracker = %endpoint.url, blob = %digest, "no lease: {problem}"),
+            Err(_) => debug!(tracker = %endpoint.url, blob = %digest, "no lease within {CLAIM_TIMEOUT:?}"),
+        }
+        None
+    }
+
     /// Tells every tracker that this seeder is alive, and those that gave leases that they are used.
     async fn heartbeat(self: &Arc<Self>) {
         join_all((0..self.trackers.len()).map(|tracker| self.heartbeat_to(tracker))).await;
     }
 
     async fn heartbeat_to(&self, tracker: usize) {
-        let request = {
+        let (request, unknown) = {
             let state = self.lock();
-            let held = state.held.iter().filter(|(_, held)| held.tracker == tracker);
-            let leases = held.map(|(digest, held)| {
-                let progress = held.progress.load(Ordering::Relaxed);
-                LeaseRenewal { digest: *digest, token: held.token, progress }
-            });
-            HeartbeatRequest { seeder: state.info.clone(), stopped: false, leases: leases.collect() }
+            let (mut leases, mut unknown) = (Vec::new(), Vec::new());
+            for (digest, held) in &state.held {
+                match held.leases[tracker] {
+                    Lease::Token(token) => {
+                        let progress = held.progress.load(Ordering::Relaxed);
+                        leases.push(LeaseRenewal { digest: *digest, token, progress });
+                    }
+                    Lease::Unknown => unknown.push((*digest, Lease::Unknown)),
+                    Lease::Refused => {}
+                }
+            }
+            (HeartbeatRequest { seeder: state.info.clone(), stopped: false, leases }, unknown)
         };
         let endpoint = &self.trackers[tracker];
         let answer: Result<HeartbeatResponse, _> = self.client.post(&endpoint.seeders, &request).await;
@@ -276,31 +338,44 @@ impl Shared {
         endpoint.answered(answer.as_ref().map(|_| ()), draining);
         let Ok(answer) = answer else { return };
         self.lock().url = Some(answer.url);
-        for renewal in request.leases.iter().filter(|renewal| answer.lost.contains(&renewal.digest)) {
-            self.claim_again(tracker, renewal).await;
+        let lost = request.leases.iter().filter(|renewal| answer.lost.contains(&renewal.digest));
+        let lost = lost.map(|renewal| (renewal.digest, Lease::Token(renewal.token)));
+        for (digest, before) in lost.chain(unknown) {
+            if !self.claim_again(tracker, digest, before).await {
+                // Tried again after the next heartbeat.
+                return;
+            }
         }
     }
 
-    /// The tracker was started again, or heard of this seeder too late.
-    async fn claim_again(&self, tracker: usize, LeaseRenewal { digest, token, .. }: &LeaseRenewal) {
+    /// The tracker was started again, heard of this seeder too late, or could not be asked at first. Whether it answers.
+    async fn claim_again(&self, tracker: usize, digest: Digest, before: Lease) -> bool {
         let seeder = self.lock().info.clone();
         // Whoever has the blob by now does not make this seeder stop fetching it.
-        let request = ClaimRequest { digest: *digest, seeder, without: Vec::new() };
+        let request = ClaimRequest { digest, seeder, without: Vec::new() };
         let answer = self.client.post(&self.trackers[tracker].leases, &request).await;
         let mut state = self.lock();
-        let Some(held) = state.held.get_mut(digest).filter(|held| held.token == *token) else {
-            // Given back meanwhile. What may have been granted ends with its time.
-            return;
-        };
-        match answer {
-            Ok(ClaimResponse::Granted { token, .. }) => held.token = token,
-            Ok(ClaimResponse::Held { .. }) => {
-                state.held.remove(digest);
+        let held = state.held.get_mut(&digest).and_then(|held| held.leases.get_mut(tracker));
+        let held = held.filter(|lease| **lease == before);
+        match (answer, held) {
+            (Ok(ClaimResponse::Granted { token, .. }), Some(lease)) => *lease = Lease::Token(token),
+            (Ok(ClaimResponse::Granted { token, .. }), None) => {
+                // Given back meanwhile.
+                state.released.push((tracker, ReleaseRequest { digest, token }));
+                drop(state);
+                self.wake.notify_one();
+            }
+            (Ok(ClaimResponse::Held { .. }), Some(lease)) => {
+                *lease = Lease::Refused;
                 info!(blob = %digest, "another seeder has the lease of a blob that is fetched here");
             }
-            // Tried again after the next heartbeat.
-            Err(problem) => debug!(blob = %digest, "the lease is not renewed: {problem}"),
+            (Ok(ClaimResponse::Held { .. }), None) => {}
+            (Err(problem), _) => {
+                debug!(blob = %digest, "the lease is not renewed: {problem}");
+                return false;
+            }
         }
+        true
     }
 
     async fn release(&self) {

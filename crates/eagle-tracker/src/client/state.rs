@@ -1,6 +1,6 @@
 //! What there is to announce: coalesced updates, deltas and full states. No I/O and no clock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 
 use eagle_core::{Digest, Geometry, PeerInfo, PieceSet};
 
@@ -25,10 +25,13 @@ pub(super) enum Urgency {
     Now,
 }
 
-/// The blobs of this node and what the tracker in use has not been told yet.
+/// The blobs of this node.
+pub(super) type Blobs = HashMap<Digest, BlobStatus>;
+
+/// The blobs that one tracker is to know of, and what it has not been told yet.
 #[derive(Debug)]
 pub(super) struct State {
-    blobs: HashMap<Digest, Entry>,
+    entries: HashMap<Digest, Entry>,
     /// Announced earlier, then dropped. Never more than were announced, and emptied by each announce.
     evicted: HashMap<Digest, Geometry>,
     /// Whether the next announce carries everything.
@@ -36,11 +39,10 @@ pub(super) struct State {
     urgency: Urgency,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Entry {
-    status: BlobStatus,
-    /// Whether `status` is news to the tracker.
-    changed: bool,
+    /// Whether the tracker has heard of the blob as it is.
+    told: bool,
     /// Whether the tracker has been told of the blob at all.
     announced: bool,
     /// Whether it has refused it, so that this is logged once.
@@ -49,11 +51,7 @@ struct Entry {
 
 impl State {
     pub(super) fn new() -> Self {
-        Self { blobs: HashMap::new(), evicted: HashMap::new(), full: true, urgency: Urgency::Regular }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.blobs.len()
+        Self { entries: HashMap::new(), evicted: HashMap::new(), full: true, urgency: Urgency::Regular }
     }
 
     /// Number of blobs that the tracker is still to hear were dropped.
@@ -67,36 +65,35 @@ impl State {
         self.urgency
     }
 
-    pub(super) fn update(&mut self, digest: Digest, status: BlobStatus) {
-        self.evicted.remove(&digest);
-        let urgency = match self.blobs.get_mut(&digest) {
-            Some(entry) if entry.status == status => return,
-            Some(entry) => {
-                let wants = status.want_peers && !entry.status.want_peers;
-                let completes = status.pieces == PieceSet::Complete && entry.status.pieces != PieceSet::Complete;
-                entry.status = status;
-                entry.changed = true;
-                match (wants, completes) {
-                    (true, _) => Urgency::Now,
-                    (false, true) => Urgency::Soon,
-                    (false, false) => Urgency::Regular,
-                }
-            }
-            None => {
-                let urgency = if status.want_peers { Urgency::Now } else { Urgency::Soon };
-                let entry = Entry { status, changed: true, announced: false, refused: false };
-                self.blobs.insert(digest, entry);
-                urgency
-            }
-        };
-        self.urgency = self.urgency.max(urgency);
+    /// The blobs that the tracker is to know of.
+    pub(super) fn digests(&self) -> impl Iterator<Item = &Digest> {
+        self.entries.keys()
     }
 
-    pub(super) fn remove(&mut self, digest: Digest) {
-        if let Some(entry) = self.blobs.remove(&digest)
+    /// The tracker is to know of a blob from now on.
+    pub(super) fn place(&mut self, digest: Digest, urgency: Urgency) {
+        if let hash_map::Entry::Vacant(place) = self.entries.entry(digest) {
+            // One that it was to hear was dropped, it knows.
+            let announced = self.evicted.remove(&digest).is_some();
+            place.insert(Entry { announced, ..Entry::default() });
+            self.urgency = self.urgency.max(urgency);
+        }
+    }
+
+    /// Something became of a blob, which this tracker may be to know.
+    pub(super) fn changed(&mut self, digest: &Digest, urgency: Urgency) {
+        if let Some(entry) = self.entries.get_mut(digest) {
+            entry.told = false;
+            self.urgency = self.urgency.max(urgency);
+        }
+    }
+
+    /// The tracker is not to know of a blob any more.
+    pub(super) fn remove(&mut self, digest: &Digest, geometry: Geometry) {
+        if let Some(entry) = self.entries.remove(digest)
             && entry.announced
         {
-            self.evicted.insert(digest, entry.status.geometry);
+            self.evicted.insert(*digest, geometry);
             self.urgency = self.urgency.max(Urgency::Soon);
         }
     }
@@ -108,26 +105,27 @@ impl State {
 
     /// Whether a refusal of this blob is the first one, to be logged.
     pub(super) fn refused_first(&mut self, digest: Digest) -> bool {
-        self.blobs.get_mut(&digest).is_some_and(|entry| !std::mem::replace(&mut entry.refused, true))
+        self.entries.get_mut(&digest).is_some_and(|entry| !std::mem::replace(&mut entry.refused, true))
     }
 
     /// The requests that bring a tracker up to date: at least one, since it also says that the node
     /// lives. Wanted blobs come first. When they do not arrive, [`State::forget_tracker`] must be called.
-    pub(super) fn take(&mut self, node: &PeerInfo) -> Vec<AnnounceRequest> {
+    pub(super) fn take(&mut self, node: &PeerInfo, blobs: &Blobs) -> Vec<AnnounceRequest> {
         let full = std::mem::replace(&mut self.full, false);
         self.urgency = Urgency::Regular;
         let evicted = std::mem::take(&mut self.evicted).into_iter().filter(|_| !full).map(|(digest, geometry)| {
             BlobAnnounce { digest, geometry, pieces: PieceSet::Empty, event: Event::Evicted, want_peers: false }
         });
-        let mut blobs: Vec<BlobAnnounce> = self
-            .blobs
+        let mut announced: Vec<BlobAnnounce> = self
+            .entries
             .iter_mut()
-            .filter(|(_, entry)| full || entry.changed || entry.status.want_peers)
-            .map(|(digest, entry)| entry.take(*digest, full))
+            .filter_map(|(digest, entry)| Some((*digest, entry, blobs.get(digest)?)))
+            .filter(|(_, entry, status)| full || !entry.told || status.want_peers)
+            .map(|(digest, entry, status)| entry.take(digest, status, full))
             .collect();
-        blobs.sort_by_key(|blob| !blob.want_peers);
-        blobs.extend(evicted);
-        split(node, full, blobs)
+        announced.sort_by_key(|blob| !blob.want_peers);
+        announced.extend(evicted);
+        split(node, full, announced)
     }
 
     /// What tells a tracker that the node stops.
@@ -136,21 +134,33 @@ impl State {
     }
 }
 
+/// How soon others should know of an update.
+pub(super) fn urgency_of(before: Option<&BlobStatus>, after: &BlobStatus) -> Urgency {
+    let wants = after.want_peers && before.is_none_or(|before| !before.want_peers);
+    let completes =
+        before.is_none_or(|before| after.pieces == PieceSet::Complete && before.pieces != PieceSet::Complete);
+    match (wants, completes) {
+        (true, _) => Urgency::Now,
+        (false, true) => Urgency::Soon,
+        (false, false) => Urgency::Regular,
+    }
+}
+
 impl Entry {
-    fn take(&mut self, digest: Digest, full: bool) -> BlobAnnounce {
-        let event = match (&self.status.pieces, self.announced && !full) {
-            (PieceSet::Complete, _) if self.changed || full => Event::Completed,
+    fn take(&mut self, digest: Digest, status: &BlobStatus, full: bool) -> BlobAnnounce {
+        let event = match (&status.pieces, self.announced && !full) {
+            (PieceSet::Complete, _) if !self.told || full => Event::Completed,
             (_, false) => Event::Started,
             (_, true) => Event::Progress,
         };
-        self.changed = false;
+        self.told = true;
         self.announced = true;
         BlobAnnounce {
             digest,
-            geometry: self.status.geometry,
-            pieces: self.status.pieces.clone(),
+            geometry: status.geometry,
+            pieces: status.pieces.clone(),
             event,
-            want_peers: self.status.want_peers,
+            want_peers: status.want_peers,
         }
     }
 }
@@ -200,11 +210,37 @@ mod tests {
         BlobStatus { geometry: Geometry::auto(1 << 30).unwrap(), pieces, want_peers }
     }
 
-    /// One request, which must be all there is.
-    fn take(state: &mut State) -> AnnounceRequest {
-        let mut requests = state.take(&PeerInfo::example());
-        assert_eq!(requests.len(), 1);
-        requests.remove(0)
+    /// A state and the blobs that it is about, as they are used together.
+    struct Told {
+        state: State,
+        blobs: Blobs,
+    }
+
+    impl Told {
+        fn new() -> Self {
+            Self { state: State::new(), blobs: Blobs::new() }
+        }
+
+        fn update(&mut self, digest: Digest, status: BlobStatus) {
+            let urgency = urgency_of(self.blobs.get(&digest), &status);
+            if self.blobs.insert(digest, status).is_some() {
+                self.state.changed(&digest, urgency);
+            } else {
+                self.state.place(digest, urgency);
+            }
+        }
+
+        fn remove(&mut self, digest: Digest) {
+            let status = self.blobs.remove(&digest).unwrap();
+            self.state.remove(&digest, status.geometry);
+        }
+
+        /// One request, which must be all there is.
+        fn take(&mut self) -> AnnounceRequest {
+            let mut requests = self.state.take(&PeerInfo::example(), &self.blobs);
+            assert_eq!(requests.len(), 1);
+            requests.remove(0)
+        }
     }
 
     fn events(request: &AnnounceRequest) -> Vec<(Digest, Event)> {
@@ -213,77 +249,78 @@ mod tests {
 
     #[test]
     fn the_life_of_a_blob() {
-        let mut state = State::new();
-        assert!(take(&mut state).full, "the first announce is full");
+        let mut told = Told::new();
+        assert!(told.take().full, "the first announce is full");
         let (blob, other) = (digest(1), digest(2));
 
-        state.update(blob, status(PieceSet::Empty, true));
-        assert_eq!(state.urgency(), Urgency::Now);
-        let request = take(&mut state);
+        told.update(blob, status(PieceSet::Empty, true));
+        assert_eq!(told.state.urgency(), Urgency::Now);
+        let request = told.take();
         assert!(!request.full);
         assert_eq!(events(&request), [(blob, Event::Started)]);
-        assert_eq!(state.urgency(), Urgency::Regular);
+        assert_eq!(told.state.urgency(), Urgency::Regular);
 
         // A wanted blob is in every announce; progress is not urgent and only its last state counts.
-        state.update(blob, status(PieceSet::Prefix(1), true));
-        state.update(blob, status(PieceSet::Prefix(2), true));
-        assert_eq!(state.urgency(), Urgency::Regular);
-        let request = take(&mut state);
+        told.update(blob, status(PieceSet::Prefix(1), true));
+        told.update(blob, status(PieceSet::Prefix(2), true));
+        assert_eq!(told.state.urgency(), Urgency::Regular);
+        let request = told.take();
         assert_eq!(events(&request), [(blob, Event::Progress)]);
         assert_eq!(request.blobs[0].pieces, PieceSet::Prefix(2));
-        assert_eq!(events(&take(&mut state)), [(blob, Event::Progress)]);
+        assert_eq!(events(&told.take()), [(blob, Event::Progress)]);
 
-        state.update(blob, status(PieceSet::Complete, false));
-        assert_eq!(state.urgency(), Urgency::Soon);
-        assert_eq!(events(&take(&mut state)), [(blob, Event::Completed)]);
-        state.update(blob, status(PieceSet::Complete, false));
-        assert_eq!(events(&take(&mut state)), [], "nothing changed");
+        told.update(blob, status(PieceSet::Complete, false));
+        assert_eq!(told.state.urgency(), Urgency::Soon);
+        assert_eq!(events(&told.take()), [(blob, Event::Completed)]);
+        assert_eq!(events(&told.take()), [], "nothing changed");
 
-        state.update(other, status(PieceSet::Complete, false));
-        state.remove(other);
-        assert_eq!(events(&take(&mut state)), [], "the tracker never knew it");
-        state.remove(blob);
-        assert_eq!(events(&take(&mut state)), [(blob, Event::Evicted)]);
-        assert_eq!(events(&take(&mut state)), []);
+        told.update(other, status(PieceSet::Complete, false));
+        told.remove(other);
+        assert_eq!(events(&told.take()), [], "the tracker never knew it");
+        told.remove(blob);
+        assert_eq!(events(&told.take()), [(blob, Event::Evicted)]);
+        assert_eq!(events(&told.take()), []);
     }
 
     #[test]
     fn after_a_failure_everything_is_said_again() {
-        let mut state = State::new();
-        state.update(digest(1), status(PieceSet::Complete, false));
-        state.update(digest(2), status(PieceSet::Prefix(3), true));
-        take(&mut state);
-        state.remove(digest(1));
-        take(&mut state);
-        state.forget_tracker();
-        let request = take(&mut state);
+        let mut told = Told::new();
+        told.update(digest(1), status(PieceSet::Complete, false));
+        told.update(digest(2), status(PieceSet::Prefix(3), true));
+        told.take();
+        told.remove(digest(1));
+        told.take();
+        told.state.forget_tracker();
+        let request = told.take();
         assert!(request.full);
         assert_eq!(events(&request), [(digest(2), Event::Started)]);
-        assert!(!take(&mut state).full);
+        assert!(!told.take().full);
     }
 
     #[test]
     fn a_blob_that_comes_back_is_not_evicted() {
-        let mut state = State::new();
-        state.update(digest(1), status(PieceSet::Complete, false));
-        take(&mut state);
-        state.remove(digest(1));
-        state.update(digest(1), status(PieceSet::Empty, true));
-        assert_eq!(events(&take(&mut state)), [(digest(1), Event::Started)]);
+        let mut told = Told::new();
+        told.update(digest(1), status(PieceSet::Complete, false));
+        told.take();
+        told.remove(digest(1));
+        told.update(digest(1), status(PieceSet::Empty, true));
+        assert_eq!(events(&told.take()), [(digest(1), Event::Progress)], "the tracker still lists it");
+        told.remove(digest(1));
+        assert_eq!(events(&told.take()), [(digest(1), Event::Evicted)]);
     }
 
     #[test]
     fn requests_stay_within_the_bounds() {
-        let mut state = State::new();
+        let mut told = Told::new();
         for number in 0..12_000 {
             // The longest digests and, here and there, the largest bitmaps.
             let half = *digest(number).as_bytes().first_chunk::<32>().unwrap();
             let digest = Digest::Sha512([half, half].concat().try_into().unwrap());
             let large = PieceSet::Bitmap(Bitmap(vec![0x55; 32 << 10]));
             let pieces = if number % 100 == 0 { large } else { PieceSet::Complete };
-            state.update(digest, status(pieces, number % 1000 == 7));
+            told.update(digest, status(pieces, number % 1000 == 7));
         }
-        let requests = state.take(&PeerInfo::example());
+        let requests = told.state.take(&PeerInfo::example(), &told.blobs);
         assert!(requests[0].full && requests[1..].iter().all(|request| !request.full));
         assert_eq!(requests.iter().map(|request| request.blobs.len()).sum::<usize>(), 12_000);
         assert!(requests[0].blobs[..12].iter().all(|blob| blob.want_peers));

@@ -3,6 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use eagle_cluster::MemberTls;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -14,13 +15,14 @@ use url::Url;
 use super::{
     Found, LiveSeeders, Shared, check_tracker_url,
     http::{Endpoint, ExchangeError, HttpClient},
-    machine::{Action, Ticket},
+    identity,
+    machine::{Announce, SeedersFrom, Ticket},
 };
 use crate::api::AnnounceResponse;
 
 /// Longest wait for the consumer of found peers, for one answer.
 const FOUND_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest wait for the list of seeders, which announces wait for.
+/// Longest wait for the list of seeders.
 const SEEDERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time for telling the trackers that the node stops.
 const STOP_TIMEOUT: Duration = Duration::from_millis(900);
@@ -32,8 +34,12 @@ struct Task {
     found: mpsc::Sender<Found>,
 }
 
-/// Something under way; at most one of each kind.
-type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
+/// What became of an announce.
+type Outcome = (Ticket, usize, Result<AnnounceResponse, ExchangeError>);
+/// Announces under way, at most one to each tracker.
+type Announces = FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
+/// The list of seeders on its way, if it is.
+type Pending = Option<Pin<Box<dyn Future<Output = Option<LiveSeeders>> + Send>>>;
 
 /// Announces until `shutdown`, then says that the node stops. The machine names trackers by their places in `endpoints`.
 pub(super) async fn run(
@@ -54,14 +60,14 @@ pub(super) async fn run(
     task.stop().await;
 }
 
-/// What a tracker's URL comes to, with its text; nothing for one that cannot be used.
+/// What a tracker's URL comes to, with its name for [`machine`](super::machine); nothing for one that cannot be used.
 pub(super) fn usable(url: Url) -> Option<(String, Endpoint)> {
     if let Err(problem) = check_tracker_url(&url) {
         error!("{problem}; it is not used");
         return None;
     }
     match Endpoint::new(&url) {
-        Ok(endpoint) => Some((url.into(), endpoint)),
+        Ok(endpoint) => Some((identity(&url), endpoint)),
         Err(problem) => {
             error!(%url, %problem, "tracker URL cannot be used in HTTP; it is not used");
             None
@@ -72,32 +78,26 @@ pub(super) fn usable(url: Url) -> Option<(String, Endpoint)> {
 impl Task {
     /// Goes on for ever.
     async fn announce(&self) {
-        let mut announce: Pending<(Ticket, usize, Result<AnnounceResponse, ExchangeError>)> = None;
-        let mut probe: Pending<Option<usize>> = None;
+        let mut announces = Announces::new();
+        let mut list: Pending = None;
         loop {
-            while let Some(action) = self.next_action() {
-                match action {
-                    Action::Announce { ticket, tracker, request } => {
-                        let (client, endpoint) = (self.client.clone(), self.endpoints[tracker].clone());
-                        announce =
-                            Some(Box::pin(
-                                async move { (ticket, tracker, client.announce(&endpoint, &request).await) },
-                            ));
-                    }
-                    Action::Probe { trackers } => probe = Some(self.probe(trackers)),
-                }
+            while let Some(Announce { ticket, tracker, request }) = self.next_announce() {
+                let (client, endpoint) = (self.client.clone(), self.endpoints[tracker].clone());
+                announces.push(Box::pin(async move { (ticket, tracker, client.announce(&endpoint, &request).await) }));
             }
             let due = self.shared.lock().next_timeout();
             let due = due.map(|due| self.shared.started + Duration::from_nanos(due.0));
             tokio::select! {
-                (ticket, tracker, outcome) = resolve(&mut announce) => {
-                    announce = None;
-                    self.answered(ticket, tracker, outcome).await;
+                Some((ticket, tracker, outcome)) = announces.next() => {
+                    if self.answered(ticket, tracker, outcome).await && list.is_none() {
+                        list = Some(self.list_of_seeders(tracker));
+                    }
                 }
-                answered = resolve(&mut probe) => {
-                    probe = None;
-                    let now = self.shared.now();
-                    self.shared.lock().handle_probe(now, answered);
+                fetched = resolve(&mut list) => {
+                    list = None;
+                    if let Some(live) = fetched {
+                        self.shared.seeders.send_replace(Some(Arc::new(live)));
+                    }
                 }
                 () = self.shared.wake.notified() => {}
                 () = until(due) => {}
@@ -105,18 +105,19 @@ impl Task {
         }
     }
 
-    fn next_action(&self) -> Option<Action> {
+    fn next_announce(&self) -> Option<Announce> {
         let now = self.shared.now();
         self.shared.lock().poll(now)
     }
 
-    /// Hands on what a tracker said.
-    async fn answered(&self, ticket: Ticket, tracker: usize, outcome: Result<AnnounceResponse, ExchangeError>) {
+    /// Hands on what a tracker said. Whether it has another list of seeders than the one that is known.
+    async fn answered(&self, ticket: Ticket, tracker: usize, outcome: Result<AnnounceResponse, ExchangeError>) -> bool {
         let now = self.shared.now();
-        let (found, seeders) = match outcome {
+        let (found, version, from) = match outcome {
             Ok(response) => {
-                let seeders = response.seeders_version;
-                (self.shared.lock().handle_answer(now, ticket, response), seeders)
+                let version = response.seeders_version;
+                let mut machine = self.shared.lock();
+                (machine.handle_answer(now, ticket, response), version, machine.seeders_from(now, tracker))
             }
             Err(problem) => {
                 let mut machine = self.shared.lock();
@@ -125,7 +126,7 @@ impl Task {
                     // Whom the last of them named may be gone: the configured seeders count until one answers.
                     self.shared.seeders.send_if_modified(|seeders| seeders.take().is_some());
                 }
-                return;
+                return false;
             }
         };
         // One deadline for all: after it, only what fits at once is handed on.
@@ -136,37 +137,29 @@ impl Task {
                 debug!(%digest, "peers found are not taken; they come again with the next announce");
             }
         }
-        self.follow_seeders(tracker, seeders).await;
-    }
-
-    /// Fetches the list of live seeders when it is not the one that is known.
-    async fn follow_seeders(&self, tracker: usize, version: Option<u64>) {
-        let seeders = &self.shared.seeders;
-        let Some(version) = version else {
-            seeders.send_if_modified(|seeders| seeders.take().is_some());
-            return;
-        };
-        if seeders.borrow().as_ref().is_some_and(|live| live.version == version) {
-            return;
-        }
-        match timeout(SEEDERS_TIMEOUT, self.client.seeders(&self.endpoints[tracker])).await {
-            Ok(Ok(list)) => {
-                let live = LiveSeeders::new(list);
-                debug!(up = live.up.len(), draining = live.draining.len(), "seeders that are alive");
-                seeders.send_replace(Some(live));
+        match from {
+            SeedersFrom::This => self.shared.seeders.borrow().as_ref().map(|live| live.version) != version,
+            SeedersFrom::Another => false,
+            SeedersFrom::Nobody => {
+                self.shared.seeders.send_if_modified(|seeders| seeders.take().is_some());
+                false
             }
-            Ok(Err(problem)) => debug!("the list of seeders is asked for again with the next announce: {problem}"),
-            Err(_) => debug!("no list of seeders within {SEEDERS_TIMEOUT:?}; asked for again with the next announce"),
         }
     }
 
-    /// Looks for one of the first trackers that answers again.
-    fn probe(&self, trackers: usize) -> Pin<Box<dyn Future<Output = Option<usize>> + Send>> {
-        let (client, endpoints) = (self.client.clone(), self.endpoints[..trackers].to_vec());
+    /// Fetches the list of live seeders.
+    fn list_of_seeders(&self, tracker: usize) -> Pin<Box<dyn Future<Output = Option<LiveSeeders>> + Send>> {
+        let (client, endpoint) = (self.client.clone(), self.endpoints[tracker].clone());
         Box::pin(async move {
-            for (index, endpoint) in endpoints.iter().enumerate() {
-                if client.probe(endpoint).await.is_ok() {
-                    return Some(index);
+            match timeout(SEEDERS_TIMEOUT, client.seeders(&endpoint)).await {
+                Ok(Ok(list)) => {
+                    let live = LiveSeeders::new(list);
+                    debug!(up = live.up.len(), draining = live.draining.len(), "seeders that are alive");
+                    return Some(live);
+                }
+                Ok(Err(problem)) => debug!("the list of seeders is asked for again with the next announce: {problem}"),
+                Err(_) => {
+                    debug!("no list of seeders within {SEEDERS_TIMEOUT:?}; asked for again with the next announce");
                 }
             }
             None
@@ -188,7 +181,7 @@ impl Task {
 }
 
 /// Waits for what is under way, for ever when there is nothing.
-async fn resolve<T>(pending: &mut Pending<T>) -> T {
+async fn resolve(pending: &mut Pending) -> Option<LiveSeeders> {
     match pending {
         Some(pending) => pending.await,
         None => std::future::pending().await,

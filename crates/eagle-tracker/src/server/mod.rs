@@ -31,7 +31,9 @@ use crate::{
     metrics::Metrics,
     networks::Networks,
     policy::{DefaultPolicy, PeerPolicy},
-    store::{MemorySeeders, MemoryStore, PeerStore, SeederStore, SharedStore, StoreLimits, StoreLocation},
+    store::{
+        MemorySeeders, MemoryStore, PeerStore, SeederStore, SharedSeeders, SharedStore, StoreLimits, StoreLocation,
+    },
 };
 
 /// Most connections at a time: two for each of the 15,000 hosts of a large cluster.
@@ -109,9 +111,13 @@ impl Tracker {
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         config.validate()?;
-        let store: Arc<dyn PeerStore> = match &config.store {
-            StoreLocation::Memory => Arc::new(MemoryStore::new(StoreLimits::from(&config))),
-            StoreLocation::Redis(url) => Arc::new(SharedStore::new(url, &config)?),
+        let (store, seeders): (Arc<dyn PeerStore>, Arc<dyn SeederStore>) = match &config.store {
+            StoreLocation::Memory => {
+                (Arc::new(MemoryStore::new(StoreLimits::from(&config))), Arc::new(MemorySeeders::default()))
+            }
+            StoreLocation::Redis(url) => {
+                (Arc::new(SharedStore::new(url, &config)?), Arc::new(SharedSeeders::new(url, &config)?))
+            }
         };
         let address = config.listen;
         let bind_error = |source| StartError::Bind { address, source };
@@ -119,7 +125,7 @@ impl Tracker {
         let local_addr = listener.local_addr().map_err(bind_error)?;
         let shared = Arc::new(Shared {
             store,
-            seeders: Arc::new(MemorySeeders::default()),
+            seeders,
             policy: Box::new(DefaultPolicy),
             networks: Networks::new(&config.topology).map_err(|problem| ConfigError { key: "topology", problem })?,
             reports: Reports::new(&config),

@@ -39,7 +39,7 @@ pub(super) async fn heartbeat(
     check(&mut beat.seeder, source)?;
     let (now, url) = (shared.now(), beat.seeder.url.clone());
     let lost = if beat.stopped {
-        shared.seeders.leave(&beat.seeder.id).await;
+        shared.seeders.leave(&beat.seeder.id, now).await;
         Vec::new()
     } else {
         heard(shared, beat.seeder, &beat.leases, now).await?
@@ -113,7 +113,7 @@ pub(super) async fn claim(
 /// `POST /v1/leases/release`
 pub(super) async fn release(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Reply, RequestError> {
     let ReleaseRequest { digest, token } = read(shared, request).await?;
-    shared.seeders.release(digest, token).await;
+    shared.seeders.release(digest, token, shared.now()).await;
     Ok(json(&serde_json::json!({})))
 }
 

@@ -7,6 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::config::{ConfigError, TrackerConfig};
+
 /// Redis' port where a URL names none.
 const REDIS_PORT: u16 = 6379;
 /// Largest file of a password or of certificates that is read, bytes.
@@ -138,6 +140,20 @@ impl fmt::Debug for RedisLocation {
 }
 
 impl RedisLocation {
+    /// The Redis of a configuration.
+    ///
+    /// # Errors
+    /// When a file that belongs to it cannot be used.
+    pub(super) fn of(url: &RedisUrl, config: &TrackerConfig) -> Result<Self, ConfigError> {
+        let (password, ca) = (config.store_password_file.as_deref(), config.store_ca_file.as_deref());
+        Self::read(url, &config.store_name, password, ca).map_err(|(key, problem)| ConfigError { key, problem })
+    }
+
+    /// What all keys of the cluster begin with.
+    pub(super) fn prefix(&self) -> String {
+        format!("eagle:{{{}}}:", self.name)
+    }
+
     /// Reads the files that belong to a URL.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Where a tracker keeps which seeders are alive, and who fetches which blob.
 //!
 //! [`SeederStore`] is the interface; [`MemorySeeders`] keeps both in this process, by the rules of the core
-//! ([`eagle_core::tracker::seeders`], [`eagle_core::tracker::leases`]). Losing it costs little: seeders are heard of again within a heartbeat,
+//! ([`eagle_core::tracker::seeders`], [`eagle_core::tracker::leases`]); [`SharedSeeders`](super::SharedSeeders) shares them with other trackers. Losing it costs little: seeders are heard of again within a heartbeat,
 //! and claim the leases again that they use.
 
 use std::{
@@ -45,7 +45,7 @@ pub trait SeederStore: Debug + Send + Sync + 'static {
     ) -> Result<Vec<Digest>, SeedersFull>;
 
     /// Forgets a seeder that ends, and its leases.
-    async fn leave(&self, seeder: &NodeId);
+    async fn leave(&self, seeder: &NodeId, now: Timestamp);
 
     /// A seeder that is alive.
     async fn seeder(&self, id: &NodeId, now: Timestamp) -> Option<SeederInfo>;
@@ -60,7 +60,7 @@ pub trait SeederStore: Debug + Send + Sync + 'static {
     async fn claim(&self, digest: Digest, seeder: &NodeId, now: Timestamp) -> Claimed;
 
     /// Gives a lease back.
-    async fn release(&self, digest: Digest, token: u64);
+    async fn release(&self, digest: Digest, token: u64, now: Timestamp);
 
     /// Frees what has ended.
     async fn sweep(&self, now: Timestamp);
@@ -122,7 +122,7 @@ impl SeederStore for MemorySeeders {
         Ok(lost.map(|renewal| renewal.digest).collect())
     }
 
-    async fn leave(&self, seeder: &NodeId) {
+    async fn leave(&self, seeder: &NodeId, _: Timestamp) {
         let mut state = self.lock();
         state.seeders.leave(seeder);
         state.leases.leave(seeder);
@@ -149,7 +149,7 @@ impl SeederStore for MemorySeeders {
         self.lock().leases.claim(digest, seeder, now)
     }
 
-    async fn release(&self, digest: Digest, token: u64) {
+    async fn release(&self, digest: Digest, token: u64, _: Timestamp) {
         self.lock().leases.release(&digest, token);
     }
 

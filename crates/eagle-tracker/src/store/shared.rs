@@ -66,13 +66,7 @@ impl SharedStore {
     /// As above.
     pub fn with_view_age(url: &RedisUrl, config: &TrackerConfig, view_age: Duration) -> Result<Self, ConfigError> {
         let limits = StoreLimits::from(config);
-        let location = RedisLocation::read(
-            url,
-            &config.store_name,
-            config.store_password_file.as_deref(),
-            config.store_ca_file.as_deref(),
-        );
-        let location = location.map_err(|(key, problem)| ConfigError { key, problem })?;
+        let location = RedisLocation::of(url, config)?;
         let redis = RedisPeers::new(&location, view_age, limits.clone())
             .map_err(|error| ConfigError { key: "store", problem: error.to_string() })?;
         Ok(Self {

@@ -8,4 +8,5 @@
 mod memory;
 mod redis;
 mod redis_server;
+mod seeders_suite;
 mod suite;

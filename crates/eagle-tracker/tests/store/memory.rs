@@ -1,9 +1,9 @@
 //! The store in memory.
 
-use eagle_tracker::store::{MemoryStore, PeerStore, StoreLimits};
+use eagle_tracker::store::{MemorySeeders, MemoryStore, PeerStore, StoreLimits};
 use proptest::prelude::*;
 
-use crate::suite;
+use crate::{seeders_suite, suite};
 
 fn make(limits: StoreLimits) -> Box<dyn PeerStore> {
     Box::new(MemoryStore::new(limits))
@@ -40,4 +40,18 @@ async fn lists_come_in_pages() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_announces_expiry_and_leaving_keep_the_counts() {
     suite::concurrent_announces_expiry_and_leaving_keep_the_counts(&make, 300).await;
+}
+
+proptest! {
+    #[test]
+    fn seeders_and_leases_follow_the_rules(steps in seeders_suite::steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(seeders_suite::run(&MemorySeeders::default(), steps));
+    }
+}
+
+#[tokio::test]
+async fn seeders_and_leases_keep_to_what_every_store_keeps_to() {
+    seeders_suite::a_lease_without_progress_ends(&MemorySeeders::default()).await;
+    seeders_suite::leases_and_seeders_are_bounded(&MemorySeeders::default()).await;
 }

@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use eagle_core::{NodeRole, PieceSet};
+use eagle_core::{
+    NodeRole, PieceSet,
+    tracker::{leases::Claimed, seeders::SeederState},
+};
 use eagle_tracker::{
     TrackerConfig,
     api::Event,
-    store::{PeerStore, SharedStore, StoreLimits, StoreLocation, VIEW_AGE},
+    store::{PeerStore, SeederStore, SharedSeeders, SharedStore, StoreLimits, StoreLocation, VIEW_AGE},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 
 use crate::{
     redis_server::{RedisServer, is_installed},
+    seeders_suite::{self, id, seeder},
     suite::{self, at, blob, digest, limits, node},
 };
 
@@ -165,6 +169,120 @@ async fn back(store: &SharedStore) {
         }
     });
     found.await.expect("Redis is found again");
+}
+
+/// Seeders and leases, once they have found Redis; every look is a new one.
+async fn seeders(config: &TrackerConfig) -> SharedSeeders {
+    let StoreLocation::Redis(url) = &config.store else { unreachable!() };
+    let store = SharedSeeders::with_view_age(url, config, Duration::ZERO).unwrap();
+    store.sweep(at(0)).await;
+    assert!(!store.is_away());
+    store
+}
+
+#[test]
+fn seeders_and_leases_follow_the_rules() {
+    if !is_installed() {
+        return;
+    }
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut runner = TestRunner::new(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() });
+    let run = runner.run(&seeders_suite::steps(), |steps| {
+        let config = server.config(&limits());
+        runtime.block_on(async { seeders_suite::run(&seeders(&config).await, steps).await });
+        Ok(())
+    });
+    run.unwrap();
+}
+
+#[tokio::test]
+async fn seeders_and_leases_keep_to_what_every_store_keeps_to() {
+    if !is_installed() {
+        return;
+    }
+    let server = RedisServer::start();
+    seeders_suite::a_lease_without_progress_ends(&seeders(&server.config(&limits())).await).await;
+    seeders_suite::leases_and_seeders_are_bounded(&seeders(&server.config(&limits())).await).await;
+}
+
+#[tokio::test]
+async fn trackers_share_seeders_and_leases_and_go_on_without_redis() {
+    if !is_installed() {
+        return;
+    }
+    let mut server = RedisServer::start();
+    let config = server.config(&limits());
+    let (one, other) = (seeders(&config).await, seeders(&config).await);
+    let (first, second) = (seeder(1, 1, SeederState::Up), seeder(2, 2, SeederState::Up));
+    one.heartbeat(first.clone(), &[], at(0)).await.unwrap();
+    other.heartbeat(second, &[], at(0)).await.unwrap();
+    assert_eq!((one.seeders(at(0)).await.len(), other.version(at(0)).await), (2, one.version(at(0)).await));
+    let Claimed::Granted { token } = one.claim(digest(1), &id(1), at(0)).await else { panic!() };
+    assert_eq!(other.claim(digest(1), &id(2), at(0)).await, Claimed::Held(id(1)));
+    // A seeder may give back at any tracker what another one gave.
+    other.release(digest(1), token, at(0)).await;
+    let Claimed::Granted { token } = other.claim(digest(1), &id(2), at(0)).await else { panic!() };
+
+    // Frozen: memory stands in, and knows at least the seeders that this tracker has heard of.
+    server.freeze(true);
+    assert!(matches!(one.claim(digest(1), &id(1), at(1)).await, Claimed::Granted { .. }));
+    assert!(one.is_away());
+    assert_eq!(one.seeders(at(1)).await.len(), 1);
+    assert!(one.version(at(1)).await.is_some());
+    server.freeze(false);
+    let back = async |store: &SharedSeeders| {
+        let found = tokio::time::timeout(DEADLINE, async {
+            while store.is_away() {
+                store.sweep(at(2)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        found.await.expect("Redis is found again");
+    };
+    back(&one).await;
+    // What Redis knew counts again.
+    assert_eq!(one.claim(digest(1), &id(1), at(2)).await, Claimed::Held(id(2)));
+
+    // A Redis that lost everything is told of the seeders at once, and never gives a token again.
+    server.kill();
+    assert_eq!(one.seeders(at(3)).await.len(), 1);
+    server.start_again();
+    back(&one).await;
+    assert_eq!(one.seeders(at(3)).await.iter().map(|(known, _)| known.info.clone()).collect::<Vec<_>>(), [first]);
+    let Claimed::Granted { token: later } = one.claim(digest(1), &id(1), at(3)).await else { panic!() };
+    assert!(later > token);
+}
+
+#[tokio::test]
+async fn garbage_about_seeders_is_left_out() {
+    if !is_installed() {
+        return;
+    }
+    let server = RedisServer::start();
+    let config = server.config(&limits());
+    let store = seeders(&config).await;
+    for number in 1..=3 {
+        store.heartbeat(seeder(number, number, SeederState::Up), &[], at(0)).await.unwrap();
+    }
+    let Claimed::Granted { token } = store.claim(digest(1), &id(1), at(0)).await else { panic!() };
+    let prefix = format!("eagle:{{{}}}:", config.store_name);
+    server.command(&format!("HSET {prefix}about seeder1 nonsense"));
+    server.command(&format!("HSET {prefix}first seeder2 nonsense"));
+    server.command(&format!("ZADD {prefix}alive 99999999999999999 not/a/seeder"));
+    server.command(&format!("HSET {prefix}leases {} nonsense", digest(1)));
+    server.command(&format!("SET {prefix}token nonsense"));
+    let seen = store.seeders(at(0)).await;
+    assert_eq!(seen.iter().map(|(known, _)| known.info.id.clone()).collect::<Vec<_>>(), [id(3)]);
+    // A lease that makes no sense is none.
+    let Claimed::Granted { token: next } = store.claim(digest(1), &id(2), at(0)).await else { panic!() };
+    assert!(next >= token);
+    assert!(!store.is_away(), "garbage is no failure of Redis");
+    // A value of another kind is: this tracker goes on by itself.
+    server.command(&format!("DEL {prefix}leases"));
+    server.command(&format!("SET {prefix}leases text"));
+    assert!(matches!(store.claim(digest(2), &id(1), at(0)).await, Claimed::Granted { .. }));
+    assert!(store.is_away());
 }
 
 #[tokio::test]

@@ -14,14 +14,20 @@
 //! | `swarm:DIGEST` | hash: size, piece length, whether a seeder vouched for them, when it was created and last grew |
 //! | `seeders:DIGEST`, `proxies:DIGEST` | hash: for each member when it joined and what it owns ([`pieces`]) |
 //! | `entries` | number of pairs of a blob and a node |
+//! | `alive` | sorted set: seeder by the time of its last heartbeat |
+//! | `about`, `first`, `urls`, `places` | hashes: of each seeder what it says of itself (JSON), when it was heard of first, its URL; and of each URL its seeder |
+//! | `leases`, `renewed` | hash: of each blob that is being fetched the holder of its lease, the token, how far it is, since when; and a sorted set of when it was renewed |
+//! | `holds:ID`, `token` | set of the digests of a seeder's leases; the last token |
 //!
 //! An announce is one script, so that nothing comes between and one exchange is enough. Times are those of Redis' clock, in
 //! microseconds: trackers need not agree on the time, only [`RedisPeers::synchronise`] now and then.
 //!
 //! What comes out of Redis is checked like anything from outside: what makes no sense is left out.
 
+mod connection;
 mod lists;
 mod pieces;
+mod seeders;
 
 use std::{
     sync::{
@@ -35,22 +41,15 @@ use eagle_core::{Digest, Geometry, NodeId, PeerInfo, Timestamp};
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
-use redis::{
-    AsyncCommands as _, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo as _, RedisError, Script,
-    TlsCertificates, Value,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+use redis::{AsyncCommands as _, ErrorKind, RedisError, Script, Value, aio::ConnectionManager};
 
+pub(super) use self::seeders::RedisSeeders;
 use super::{Applied, Candidate, Refusal, StoreError, StoreLimits, StoreStats, SwarmView, location::RedisLocation};
 use crate::{
     api::{BlobAnnounce, Event},
     ownership::Ownership,
 };
 
-/// Longest wait for a connection: Redis is beside the trackers.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest wait for an answer. Scripts take milliseconds; a pull waits for peers meanwhile.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most blobs in one call of a script: Redis does nothing else meanwhile, for about 3 ms.
 const BLOBS_PER_CALL: usize = 500;
 /// Most swarms that a node leaves in one call.
@@ -121,33 +120,11 @@ impl RedisPeers {
     /// # Errors
     /// When the certificates of the location cannot be used.
     pub(super) fn new(location: &RedisLocation, view_age: Duration, limits: StoreLimits) -> Result<Self, RedisError> {
-        let address = (location.host.clone(), location.port);
-        let mut info = if location.tls {
-            let certificates = TlsCertificates { client_tls: None, root_cert: location.ca.clone() };
-            let url = format!("rediss://{}:{}", bracketed(&location.host), location.port);
-            // Takes the certificates into the address.
-            Client::build_with_tls(url, certificates)?.get_connection_info().clone()
-        } else {
-            ConnectionAddr::Tcp(address.0, address.1).into_connection_info()?
-        };
-        let mut settings = info.redis_settings().clone().set_db(location.database);
-        if let Some(user) = &location.user {
-            settings = settings.set_username(user);
-        }
-        if let Some(password) = &location.password {
-            settings = settings.set_password(password.as_str());
-        }
-        info = info.set_redis_settings(settings);
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            // Whoever finds Redis away uses its own memory; the next look tries again.
-            .set_number_of_retries(1);
-        let connection = ConnectionManager::new_lazy_with_config(Client::open(info)?, config)?;
+        let connection = connection::open(location)?;
         Ok(Self {
             limits,
             connection,
-            prefix: format!("eagle:{{{}}}:", location.name),
+            prefix: location.prefix(),
             announce: Script::new(concat!(include_str!("leave.lua"), include_str!("announce.lua"))),
             forget: Script::new(concat!(include_str!("leave.lua"), include_str!("forget.lua"))),
             view: Script::new(include_str!("view.lua")),
@@ -163,9 +140,7 @@ impl RedisPeers {
 
     /// Finds out how Redis' clock stands, and thereby whether Redis answers.
     pub(super) async fn synchronise(&self, now: Timestamp) -> Result<(), RedisError> {
-        let (seconds, microseconds): (i64, i64) = redis::cmd("TIME").query_async(&mut self.connection.clone()).await?;
-        let theirs = seconds.saturating_mul(1_000_000).saturating_add(microseconds);
-        self.offset.store(theirs.saturating_sub(micros(now)), Ordering::Relaxed);
+        self.offset.store(connection::clock_offset(&self.connection, now).await?, Ordering::Relaxed);
         Ok(())
     }
 
@@ -483,8 +458,4 @@ fn field<T: redis::FromRedisValue>(value: Option<Value>) -> Result<T, RedisError
 
 fn malformed(what: &'static str) -> RedisError {
     (ErrorKind::UnexpectedReturnType, "Redis holds what no tracker wrote", what.to_owned()).into()
-}
-
-fn bracketed(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
