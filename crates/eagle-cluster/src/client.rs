@@ -9,7 +9,10 @@ use http::Request;
 use http_body::Body;
 use hyper_util::client::legacy::{Builder, Client, ResponseFuture, connect::HttpConnector};
 
-use crate::{connector::MemberConnector, tls::MemberTls};
+use crate::{
+    connector::{MemberConnector, ReceiveBuffer},
+    tls::MemberTls,
+};
 
 /// An HTTP client whose connections prove membership; clones share it.
 ///
@@ -34,7 +37,15 @@ where
 {
     /// A client with the settings of `builder`, and those of `http` for the connections below.
     pub fn new(tls: &MemberTls, http: HttpConnector, builder: Builder) -> Self {
-        let connector = tls.connector(http);
+        Self::with(tls, tls.connector(http), builder)
+    }
+
+    /// The same, with the kernel's receive buffers as large as this says.
+    pub fn receiving(tls: &MemberTls, http: HttpConnector, builder: Builder, receive_buffer: ReceiveBuffer) -> Self {
+        Self::with(tls, tls.connector(http).receiving(receive_buffer), builder)
+    }
+
+    fn with(tls: &MemberTls, connector: MemberConnector, builder: Builder) -> Self {
         let current = Mutex::new((number(tls), builder.build(connector.clone())));
         Self(Arc::new(Inner { tls: tls.clone(), connector, builder, current }))
     }

@@ -1,6 +1,7 @@
 //! Connecting as a member.
 
 use std::{
+    fmt,
     future::Future,
     io,
     pin::Pin,
@@ -60,22 +61,40 @@ pub enum ConnectError {
 ///
 /// `http://` and `https://` mean the same to a node with a key, but for the port of a URL without one; a node without a key
 /// does not connect to `https://`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct MemberConnector {
     tls: MemberTls,
     http: HttpConnector,
+    receive_buffer: Option<ReceiveBuffer>,
+}
+
+/// Says how large the kernel's receive buffer of a connection is that is opened now, bytes; none when it is the kernel's affair.
+pub type ReceiveBuffer = Arc<dyn Fn() -> Option<usize> + Send + Sync>;
+
+impl fmt::Debug for MemberConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemberConnector").field("tls", &self.tls).field("http", &self.http).finish_non_exhaustive()
+    }
 }
 
 impl MemberConnector {
     pub(crate) fn new(tls: MemberTls, mut http: HttpConnector) -> Self {
         http.enforce_http(false);
-        Self { tls, http }
+        Self { tls, http, receive_buffer: None }
+    }
+
+    pub(crate) fn receiving(self, receive_buffer: ReceiveBuffer) -> Self {
+        Self { receive_buffer: Some(receive_buffer), ..self }
     }
 
     async fn connect(self, to: Uri) -> Result<TokioIo<MemberStream>, ConnectError> {
-        let Self { tls, mut http } = self;
+        let Self { tls, mut http, receive_buffer } = self;
         if tls.is_open() && to.scheme_str() == Some("https") {
             return Err(ConnectError::NoKey);
+        }
+        if let Some(receive_buffer) = receive_buffer {
+            // Before it connects: the scale of the window is agreed on with the first packets.
+            http.set_recv_buffer_size(receive_buffer());
         }
         let host = to.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         let stream = http.call(to).await.map_err(|error| ConnectError::Tcp(with_sources(&error)))?.into_inner();

@@ -23,7 +23,7 @@ mod waiting_room;
 pub use self::{
     acceptor::{AcceptError, Accepted, MemberAcceptor, Who},
     client::MemberClient,
-    connector::{ConnectError, MemberConnector},
+    connector::{ConnectError, MemberConnector, ReceiveBuffer},
     files::{FilesError, TlsFiles},
     key::{ClusterKey, ParseKeyError, Purpose},
     keys::{ClusterKeys, Membership, ParseKeysError},

@@ -163,7 +163,8 @@ impl Proxy {
         };
         let node = Node::start(node_config, Arc::clone(&cache), stop.clone()).await?;
         let limiter = node.download_limiter().clone();
-        deps.registries.paced_by(move || limiter.rate());
+        let read_at = move || limiter.rate();
+        deps.registries.paced_by(read_at.clone());
         let (found_sender, found) = mpsc::channel(FOUND_QUEUE);
         let announcer =
             Announcer::start(config.trackers.clone(), node.info(), found_sender, deps.members.clone(), stop.clone());
@@ -172,7 +173,9 @@ impl Proxy {
         let seeders = match config.seeders.is_empty() {
             // A proxy without seeders is meant to have none.
             true => SeederClient::new(Vec::new(), &deps.members),
-            false => SeederClient::new(config.seeders.clone(), &deps.members).following(announcer.seeders()),
+            false => {
+                SeederClient::paced_by(config.seeders.clone(), &deps.members, read_at).following(announcer.seeders())
+            }
         };
         let tasks = TaskTracker::new();
         let downloads = Downloads::new(Context {

@@ -28,17 +28,18 @@ use eagle_core::{Digest, geometry::MAX_BLOB_SIZE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
-pub(crate) use self::{
-    challenge::{Wanted, wanted},
-    token::read_token,
-};
-use self::{exchange::Question, hosts::Hosts, limits::Limits, transport::Transport};
 pub use self::{
+    buffers::receive_buffer,
     forward::{ForwardRequest, ForwardRequestError},
     registries::Registries,
     relay::{RelayBody, RelayRequest},
     retry::{backoff, retry_after},
 };
+pub(crate) use self::{
+    challenge::{Wanted, wanted},
+    token::read_token,
+};
+use self::{exchange::Question, hosts::Hosts, limits::Limits, transport::Transport};
 use crate::{
     body::{BlobBody, Body, guard},
     caller::Caller,

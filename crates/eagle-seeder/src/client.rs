@@ -20,11 +20,12 @@ use std::{
 
 use bytes::Bytes;
 use eagle_cluster::{MemberClient, MemberTls};
-use eagle_core::{Digest, rendezvous};
+use eagle_core::{Digest, rendezvous, units::Rate};
 use eagle_registry::{
     BlobBody, Body, Caller, ForwardRequest, RegistryName, RepositoryName,
     body::{guard, read_up_to},
     headers::number,
+    receive_buffer,
 };
 use eagle_tracker::LiveSeeders;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -185,6 +186,11 @@ impl SeederClient {
     /// A client of these seeders ([`check_seeder_url`]), as a member by `members`. Every proxy must know them by the same URLs, or
     /// else blobs are fetched more than once.
     pub fn new(seeders: Vec<Url>, members: &MemberTls) -> Self {
+        Self::paced_by(seeders, members, || Rate::Unlimited)
+    }
+
+    /// The same, for somebody who reads at this rate at most, which is asked for with each new connection.
+    pub fn paced_by(seeders: Vec<Url>, members: &MemberTls, rate: impl Fn() -> Rate + Send + Sync + 'static) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
@@ -193,7 +199,8 @@ impl SeederClient {
         connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).pool_max_idle_per_host(MAX_IDLE);
-        let client = MemberClient::new(members, connector, builder);
+        let receive_buffer = Arc::new(move || receive_buffer(rate()));
+        let client = MemberClient::receiving(members, connector, builder, receive_buffer);
         Self(Arc::new(Inner { seeders, live: None, client, down: Arc::default() }))
     }
 

@@ -141,7 +141,8 @@ impl Seeder {
         };
         let node = Node::start(node_config, Arc::clone(&cache), halt.clone()).await?;
         let limiter = node.download_limiter().clone();
-        deps.registries.paced_by(move || limiter.rate());
+        let read_at = move || limiter.rate();
+        deps.registries.paced_by(read_at.clone());
         // A seeder serves who dials it and looks for nobody, so it never asks for peers.
         let (found, _) = mpsc::channel(1);
         let announcer =
@@ -178,7 +179,7 @@ impl Seeder {
                 patience: config.object_store.wait,
                 metrics: metrics.clone(),
             },
-            seeders: SeederClient::new(Vec::new(), &deps.members),
+            seeders: SeederClient::paced_by(Vec::new(), &deps.members, read_at),
         };
         let fetches = Fetches::new(parts, halt.clone());
         let writers = TaskTracker::new();

@@ -13,6 +13,13 @@ use eagle_core::{receive_buffer, units::Rate};
 static MOST: LazyLock<Option<u64>> =
     LazyLock::new(|| fs::read_to_string(receive_buffer::KERNEL_LIMIT_FILE).ok()?.trim().parse().ok());
 
+/// The receive buffer, bytes, of a connection that is opened now and read at `rate` at most; none when it is the kernel's affair
+/// ([`eagle_core::receive_buffer`]).
+pub fn receive_buffer(rate: Rate) -> Option<usize> {
+    let size = receive_buffer::size(rate.bytes_per_second()?, (*MOST)?)?;
+    usize::try_from(size).ok()
+}
+
 /// Where the limit of the host is looked up.
 type Source = Arc<dyn Fn() -> Rate + Send + Sync>;
 
@@ -38,7 +45,7 @@ impl ReceiveBuffers {
             (Some(host), Some(own)) => host.min(own),
             (host, own) => host.or(own)?,
         };
-        receive_buffer::size(rate, (*MOST)?).and_then(|size| usize::try_from(size).ok())
+        receive_buffer(Rate::Limited(rate))
     }
 
     /// The limit of the host; of several roles in one process the highest.
