@@ -29,7 +29,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
 pub use self::{
-    buffers::receive_buffer,
+    buffers::{HTTP_READ_AHEAD, receive_buffer},
     forward::{ForwardRequest, ForwardRequestError},
     registries::Registries,
     relay::{RelayBody, RelayRequest},

@@ -26,8 +26,8 @@ pub mod range;
 pub use body::{BlobBody, Body};
 pub use caller::Caller;
 pub use client::{
-    ForwardRequest, ForwardRequestError, Registries, Registry, RelayBody, RelayRequest, backoff, receive_buffer,
-    retry_after,
+    ForwardRequest, ForwardRequestError, HTTP_READ_AHEAD, Registries, Registry, RelayBody, RelayRequest, backoff,
+    receive_buffer, retry_after,
 };
 pub use config::{ConfigError, CredentialsConfig, EgressProxy, RegistryConfig, Secret};
 pub use credentials::IDENTITY_TOKEN_USER;

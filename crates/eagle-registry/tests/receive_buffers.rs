@@ -25,7 +25,7 @@ const RATE: u64 = 2_000_000;
 /// The server's own buffer, bytes.
 const SENDING: u32 = 64 << 10;
 /// What the HTTP client itself reads before it is asked for, bytes.
-const CLIENT: u64 = 512 << 10;
+const CLIENT: u64 = 2 * eagle_registry::HTTP_READ_AHEAD as u64;
 /// How long it is looked at.
 const TIME: Duration = Duration::from_secs(2);
 

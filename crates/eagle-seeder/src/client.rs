@@ -22,7 +22,7 @@ use bytes::Bytes;
 use eagle_cluster::{MemberClient, MemberTls};
 use eagle_core::{Digest, rendezvous, units::Rate};
 use eagle_registry::{
-    BlobBody, Body, Caller, ForwardRequest, RegistryName, RepositoryName,
+    BlobBody, Body, Caller, ForwardRequest, HTTP_READ_AHEAD, RegistryName, RepositoryName,
     body::{guard, read_up_to},
     headers::number,
     receive_buffer,
@@ -199,6 +199,7 @@ impl SeederClient {
         connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).pool_max_idle_per_host(MAX_IDLE);
+        builder.http1_max_buf_size(HTTP_READ_AHEAD);
         let receive_buffer = Arc::new(move || receive_buffer(rate()));
         let client = MemberClient::receiving(members, connector, builder, receive_buffer);
         Self(Arc::new(Inner { seeders, live: None, client, down: Arc::default() }))

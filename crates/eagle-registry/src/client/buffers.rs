@@ -13,6 +13,10 @@ use eagle_core::{receive_buffer, units::Rate};
 static MOST: LazyLock<Option<u64>> =
     LazyLock::new(|| fs::read_to_string(receive_buffer::KERNEL_LIMIT_FILE).ok()?.trim().parse().ok());
 
+/// Most bytes that an HTTP client takes in ahead of who reads the answer, for each connection; `hyper` by itself takes 400 KiB.
+/// A head has to fit too.
+pub const HTTP_READ_AHEAD: usize = 64 << 10;
+
 /// The receive buffer, bytes, of a connection that is opened now and read at `rate` at most; none when it is the kernel's affair
 /// ([`eagle_core::receive_buffer`]).
 pub fn receive_buffer(rate: Rate) -> Option<usize> {

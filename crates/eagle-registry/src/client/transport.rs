@@ -16,7 +16,7 @@ use rustls::{ClientConfig, RootCertStore};
 use url::{Origin, Url};
 
 use super::{
-    buffers::ReceiveBuffers,
+    buffers::{HTTP_READ_AHEAD, ReceiveBuffers},
     egress::{Egress, EgressConnector},
     relay::RelayBody,
     tls::{self, ClientIdentity},
@@ -207,6 +207,7 @@ where
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(MAX_IDLE)
+        .http1_max_buf_size(HTTP_READ_AHEAD)
         .build(connector)
 }
 
