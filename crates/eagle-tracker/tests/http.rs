@@ -249,6 +249,114 @@ async fn bad_requests_get_a_clear_answer() {
 }
 
 #[tokio::test]
+async fn lies_and_repetitions_harm_nobody() {
+    let running = Running::start(TrackerConfig::default()).await;
+    let addr = running.addr();
+    let good = request(peer("good", NodeRole::Proxy), vec![blob(b"a", PieceSet::Prefix(3))]);
+    for _ in 0..3 {
+        running.announce(&good).await;
+    }
+    // The same blob many times in one announce is one.
+    running.announce(&request(peer("twice", NodeRole::Proxy), vec![blob(b"a", PieceSet::Empty); 50])).await;
+    let status = running.tracker.status();
+    assert_eq!((&status["peers"], &status["entries"]), (&2.into(), &2.into()));
+
+    // Pieces that a blob of forty cannot have; what is right in the same announce is taken.
+    let lies = [
+        PieceSet::Prefix(41),
+        PieceSet::Prefix(u32::MAX),
+        PieceSet::Bitmap(eagle_core::piece_set::Bitmap(vec![0xff; 4])),
+        PieceSet::Bitmap(eagle_core::piece_set::Bitmap(vec![0xff; 6])),
+        PieceSet::Runs(vec![0, 41]),
+        PieceSet::Runs(vec![u32::MAX, u32::MAX]),
+        PieceSet::Runs(vec![1; 10_000]),
+    ];
+    for (number, lie) in lies.into_iter().enumerate() {
+        let blobs = vec![blob(&[u8::try_from(number).unwrap()], lie.clone()), blob(b"b", PieceSet::Complete)];
+        let response = running.announce(&request(peer("liar", NodeRole::Proxy), blobs)).await;
+        assert_eq!(response.refused.len(), 1, "{lie:?}");
+        assert!(response.refused[0].reason.contains("do not fit"), "{}", response.refused[0].reason);
+    }
+    assert_eq!(running.tracker.status()["entries"], 3);
+
+    // What can be no announce at all. Each is the good one with one member replaced.
+    let text = serde_json::to_value(&good).unwrap();
+    let long = "x".repeat(65);
+    let many: Vec<_> = (0..200)
+        .map(|n| serde_json::json!({"from": {"zone": n.to_string()}, "bytes_per_second": 1, "bytes": 1}))
+        .collect();
+    for (path, value) in [
+        ("/node/id", "".into()),
+        ("/node/id", long.as_str().into()),
+        ("/node/id", "../../etc".into()),
+        ("/node/address", "localhost:1".into()),
+        ("/node/address", "224.0.0.1:61007".into()),
+        ("/node/address", "255.255.255.255:61007".into()),
+        ("/node/role", "admin".into()),
+        ("/node/topology/zone", "".into()),
+        ("/node/topology/zone", long.as_str().into()),
+        ("/node/topology/rack", "a\u{1b}[2J".into()),
+        ("/node/topology/region", 7.into()),
+        ("/blobs/0/digest", "sha256:zz".into()),
+        ("/blobs/0/geometry/piece_length", 0.into()),
+        ("/blobs/0/geometry/piece_length", 65_537.into()),
+        ("/blobs/0/geometry/size", u64::MAX.into()),
+        ("/blobs/0/geometry/size", (-1).into()),
+        ("/blobs/0/event", "later".into()),
+        ("/blobs/0/pieces", serde_json::json!({"prefix": -1})),
+        ("/blobs/0/pieces", serde_json::json!({"bitmap": "%"})),
+    ] {
+        let mut bad = text.clone();
+        *bad.pointer_mut(path).unwrap() = value;
+        let (status, answer) = post(addr, "application/json", &serde_json::to_vec(&bad).unwrap()).await;
+        assert_eq!(status, 400, "{path}: {answer}");
+        assert!(!answer.contains('\u{1b}'), "{answer}");
+    }
+    // More reports than are taken in are no harm.
+    let mut talkative = text.clone();
+    talkative["flows"] = many.into();
+    let (status, _) = post(addr, "application/json", &serde_json::to_vec(&talkative).unwrap()).await;
+    assert!(status == 200 || status == 400, "{status}");
+    // Of a later version, and cut off anywhere.
+    let (status, _) = post(addr, "application/vnd.eagle.tracker.v2+protobuf", b"\x0a\x01").await;
+    assert_eq!(status, 415);
+    let binary = eagle_tracker::encoding::Encoding::Protobuf.encode_request(&good).unwrap();
+    for length in 0..binary.len() {
+        let (status, answer) = post(addr, "application/vnd.eagle.tracker.v1+protobuf", &binary[..length]).await;
+        assert!(status == 400 || status == 200, "{status} {answer}");
+    }
+    let status = running.tracker.status();
+    assert_eq!(status["peers"], 3, "nobody came by any of this");
+    let response = running.announce(&request(peer("other", NodeRole::Proxy), vec![blob(b"b", PieceSet::Empty)])).await;
+    assert_eq!(response.peers[0].peers.len(), 1);
+}
+
+#[tokio::test]
+async fn a_flood_of_nodes_does_not_push_out_those_who_are_there() {
+    let limits = TrackerConfig { max_peers: 5, max_blobs: 10, max_blobs_per_peer: 4, ..TrackerConfig::default() };
+    let running = Running::start(limits).await;
+    for number in 0..5 {
+        let node = peer(&format!("node{number}"), NodeRole::Proxy);
+        running.announce(&request(node, vec![blob(b"a", PieceSet::Complete)])).await;
+    }
+    let blobs: Vec<_> = (0..200u8).map(|number| blob(&[number], PieceSet::Complete)).collect();
+    for number in 0..50 {
+        let stranger = request(peer(&format!("stranger{number}"), NodeRole::Proxy), blobs.clone());
+        let body = serde_json::to_vec(&stranger).unwrap();
+        let (status, answer) = post(running.addr(), "application/json", &body).await;
+        assert_eq!(status, 503, "{answer}");
+        assert!(answer.contains("tracker.max_peers"), "{answer}");
+    }
+    // One of those who are there floods: its own bounds are what it meets.
+    let response = running.announce(&request(peer("node0", NodeRole::Proxy), blobs)).await;
+    assert_eq!(response.refused.len(), 196);
+    let status = running.tracker.status();
+    assert_eq!((&status["peers"], &status["entries"]), (&5.into(), &8.into()));
+    let asking = request(peer("node1", NodeRole::Proxy), vec![blob(b"a", PieceSet::Empty)]);
+    assert_eq!(running.announce(&asking).await.peers[0].peers.len(), 4);
+}
+
+#[tokio::test]
 async fn garbage_on_the_port_harms_nobody() {
     let running = Running::start(TrackerConfig::default()).await;
     for garbage in

@@ -5,7 +5,7 @@
 use std::{
     convert::Infallible,
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -263,6 +263,11 @@ impl Admin {
     }
 }
 
+/// Whether a caller is told what a cluster holds: only those on the machine itself. Probes and scrapers come from elsewhere.
+fn is_this_machine(caller: IpAddr) -> bool {
+    caller.to_canonical().is_loopback()
+}
+
 async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     let places = Places::new(MAX_CONNECTIONS);
@@ -296,8 +301,7 @@ async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: Cancellation
                     if let Some(problem) = browser::is_foreign(local.ip(), request.uri(), request.headers(), own_page) {
                         return Ok::<_, Infallible>(answer(text(StatusCode::FORBIDDEN, format!("{problem}\n"))));
                     }
-                    // Probes and scrapers come from elsewhere; what a cluster holds is told on this machine alone.
-                    if own_page && !peer.ip().to_canonical().is_loopback() {
+                    if own_page && !is_this_machine(peer.ip()) {
                         let refused =
                             "this is for connections from the machine itself: use ssh -L or kubectl port-forward\n";
                         return Ok(answer(text(StatusCode::FORBIDDEN, refused)));
@@ -347,6 +351,56 @@ mod tests {
         assert_eq!((get("/healthz"), get("/readyz")), (200, 503));
         assert_eq!(get("/nowhere"), 404);
         assert_eq!(admin.state().answer(&Method::POST, "/healthz").status().as_u16(), 405);
+        admin.stop().await;
+    }
+
+    #[test]
+    fn only_loopback_is_this_machine() {
+        for caller in ["127.0.0.1", "127.0.0.2", "::1", "::ffff:127.0.0.1"] {
+            assert!(is_this_machine(caller.parse().unwrap()), "{caller}");
+        }
+        for caller in ["10.0.0.1", "192.168.1.1", "::ffff:10.0.0.1", "fe80::1", "fd00::1", "0.0.0.0", "::"] {
+            assert!(!is_this_machine(caller.parse().unwrap()), "{caller}");
+        }
+    }
+
+    /// Asks for a path from whatever address the system uses towards `to`; gives the status.
+    async fn status(to: SocketAddr, path: &str) -> u16 {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let exchange = async {
+            let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer.split(' ').nth(1).unwrap().parse().unwrap()
+        };
+        tokio::time::timeout(Duration::from_secs(20), exchange).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn lists_of_the_cluster_are_for_callers_on_this_machine() {
+        let any = SocketAddr::from(([0, 0, 0, 0], 0));
+        let admin = Admin::start("tracker", any, CancellationToken::new()).await.unwrap();
+        let at = |ip: IpAddr| SocketAddr::new(ip, admin.address().port());
+        let lists = ["/v1/swarms", "/v1/peers", "/v1/overview", "/v1/topology", "/"];
+        let here = at([127, 0, 0, 1].into());
+        for path in lists {
+            assert_ne!(status(here, path).await, 403, "{path}");
+        }
+        // An address of this machine that is no loopback, where it has one: who connects to it comes from it.
+        let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let elsewhere = probe.connect("192.0.2.1:9").and_then(|()| probe.local_addr()).map(|local| local.ip());
+        if let Ok(elsewhere) = elsewhere.map(|ip| at(ip)).map_err(drop)
+            && !elsewhere.ip().is_loopback()
+        {
+            for path in lists {
+                assert_eq!(status(elsewhere, path).await, 403, "{path}");
+            }
+            assert_eq!(status(elsewhere, "/healthz").await, 200);
+        } else {
+            println!("skipped: this machine has no address but loopback");
+        }
         admin.stop().await;
     }
 }

@@ -16,6 +16,10 @@ const ANNOUNCES_AIM: f64 = 40_000.0;
 const UPDATES_AIM: f64 = 1_000_000.0;
 /// At half the load, seconds.
 const P99_AIM: f64 = 0.005;
+/// Resident memory with every pair of a blob and a peer of 15,000 nodes with 500 blobs each: 1.5 GiB.
+const BYTES_PER_ENTRY_AIM: f64 = 1.5 * 1024.0 * 1024.0 * 1024.0 / 7_500_000.0;
+/// Longest that an answer may wait while nodes expire, seconds.
+const EXPIRY_AIM: f64 = 0.01;
 
 /// The report. Fields are described in `docs/benchmarks.md`.
 #[derive(Debug, Serialize)]
@@ -191,10 +195,15 @@ impl fmt::Display for TrackerReport {
         }
         write!(
             f,
-            "of what is aimed at: announces {:.2}, updates {:.2}, p99 at half load {:.2} (at most 1)",
+            "of what is aimed at: announces {:.2}, updates {:.2}; at most 1: p99 at half load {:.2}, memory {:.2}",
             self.full_load.announces_per_second / ANNOUNCES_AIM,
             self.full_load.updates_per_second / UPDATES_AIM,
-            self.half_load.latency_seconds.p99 / P99_AIM
-        )
+            self.half_load.latency_seconds.p99 / P99_AIM,
+            fill.rss_bytes as f64 / fill.entries as f64 / BYTES_PER_ENTRY_AIM,
+        )?;
+        if let Some(expiry) = &self.expiry {
+            write!(f, ", longest answer while nodes expire {:.2}", expiry.phase.latency_seconds.max / EXPIRY_AIM)?;
+        }
+        Ok(())
     }
 }

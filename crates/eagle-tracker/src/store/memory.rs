@@ -5,6 +5,8 @@
 //! either table, and never two shards at a time. A node's membership lock makes its announces and its
 //! removal follow one another.
 
+mod places;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap, hash_map::RandomState},
@@ -22,6 +24,7 @@ use indexmap::IndexMap;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
+use self::places::{MAX_SEEN, Places};
 use super::{
     Applied, Candidate, PeerStore, Refusal, StoreError, StoreLimits, StoreStats, SwarmView, is_authority,
     node::{Membership, Node, NodeKey},
@@ -36,9 +39,6 @@ use crate::{
 const SHARDS: usize = 64;
 /// Most seeders seen at a time; a cluster has a handful.
 const MAX_SEEDERS_SEEN: usize = 32;
-/// Most proxies seen at a time. A tenth of it in a far zone still gives every asker its links; all
-/// 15,000 of a large swarm would take a millisecond for each asker.
-const MAX_PROXIES_SEEN: usize = 1_000;
 
 /// Swarms and nodes in memory.
 #[derive(Debug)]
@@ -65,6 +65,8 @@ struct Swarm {
     changed: Timestamp,
     seeders: Members,
     proxies: Members,
+    /// Where the proxies are, when there are many.
+    places: Places,
 }
 
 /// Dense, so that a random part can be taken without going through all.
@@ -282,22 +284,35 @@ impl PeerStore for MemoryStore {
     }
 
     async fn view(&self, digest: Digest, asker: &NodeId, seed: u64, now: Timestamp) -> Option<SwarmView> {
-        let shard = self.swarm_shard(&digest);
-        let swarm = shard.get(&digest)?;
+        // Before the swarm's shard is locked: never two at a time.
+        let asking = self.node_shard(self.hasher.hash_one(asker)).get(asker).map(|node| node.info());
+        let mut shard = self.swarm_shard(&digest);
+        let swarm = shard.get_mut(&digest)?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut candidates = Vec::new();
-        for (members, most) in [(&swarm.seeders, MAX_SEEDERS_SEEN), (&swarm.proxies, MAX_PROXIES_SEEN)] {
+        let seeders = {
             // Members are in no order that matters, so a run from a random place is a random part.
-            let start = if members.len() > most { rng.random_range(0..members.len()) } else { 0 };
-            let run = (0..members.len().min(most)).filter_map(|i| members.get_index((start + i) % members.len()));
-            let live = run.filter(|(key, _)| key.0.is_alive(now, self.limits.ttl) && key.0.id() != asker);
-            candidates.extend(live.map(|(key, member)| Candidate {
-                info: key.0.info(),
-                pieces: member.pieces.clone(),
-                load: None,
-                age: now - member.joined,
-            }));
-        }
+            let (all, most) = (swarm.seeders.len(), swarm.seeders.len().min(MAX_SEEDERS_SEEN));
+            let start = if all > most { rng.random_range(0..all) } else { 0 };
+            (start..start + most).map(move |position| position % all)
+        };
+        let proxies = if swarm.proxies.len() > MAX_SEEN {
+            swarm.places.refresh(&swarm.proxies, now);
+            let place = asking.map(|info| info.topology.clone()).unwrap_or_default();
+            swarm.places.sample(swarm.proxies.len(), &place, &mut rng)
+        } else {
+            swarm.places.clear();
+            (0..swarm.proxies.len()).collect()
+        };
+        let members = seeders.filter_map(|position| swarm.seeders.get_index(position));
+        let members = members.chain(proxies.into_iter().filter_map(|position| swarm.proxies.get_index(position)));
+        let live = members.filter(|(key, _)| key.0.is_alive(now, self.limits.ttl) && key.0.id() != asker);
+        let candidates = live.map(|(key, member)| Candidate {
+            info: key.0.info(),
+            pieces: member.pieces.clone(),
+            load: None,
+            age: now - member.joined,
+        });
+        let candidates = candidates.collect();
         Some(SwarmView { geometry: swarm.geometry, candidates, since_growth: now - swarm.grown })
     }
 
@@ -444,6 +459,7 @@ impl Swarm {
             changed: now,
             seeders: Members::default(),
             proxies: Members::default(),
+            places: Places::default(),
         }
     }
 
