@@ -19,6 +19,13 @@ pub(crate) fn run(bytes: &[u8]) {
         Ok((_, limit)) => assert!((1..=1000).contains(&limit)),
         Err(problem) => assert!(problem.len() < 200, "{problem}"),
     }
+    if let Ok((_, after, limit)) = eagle_tracker::parsers::pieces_page(query.unwrap_or(text)) {
+        assert!((1..=1000).contains(&limit) && after.is_none_or(|after| after.len() <= 3 * text.len()));
+    }
+    let (digest, node) = eagle_tracker::parsers::named(path.rsplit('/').next().unwrap_or_default());
+    // Written out it is looked for in stores and logs: nothing that means more than a name there.
+    assert!(digest.is_none_or(|digest| path.len() >= digest.hex().len()));
+    assert!(node.is_none_or(|node| !node.as_str().contains(char::is_control) && node.as_str().len() <= path.len()));
     if let Ok((download, upload)) = eagle::read_limits(bytes) {
         assert!(download.is_some() || upload.is_some());
     }

@@ -17,6 +17,11 @@ pub(crate) fn run(bytes: &[u8]) {
         let hex = digest.hex();
         assert!(key.contains(&hex) && key.starts_with("p/blobs/"), "{key} is no part of {digest}");
     }
+    if let Ok(key) = std::str::from_utf8(rest)
+        && let Some(number) = parsers::lease(key)
+    {
+        assert!(key.trim_end_matches('/').ends_with(&number.to_string()), "{key} is no lease {number}");
+    }
     // Files of lists are plain JSON.
     for written in [eagle_seeder::parsers::images(rest), eagle_seeder::parsers::job(rest)].into_iter().flatten() {
         let again = eagle_seeder::parsers::images(&written).or_else(|| eagle_seeder::parsers::job(&written));

@@ -157,19 +157,7 @@ impl Gate {
                 return answer::error(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message);
             }
         };
-        let registry = self.registry_of(&form);
-        // Whatever else a client might send is nothing that a token service knows.
-        let authorization = caller.authorization.as_ref().filter(|_| caller.has_password());
-        let authorization = match &registry {
-            Some((_, is_named)) if !is_named && !self.default_registry.is_docker_hub() => {
-                // docker names no registry because it means Docker Hub, and these are its credentials for Docker Hub.
-                None
-            }
-            _ => authorization.and_then(|value| value.to_str().ok()).map(str::to_owned),
-        };
-        let until = self.now() + (LIFETIME + GRACE).as_secs();
-        let ticket = Ticket { registry: registry.map(|(registry, _)| registry), authorization, until };
-        let Some(token) = self.seal(&ticket) else {
+        let Some(token) = self.grant(&form, &caller) else {
             return answer::error(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, "no token can be made");
         };
         let token = token.strip_prefix("Bearer ").unwrap_or_default();
@@ -180,6 +168,22 @@ impl Gate {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
+    }
+
+    /// The token that a form gets, as `Authorization`; `None` when there is no randomness.
+    pub(crate) fn grant(&self, form: &[u8], caller: &Caller) -> Option<String> {
+        let registry = self.registry_of(form);
+        // Whatever else a client might send is nothing that a token service knows.
+        let authorization = caller.authorization.as_ref().filter(|_| caller.has_password());
+        let authorization = match &registry {
+            Some((_, is_named)) if !is_named && !self.default_registry.is_docker_hub() => {
+                // docker names no registry because it means Docker Hub, and these are its credentials for Docker Hub.
+                None
+            }
+            _ => authorization.and_then(|value| value.to_str().ok()).map(str::to_owned),
+        };
+        let until = self.now() + (LIFETIME + GRACE).as_secs();
+        self.seal(&Ticket { registry: registry.map(|(registry, _)| registry), authorization, until })
     }
 
     /// The registry of the first scope that names an image, and whether it does so itself.
@@ -216,7 +220,7 @@ impl Gate {
 }
 
 /// Who the form of a `POST` names.
-fn posted(form: &[u8]) -> Option<Caller> {
+pub(crate) fn posted(form: &[u8]) -> Option<Caller> {
     let value = |name: &str| {
         let found = form_urlencoded::parse(form).find(|(key, _)| key == name);
         found.map(|(_, value)| value.into_owned()).filter(|value| !value.is_empty())

@@ -160,6 +160,11 @@ impl Fetch {
         self.lock_lease().take()
     }
 
+    /// Cancelled when another seeder has taken the turn, because this one seemed dead; never where it is nobody's.
+    fn turn_lost(&self) -> CancellationToken {
+        self.lock_lease().as_ref().map(Lease::lost).unwrap_or_default()
+    }
+
     fn has_turn(&self) -> bool {
         self.lock_lease().is_some()
     }

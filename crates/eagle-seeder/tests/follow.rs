@@ -125,3 +125,45 @@ async fn who_is_followed_begins_nothing_and_lets_nobody_in_whom_the_origin_refus
     assert_eq!(gets(), 1);
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_whose_lease_was_taken_takes_the_rest_from_its_successor() {
+    let (bucket, first, second) = (Bucket::start().await, TempDir::new().unwrap(), TempDir::new().unwrap());
+    let origin = Origin::start(&[LAYER]).await;
+    let content = origin.content(0, &Caller::anonymous()).await;
+    origin.registry().set_rate(Rate::Limited(256 << 10));
+    let one = Running::start(bucket.seeder(first.path()), origin.registries()).await;
+    let other = Running::start(bucket.seeder(second.path()), origin.registries()).await;
+    let (by_one, by_other) = (one.blob_path(&origin, 0), other.blob_path(&origin, 0));
+    let hex = origin.digests[0].hex();
+    let lease = bucket.root.path().join("bucket/eagle/leases/sha256").join(hex).join("0");
+    let written = || std::fs::metadata(&lease).and_then(|lease| lease.modified()).ok();
+    let leases = |running: &Running, outcome: &str| {
+        running.counted(&format!("eagle_seeder_leases_total{{outcome=\"{outcome}\"}}")).unwrap_or_default()
+    };
+    let taken = async {
+        until("a lease", async || written().is_some()).await;
+        let before = written();
+        // The next renewal is 2 s away then.
+        until("the lease to be renewed", async || written().is_some_and(|now| Some(now) != before)).await;
+        // As whoever takes it for dead does.
+        std::fs::remove_file(&lease).unwrap();
+        let all = other.get(&by_other, &[]);
+        let lost = async {
+            until("the holder to find out", async || leases(&one, "lost") > 0.0).await;
+            origin.registry().set_rate(Rate::Unlimited);
+        };
+        tokio::join!(all, lost).0
+    };
+    let (a, b) = tokio::join!(one.get(&by_one, &[]), taken);
+    assert!(a.1 == content && b.1 == content);
+    // On a slow day the first has its lease again before the other asks.
+    if leases(&other, "granted") > 0.0 {
+        assert!(followed(&one) > 0 && one.seeder.counters().origin_bytes < LAYER);
+    } else {
+        assert!(followed(&other) > 0 && other.seeder.counters().origin_bytes == 0);
+    }
+    bucket.has(origin.digests[0]).await;
+    one.stop().await;
+    other.stop().await;
+}

@@ -7,6 +7,7 @@
 use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// What became of the wish to fetch a blob.
 #[derive(Debug)]
@@ -62,7 +63,10 @@ impl Claimant {
 
 /// The right to fetch a blob; returned when dropped.
 #[derive(Debug)]
-pub struct Lease(Option<Box<dyn Guard>>);
+pub struct Lease {
+    guard: Option<Box<dyn Guard>>,
+    lost: CancellationToken,
+}
 
 /// What keeps a lease until it is dropped.
 trait Guard: fmt::Debug + Send + Sync {}
@@ -71,18 +75,28 @@ impl<T: fmt::Debug + Send + Sync> Guard for T {}
 
 impl Lease {
     /// Where nobody else fetches, or nobody can be asked.
-    pub const fn alone() -> Self {
-        Self(None)
+    pub fn alone() -> Self {
+        Self { guard: None, lost: CancellationToken::new() }
     }
 
     /// One that is returned when this is dropped.
     pub fn new(guard: impl fmt::Debug + Send + Sync + 'static) -> Self {
-        Self(Some(Box::new(guard)))
+        Self::revocable(guard, CancellationToken::new())
+    }
+
+    /// The same, which may be taken by another from a holder that seems dead: `lost` is cancelled when the holder finds that out.
+    pub fn revocable(guard: impl fmt::Debug + Send + Sync + 'static, lost: CancellationToken) -> Self {
+        Self { guard: Some(Box::new(guard)), lost }
     }
 
     /// Whether others are kept from fetching by it.
     pub const fn is_exclusive(&self) -> bool {
-        self.0.is_some()
+        self.guard.is_some()
+    }
+
+    /// Cancelled when another has taken it; never for one that nobody can take.
+    pub fn lost(&self) -> CancellationToken {
+        self.lost.clone()
     }
 }
 

@@ -287,4 +287,8 @@ impl BlobStorage for ObjectStorage {
 }
 
 #[cfg(test)]
+mod lease_tests;
+#[cfg(test)]
+mod lossy_bucket;
+#[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use crate::{
     object::{
         self, Marker,
         heartbeat::{RECORD_MAGIC, Record},
-        names::Names,
+        names::{Names, lease_number},
     },
     ssi::check_metainfo,
 };
@@ -39,6 +39,11 @@ pub fn marker(bytes: &[u8]) -> Option<u64> {
 /// A record of a lease or upload: written again, it is this.
 pub fn record(bytes: &[u8]) -> Option<Vec<u8>> {
     envelope::encode(RECORD_MAGIC, &envelope::decode::<Record>(RECORD_MAGIC, bytes)?)
+}
+
+/// The number of the lease whose object this is.
+pub fn lease(key: &str) -> Option<u64> {
+    lease_number(&Path::parse(key).ok()?)
 }
 
 /// The blob that an object below the prefix `p` is a part of.

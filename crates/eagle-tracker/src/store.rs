@@ -27,6 +27,7 @@ use eagle_core::{Digest, Geometry, NodeId, NodeRole, PeerInfo, Timestamp};
 
 pub use eagle_core::tracker::Candidate;
 
+pub(crate) use self::redis::read_member;
 pub use self::{
     location::{RedisUrl, StoreLocation, StoreLocationError},
     memory::MemoryStore,

@@ -1,7 +1,7 @@
 //! Eagle: peer-to-peer distribution of container images.
 //!
-//! A library only so that others than the program can call parts of it: [`main`] is the program; [`read_configuration`] and
-//! [`read_limits`] are fuzzed.
+//! A library only so that others than the program can call parts of it: [`main`] is the program; [`read_configuration`],
+//! [`read_limits`] and [`edit_runtime_files`] are fuzzed.
 //!
 //! The program reads the command line and the configuration, starts what was asked for, and ends with an exit code:
 //! 0 done, 1 failed, 64 bad usage, 78 bad configuration, 130 interrupted.
@@ -42,7 +42,7 @@ use crate::{
     exit::Failure,
     roles::Role,
 };
-pub use crate::{config::read_configuration, limits::read_limits};
+pub use crate::{config::read_configuration, configure::edit_runtime_files, limits::read_limits};
 
 /// The program: what was asked for on the command line, and how it ended.
 pub fn main() -> ExitCode {

@@ -88,22 +88,26 @@ pub(crate) fn metadata() -> Result<String> {
 
 /// Builds the `eagle` program and says where it is.
 pub(crate) fn eagle() -> Result<PathBuf> {
-    build("eagle", "--bin", "eagle")
+    build("eagle", "--bin", "eagle", |_| Ok(()))
 }
 
 /// Builds the S3 server of the scenarios and says where it is.
 pub(crate) fn s3_server() -> Result<PathBuf> {
-    build("eagle-store", "--example", "s3-server")
+    build("eagle-store", "--example", "s3-server", |_| Ok(()))
 }
 
-/// Builds one program of a package, of this kind of target, and says where it is.
-fn build(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
-    let output = cargo()
-        .args(["build", "--package", package, kind, name, "--message-format", "json-render-diagnostics"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo build")?;
+/// Builds one program of a package, of this kind of target, in a way of its own, and says where it is.
+pub(crate) fn build(
+    package: &str,
+    kind: &str,
+    name: &str,
+    way: impl FnOnce(&mut Command) -> Result<()>,
+) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--package", package, kind, name, "--message-format", "json-render-diagnostics"]);
+    way(&mut command)?;
+    let output =
+        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start cargo build")?;
     if !output.status.success() {
         bail!("cargo build of {name} ended with {}", output.status);
     }

@@ -2,7 +2,8 @@
 //!
 //! The bytes come from the holder of the lease while it gets them itself. When it fails, the lease is asked for again from the byte reached: the
 //! holder may be back, another seeder may have taken over, or it is this one's turn, and then the rest comes from the registry.
-//! Who waits here sees nothing of it but a pause.
+//! Who waits here sees nothing of it but a pause. The other way round a holder whose lease was taken, since it stood still for long, becomes one
+//! who waits.
 
 use std::{sync::Arc, time::Duration};
 
@@ -70,6 +71,13 @@ impl Turns {
 
     fn digest(&self) -> Digest {
         self.fetch.digest
+    }
+
+    /// Another seeder has taken this one's turn.
+    fn lost(&self, offset: u64) {
+        drop(self.fetch.give_turn());
+        self.inner.parts.metrics.lease("lost");
+        tracing::warn!(blob = %self.digest(), offset, "another seeder has taken over, since this one gave no sign of life; the rest is taken from there");
     }
 
     /// Waits until there is something to do; what a holder gives begins at byte `offset`.
@@ -160,6 +168,13 @@ impl Run<'_> {
         let stream = FollowStream { turns, from, geometry, offset };
         self.fill_or_discard(&entry, offset, Some(Input::Follow(Box::new(stream)))).await
     }
+
+    /// Stops fetching because another seeder has taken over, who took this one for dead; the bytes from `offset` on come from there.
+    pub(super) fn rest_from_others(&self, geometry: Geometry, offset: u64) -> Input {
+        let turns = Turns::new(self);
+        turns.lost(offset);
+        Input::Follow(Box::new(FollowStream { turns, from: From::Nobody, geometry, offset }))
+    }
 }
 
 /// Who gives the bytes at present.
@@ -208,7 +223,20 @@ impl FollowStream {
                     self.from = self.turn().await?;
                     continue;
                 }
-                From::Origin(stream) => return stream.next().await,
+                From::Origin(stream) => {
+                    let lost = self.turns.fetch.turn_lost();
+                    let next = tokio::select! {
+                        next = stream.next() => next?,
+                        () = lost.cancelled() => {
+                            self.turns.lost(self.offset);
+                            self.turns.silent = Instant::now();
+                            self.from = From::Nobody;
+                            continue;
+                        }
+                    };
+                    self.offset += next.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                    return Ok(next);
+                }
                 From::Shared(stream) => stream.next().await.map_err(|error| error.to_string()),
                 From::Holder { body, skip } => match timeout(SILENCE, body.body.frame()).await {
                     Ok(Some(Ok(frame))) => {

@@ -290,6 +290,7 @@ impl Run<'_> {
         queue: mpsc::Sender<Filled>,
     ) -> Result<(), FetchError> {
         let limiter = self.inner.parts.node.download_limiter();
+        let lost = self.fetch.turn_lost();
         let mut pending = Bytes::new();
         for piece in geometry.all().skip_while(|piece| geometry.offset(*piece) < offset) {
             let length = usize::try_from(geometry.length(piece)).unwrap_or(usize::MAX);
@@ -297,8 +298,16 @@ impl Run<'_> {
             let mut buffer = BytesMut::with_capacity(length);
             while buffer.len() < length {
                 if pending.is_empty() {
+                    let next = tokio::select! {
+                        next = origin.next() => next?,
+                        () = lost.cancelled(), if matches!(origin, Input::Origin(_)) => {
+                            let reached = geometry.offset(piece) + buffer.len() as u64;
+                            origin = self.rest_from_others(geometry, reached);
+                            continue;
+                        }
+                    };
                     // The stream ends with the blob, and then this piece is full.
-                    pending = origin.next().await?.ok_or(FetchError::Broken { digest: self.fetch.digest })?;
+                    pending = next.ok_or(FetchError::Broken { digest: self.fetch.digest })?;
                     self.fetch.received.fetch_add(pending.len() as u64, Ordering::Relaxed);
                     limiter.acquire(pending.len() as u64).await;
                 }

@@ -161,10 +161,15 @@ impl Running {
 
     /// A value of the metrics, by the beginning of its line.
     pub(crate) fn metric(&self, name: &str) -> f64 {
+        self.counted(name).unwrap_or_else(|| panic!("there is no {name}"))
+    }
+
+    /// The same of a value that is not there before it is counted.
+    pub(crate) fn counted(&self, name: &str) -> Option<f64> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.metrics).unwrap();
         let line = text.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("{name} in {text}"))
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
     }
 
     pub(crate) fn blob_path(&self, origin: &Origin, layer: usize) -> String {

@@ -2,6 +2,10 @@
 //!
 //! A *record* is written anew every [`RENEWAL`] with a higher number. Nobody compares clocks: who looks at it and
 //! finds it unchanged for [`LIFETIME`], by a clock of its own, takes its writer for dead.
+//!
+//! A writer that only stood still, or could not reach the store, is told nothing of that. So before each renewal it looks whether its lease is
+//! its own still: it does not go by its own clock, which stands still with a virtual machine. Whoever has lost a lease knows it within
+//! [`RENEWAL`] and the time of three requests after it goes on.
 
 use std::{
     sync::{
@@ -16,14 +20,16 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
-use super::{Owner, objects::Objects};
-use crate::{envelope::Magic, error::StorageError};
+use eagle_core::Digest;
+
+use super::{Owner, names::lease_number, objects::Objects};
+use crate::{envelope::Magic, error::StorageError, lease::Lease};
 
 /// How long a record may stay as it is before its writer counts as dead. What a seeder that was killed
 /// delays others by; several renewals, so that one that a busy store was slow to take does not matter.
 pub(super) const LIFETIME: Duration = Duration::from_secs(10);
 /// How often a record is renewed.
-const RENEWAL: Duration = Duration::from_secs(2);
+pub(super) const RENEWAL: Duration = Duration::from_secs(2);
 /// How long cleaning up may take at the end of a process, together with what the store itself retries.
 const CLEAN_UP: Duration = Duration::from_secs(5);
 /// Records that a sweep looks at; each is one blob that was in the works. The next start finds the rest.
@@ -59,7 +65,7 @@ pub(super) enum Of {
     /// An upload under way.
     Upload(Upload),
     /// The right to fetch a blob, by somebody who gives what it has at this address.
-    Lease { url: Option<String> },
+    Lease { digest: Digest, url: Option<String> },
 }
 
 /// Keeps a record alive; dropping it ends the record, and the upload with it unless that was completed.
@@ -67,6 +73,30 @@ pub(super) enum Of {
 pub(super) struct Heartbeat {
     ends: DropGuard,
     completed: Arc<AtomicBool>,
+    lost: CancellationToken,
+}
+
+/// What the task that keeps a record works with.
+struct Kept {
+    objects: Arc<Objects>,
+    path: Path,
+    record: Record,
+    /// Of a lease: the blob.
+    digest: Option<Digest>,
+    ended: CancellationToken,
+    completed: Arc<AtomicBool>,
+    lost: CancellationToken,
+}
+
+/// What became of a lease while its holder did not look.
+#[derive(Debug, PartialEq, Eq)]
+enum Still {
+    /// It is its holder's.
+    Own,
+    /// Another has the next one; this one is left over.
+    Succeeded,
+    /// It was removed, and may be another's by now.
+    Gone,
 }
 
 impl Heartbeat {
@@ -77,17 +107,27 @@ impl Heartbeat {
         of: Of,
         mode: PutMode,
     ) -> Result<Option<Self>, StorageError> {
-        let (upload, url) = match of {
-            Of::Upload(upload) => (Some(upload), None),
-            Of::Lease { url } => (None, url),
+        let (upload, digest, url) = match of {
+            Of::Upload(upload) => (Some(upload), None, None),
+            Of::Lease { digest, url } => (None, Some(digest), url),
         };
         let record = Record { owner: objects.owner.clone(), number: 0, upload, url };
         if !objects.put(&path, RECORD_MAGIC, &record, mode).await? {
             return Ok(None);
         }
-        let (ended, completed) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
-        objects.tasks.spawn(keep(Arc::clone(objects), path, record, ended.clone(), Arc::clone(&completed)));
-        Ok(Some(Self { ends: ended.drop_guard(), completed }))
+        let kept = Kept {
+            objects: Arc::clone(objects),
+            path,
+            record,
+            digest,
+            ended: CancellationToken::new(),
+            completed: Arc::default(),
+            lost: CancellationToken::new(),
+        };
+        let ends = kept.ended.clone().drop_guard();
+        let heartbeat = Self { ends, completed: Arc::clone(&kept.completed), lost: kept.lost.clone() };
+        objects.tasks.spawn(kept.keep());
+        Ok(Some(heartbeat))
     }
 
     /// The upload is an object now.
@@ -95,39 +135,84 @@ impl Heartbeat {
         self.completed.store(true, Ordering::Release);
     }
 
-    pub(super) fn into_guard(self) -> DropGuard {
-        self.ends
+    /// The lease that it is the heartbeat of.
+    pub(super) fn into_lease(self) -> Lease {
+        Lease::revocable(self.ends, self.lost)
     }
 }
 
-/// Renews the record until it ends, and cleans up.
-async fn keep(
-    objects: Arc<Objects>,
-    path: Path,
-    mut record: Record,
-    ended: CancellationToken,
-    completed: Arc<AtomicBool>,
-) {
-    loop {
-        tokio::select! {
-            () = ended.cancelled() => break,
-            () = tokio::time::sleep(RENEWAL) => {}
+impl Kept {
+    /// Renews the record until it ends or is lost, and cleans up.
+    async fn keep(mut self) {
+        let ended = self.ended.clone();
+        let mut still = Still::Own;
+        loop {
+            tokio::select! {
+                () = ended.cancelled() => break,
+                () = tokio::time::sleep(RENEWAL) => {}
+            }
+            let renewed = tokio::select! {
+                () = ended.cancelled() => break,
+                renewed = self.renew() => renewed,
+            };
+            match renewed {
+                Ok(Still::Own) => {}
+                Ok(found) => {
+                    info!(object = self.objects.names.show(&self.path), "another seeder has taken the lease of a blob from this one");
+                    self.lost.cancel();
+                    still = found;
+                    break;
+                }
+                Err(error) => {
+                    warn!(%error, "a record in the object store was not renewed; another seeder may do the same work");
+                }
+            }
         }
-        record.number += 1;
-        let renewed = tokio::select! {
-            () = ended.cancelled() => break,
-            renewed = objects.put(&path, RECORD_MAGIC, &record, PutMode::Overwrite) => renewed,
-        };
-        if let Err(error) = renewed {
-            warn!(%error, "a record in the object store was not renewed; another seeder may do the same work");
+        match tokio::time::timeout(CLEAN_UP, self.clean_up(still)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "what is left of it is removed when a seeder starts"),
+            Err(_) => {
+                let object = self.objects.names.show(&self.path);
+                warn!(object, "not removed in time; that is done when a seeder starts");
+            }
         }
     }
-    let upload = record.upload.filter(|_| !completed.load(Ordering::Acquire));
-    let cleaned = tokio::time::timeout(CLEAN_UP, end(&objects, &path, upload.as_ref())).await;
-    match cleaned {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(%error, "what is left of it is removed when a seeder starts"),
-        Err(_) => warn!(object = objects.names.show(&path), "not removed in time; that is done when a seeder starts"),
+
+    /// Writes the record anew, unless it is another's by now.
+    async fn renew(&mut self) -> Result<Still, StorageError> {
+        let still = self.still().await?;
+        if still == Still::Own {
+            self.record.number += 1;
+            self.objects.put(&self.path, RECORD_MAGIC, &self.record, PutMode::Overwrite).await?;
+        }
+        Ok(still)
+    }
+
+    /// Whose the lease is. An upload's record has a name that no other gets.
+    async fn still(&self) -> Result<Still, StorageError> {
+        let (Some(digest), Some(number)) = (self.digest, lease_number(&self.path)) else { return Ok(Still::Own) };
+        match self.objects.get::<Record>(&self.path, RECORD_MAGIC, MAX_RECORD).await {
+            Ok(Some(record)) if record.owner == self.objects.owner => {}
+            // Numbers begin anew when a blob has no lease.
+            Ok(_) => return Ok(Still::Gone),
+            // What somebody else wrote in its place is no lease, and is written over.
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
+        let leases = self.objects.list(&self.objects.names.leases(digest), MAX_RECORDS).await?;
+        let succeeded = leases.iter().filter_map(|lease| lease_number(&lease.location)).any(|other| other > number);
+        Ok(if succeeded { Still::Succeeded } else { Still::Own })
+    }
+
+    async fn clean_up(&self, mut still: Still) -> Result<(), StorageError> {
+        if still == Still::Own {
+            still = self.still().await?;
+        }
+        if still == Still::Gone {
+            return Ok(());
+        }
+        let upload = self.record.upload.as_ref().filter(|_| !self.completed.load(Ordering::Acquire));
+        end(&self.objects, &self.path, upload).await
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The leases of a blob are numbered records (`heartbeat`); the one with the highest number counts. A new one is
 //! made with a conditional write, so of all who want number *n* one gets it. When its holder dies, number *n + 1* is free to take.
-//! Who gets a lease looks for the blob once more, since the one before may have finished meanwhile.
+//! Who gets a lease looks for the blob once more, since the one before may have finished meanwhile. Who was taken for dead and goes on
+//! finds its lease gone, or one with a higher number, and stops fetching.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     error::StorageError,
-    lease::{Claim, Claimant, Holder, Lease},
+    lease::{Claim, Claimant, Holder},
 };
 
 /// Leases of one blob looked at; more than one is left only by seeders that died.
@@ -61,7 +62,8 @@ pub(super) async fn claim(
             Ok(number) => number,
             Err(holder) => return Ok(Claim::Held(holder)),
         };
-        let (path, of) = (objects.names.lease(digest, number), Of::Lease { url: claimant.url().map(str::to_owned) });
+        let path = objects.names.lease(digest, number);
+        let of = Of::Lease { digest, url: claimant.url().map(str::to_owned) };
         if let Some(lease) = Heartbeat::begin(objects, path, of, PutMode::Create).await? {
             if objects.is_complete(digest).await? {
                 return Ok(Claim::Stored);
@@ -72,7 +74,7 @@ pub(super) async fn claim(
                     debug!(%error, "a lease of a dead seeder stays");
                 }
             }
-            return Ok(Claim::Granted(Lease::new(lease.into_guard())));
+            return Ok(Claim::Granted(lease.into_lease()));
         }
     }
     Ok(Claim::Held(Holder::default()))

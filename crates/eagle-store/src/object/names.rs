@@ -113,7 +113,7 @@ impl Names {
 }
 
 /// The number at the end of a lease's key.
-pub(super) fn lease_number(path: &Path) -> Option<u64> {
+pub(crate) fn lease_number(path: &Path) -> Option<u64> {
     path.filename()?.parse().ok()
 }
 

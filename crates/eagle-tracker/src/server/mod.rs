@@ -24,7 +24,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-pub(crate) use self::routes::page;
+pub(crate) use self::{
+    routes::{named, page, pieces_page},
+    seeders::{claim_in, heartbeat_in},
+};
 use self::{body::BodyBudget, overview::Glances, reply::Reply, reports::Reports};
 use crate::{
     config::{ConfigError, TrackerConfig},

@@ -213,6 +213,17 @@ pub(crate) fn page(query: &str) -> Result<(Option<String>, usize), String> {
     Paging::parse(query).map(|paging| (paging.after, paging.limit)).map_err(|error| error.to_string())
 }
 
+/// The same of a list that shows pieces where it is asked to.
+pub(crate) fn pieces_page(query: &str) -> Result<(bool, Option<String>, usize), String> {
+    let page = Paging::with_pieces(query).map_err(|error| error.to_string())?;
+    Ok((page.0, page.1.after, page.1.limit))
+}
+
+/// What the last part of a path names.
+pub(crate) fn named<T: FromStr<Err: std::fmt::Display>>(part: &str) -> Result<T, String> {
+    parse("name", &decoded(part)).map_err(|error| error.to_string())
+}
+
 /// The last part of a path: clients may write the colon of a digest as `%3A`.
 fn decoded(part: &str) -> String {
     percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned()

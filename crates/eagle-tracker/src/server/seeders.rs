@@ -32,11 +32,7 @@ pub(super) async fn heartbeat(
     request: Request<Incoming>,
     source: IpAddr,
 ) -> Result<Reply, RequestError> {
-    let mut beat: HeartbeatRequest = read(shared, request).await?;
-    if beat.leases.len() > MAX_LEASES_PER_SEEDER {
-        return Err(RequestError::Bad(format!("{} leases, more than {MAX_LEASES_PER_SEEDER}", beat.leases.len())));
-    }
-    check(&mut beat.seeder, source)?;
+    let beat = checked_heartbeat(read(shared, request).await?, source)?;
     let (now, url) = (shared.now(), beat.seeder.url.clone());
     let lost = if beat.stopped {
         shared.seeders.leave(&beat.seeder.id, now).await;
@@ -74,11 +70,7 @@ pub(super) async fn claim(
     request: Request<Incoming>,
     source: IpAddr,
 ) -> Result<Reply, RequestError> {
-    let ClaimRequest { digest, mut seeder, without } = read(shared, request).await?;
-    if without.len() > MAX_WITHOUT {
-        return Err(RequestError::Bad(format!("{} seeders to leave out, more than {MAX_WITHOUT}", without.len())));
-    }
-    check(&mut seeder, source)?;
+    let ClaimRequest { digest, seeder, without } = checked_claim(read(shared, request).await?, source)?;
     let (now, id) = (shared.now(), seeder.id.clone());
     heard(shared, seeder, &[], now).await?;
     let (outcome, response) = match shared.owner(digest, &id, &without, now).await {
@@ -153,6 +145,36 @@ async fn read<T: DeserializeOwned>(shared: &Shared, request: Request<Incoming>) 
     }
     let body = shared.bodies.read(request.into_body()).await?;
     serde_json::from_slice(&body.bytes).map_err(|error| RequestError::Bad(format!("the body: {error}")))
+}
+
+/// A heartbeat that makes sense, from the address `source`.
+fn checked_heartbeat(mut beat: HeartbeatRequest, source: IpAddr) -> Result<HeartbeatRequest, RequestError> {
+    if beat.leases.len() > MAX_LEASES_PER_SEEDER {
+        return Err(RequestError::Bad(format!("{} leases, more than {MAX_LEASES_PER_SEEDER}", beat.leases.len())));
+    }
+    check(&mut beat.seeder, source)?;
+    Ok(beat)
+}
+
+/// A claim that makes sense, from the address `source`.
+fn checked_claim(mut claim: ClaimRequest, source: IpAddr) -> Result<ClaimRequest, RequestError> {
+    if claim.without.len() > MAX_WITHOUT {
+        return Err(RequestError::Bad(format!("{} seeders to leave out, more than {MAX_WITHOUT}", claim.without.len())));
+    }
+    check(&mut claim.seeder, source)?;
+    Ok(claim)
+}
+
+/// The heartbeat that a body is, from the address `source`.
+pub(crate) fn heartbeat_in(body: &[u8], source: IpAddr) -> Result<HeartbeatRequest, String> {
+    let beat = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    checked_heartbeat(beat, source).map_err(|error| error.to_string())
+}
+
+/// The claim that a body is, from the address `source`.
+pub(crate) fn claim_in(body: &[u8], source: IpAddr) -> Result<ClaimRequest, String> {
+    let claim = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    checked_claim(claim, source).map_err(|error| error.to_string())
 }
 
 /// Refuses what can be no seeder, and puts the address that the tracker sees in place of an unspecified one.

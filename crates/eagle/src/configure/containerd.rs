@@ -73,7 +73,7 @@ fn first(path: &str) -> Option<String> {
 }
 
 /// Sets `config_path` unless it is set; everything else stays as it is written.
-fn edit(text: Option<&str>) -> Result<Option<String>, String> {
+pub(super) fn edit(text: Option<&str>) -> Result<Option<String>, String> {
     // A new file in the form that every version from 1.3 to 2.x reads.
     let text = text.filter(|text| !text.trim().is_empty()).unwrap_or("version = 2\n");
     let mut document: DocumentMut =

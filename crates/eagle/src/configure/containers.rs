@@ -82,7 +82,10 @@ enum Entry {
 fn find(text: &str, registry: &RegistryName, location: &str) -> Result<Entry, String> {
     let document: DocumentMut =
         text.parse().map_err(|error: toml_edit::TomlError| format!("is not valid TOML: {}", error.message()))?;
-    let Some(entries) = document.get("registry").and_then(Item::as_array_of_tables) else { return Ok(Entry::None) };
+    let Some(entries) = document.get("registry") else { return Ok(Entry::None) };
+    let Some(entries) = entries.as_array_of_tables() else {
+        return Err("has `registry` in another form than [[registry]], which eagle does not change".to_owned());
+    };
     for entry in entries {
         let text = |key| entry.get(key).and_then(Item::as_str);
         if text("prefix").filter(|prefix| !prefix.is_empty()).or_else(|| text("location")) != Some(registry.as_str()) {
@@ -96,7 +99,7 @@ fn find(text: &str, registry: &RegistryName, location: &str) -> Result<Entry, St
 }
 
 /// Adds an entry for each registry that has none.
-fn edit(text: Option<&str>, registries: &[RegistryName], wanted: &Wanted) -> Result<Option<String>, String> {
+pub(super) fn edit(text: Option<&str>, registries: &[RegistryName], wanted: &Wanted) -> Result<Option<String>, String> {
     let mut edited = match text.filter(|text| !text.trim().is_empty()) {
         Some(text) => text.to_owned(),
         None => "# Written by `eagle configure`, which can undo it.\n".to_owned(),

@@ -71,10 +71,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Keys<'a> {
 }
 
 /// Puts the mirror first among the mirrors; every other key stays as it is written.
-fn edit(text: Option<&str>, mirror: &str) -> Result<Option<String>, String> {
+pub(super) fn edit(text: Option<&str>, mirror: &str) -> Result<Option<String>, String> {
     let text = text.unwrap_or_default();
     let object = if text.trim().is_empty() { "{}" } else { text };
     let Keys(mut keys) = serde_json::from_str(object).map_err(|error| format!("is not a JSON object: {error}"))?;
+    if keys.iter().filter(|(key, _)| key == MIRRORS).count() > 1 {
+        return Err(format!("has \"{MIRRORS}\" twice, of which docker reads the last; make it one"));
+    }
     let mut mirrors: Vec<String> = match keys.iter().find(|(key, _)| key == MIRRORS) {
         Some((_, value)) => serde_json::from_str(value.get())
             .map_err(|error| format!("\"{MIRRORS}\" is not a list of URLs: {error}"))?,
@@ -133,7 +136,8 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_left_alone() {
-        for text in ["[]", "{", "null", r#"{"registry-mirrors": "x"}"#, r#"{"registry-mirrors": [1]}"#, "{} x"] {
+        const TWICE: &str = r#"{"registry-mirrors": [], "registry-mirrors": []}"#;
+        for text in ["[]", "{", "null", r#"{"registry-mirrors": "x"}"#, r#"{"registry-mirrors": [1]}"#, "{} x", TWICE] {
             assert!(edit(Some(text), MIRROR).is_err(), "{text}");
         }
     }

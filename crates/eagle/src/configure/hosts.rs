@@ -37,7 +37,7 @@ fn file(root: &Root, directory: &str, registry: &str) -> PathBuf {
 }
 
 /// Puts the mirror before every other host; the rest of the file stays as it is written.
-fn edit(text: Option<&str>, url: &str) -> Result<Option<String>, String> {
+pub(super) fn edit(text: Option<&str>, url: &str) -> Result<Option<String>, String> {
     let block = format!("[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
     let Some(text) = text.filter(|text| !text.trim().is_empty()) else {
         return Ok(Some(format!("# Written by `eagle configure`, which can undo it.\n{block}")));

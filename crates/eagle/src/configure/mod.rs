@@ -44,6 +44,27 @@ impl Wanted {
     }
 }
 
+/// What becomes of the files of runtimes when the mirror is put into them, each read as every kind of file: docker's, containerd's two, that of
+/// podman and CRI-O. `Ok(None)` for what has the mirror already.
+///
+/// # Errors
+/// Why a file is left alone.
+pub fn edit_runtime_files(text: &str) -> [(&'static str, Result<Option<String>, String>); 4] {
+    // Neither can be anything else than a name.
+    let name = |text: &str| text.parse::<RegistryName>().map_err(|error| error.to_string());
+    let podman = || {
+        let wanted = Wanted { address: name("127.0.0.1:43002")?, registries: Vec::new() };
+        containers::edit(Some(text), &[name("docker.io")?], &wanted)
+    };
+    let url = "http://127.0.0.1:43002";
+    [
+        ("daemon.json", docker::edit(Some(text), url)),
+        ("hosts.toml", hosts::edit(Some(text), url)),
+        ("config.toml", containerd::edit(Some(text))),
+        ("registries.conf", podman()),
+    ]
+}
+
 impl RuntimeArg {
     /// Under which name changes are recorded: podman and CRI-O read the same files.
     const fn record(self) -> &'static str {

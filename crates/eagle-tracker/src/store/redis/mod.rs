@@ -424,6 +424,14 @@ fn member(value: &[u8], geometry: Geometry) -> Option<(i64, Ownership)> {
     Some((number(joined)?, pieces::read(&pieces[1..], geometry.pieces())?))
 }
 
+/// A member of a swarm of this size and piece length: how many pieces it has, and its record written anew.
+pub(crate) fn read_member(size: &[u8], length: &[u8], value: &[u8]) -> Option<(Geometry, u32, Vec<u8>)> {
+    let geometry = geometry(size, length)?;
+    let (joined, owned) = member(value, geometry)?;
+    let written = [joined.to_string().as_bytes(), b":", &pieces::write(&owned)].concat();
+    Some((geometry, owned.count(geometry.pieces()), written))
+}
+
 fn geometry(size: &[u8], length: &[u8]) -> Option<Geometry> {
     let text = |bytes| std::str::from_utf8(bytes).ok();
     Geometry::new(text(size)?.parse().ok()?, text(length)?.parse().ok()?).ok()
