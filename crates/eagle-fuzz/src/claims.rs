@@ -40,7 +40,7 @@ async fn apply(seeders: &MemorySeeders, line: &[u8], now: Timestamp) {
             same::<HeartbeatRequest>(&beat);
             let (id, renewed) = (beat.seeder.id.clone(), beat.leases.len());
             if beat.stopped {
-                seeders.leave(&id).await;
+                seeders.leave(&id, now).await;
                 assert!(seeders.seeder(&id, now).await.is_none());
             } else if let Ok(lost) = seeders.heartbeat(beat.seeder, &beat.leases, now).await {
                 assert!(lost.len() <= renewed);
@@ -57,7 +57,7 @@ async fn apply(seeders: &MemorySeeders, line: &[u8], now: Timestamp) {
     }
     if let Ok(release) = serde_json::from_slice::<ReleaseRequest>(line) {
         same::<ReleaseRequest>(&release);
-        seeders.release(release.digest, release.token).await;
+        seeders.release(release.digest, release.token, now).await;
     }
 }
 
@@ -74,13 +74,13 @@ async fn turn(seeders: &MemorySeeders, claim: &ClaimRequest, now: Timestamp) {
     if let Claimed::Granted { token } = seeders.claim(digest, id, now).await {
         let held = async || matches!(seeders.claim(digest, &other, now).await, Claimed::Held(holder) if holder == *id);
         assert!(held().await);
-        seeders.release(digest, token.wrapping_add(1)).await;
+        seeders.release(digest, token.wrapping_add(1), now).await;
         assert!(held().await, "given back by another token");
-        seeders.release(digest, token).await;
+        seeders.release(digest, token, now).await;
         let Claimed::Granted { token } = seeders.claim(digest, &other, now).await else {
             panic!("{digest} was given back and is not to be had");
         };
-        seeders.release(digest, token).await;
+        seeders.release(digest, token, now).await;
     }
 }
 
@@ -116,5 +116,8 @@ fn is_seeder(url: &str, storage: &str) {
 /// Written again it is the same.
 fn same<T: Serialize + DeserializeOwned + PartialEq>(value: &T) {
     let written = serde_json::to_vec(value).unwrap_or_default();
-    assert!(serde_json::from_slice::<T>(&written).is_ok_and(|again| again == *value), "it is not read as it is written");
+    assert!(
+        serde_json::from_slice::<T>(&written).is_ok_and(|again| again == *value),
+        "it is not read as it is written"
+    );
 }

@@ -16,7 +16,8 @@ pub(crate) fn run(bytes: &[u8]) {
         }
     }
     // Addresses at the ends of each network, and just beyond.
-    addresses.extend(entries.iter().flat_map(|entry| [entry.cidr.network(), entry.cidr.broadcast(), entry.cidr.addr()]));
+    addresses
+        .extend(entries.iter().flat_map(|entry| [entry.cidr.network(), entry.cidr.broadcast(), entry.cidr.addr()]));
     let networks = match Networks::new(&entries) {
         Ok(networks) => networks,
         Err(problem) => {

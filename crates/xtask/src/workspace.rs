@@ -106,8 +106,7 @@ pub(crate) fn build(
     let mut command = cargo();
     command.args(["build", "--package", package, kind, name, "--message-format", "json-render-diagnostics"]);
     way(&mut command)?;
-    let output =
-        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start cargo build")?;
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start cargo build")?;
     if !output.status.success() {
         bail!("cargo build of {name} ended with {}", output.status);
     }

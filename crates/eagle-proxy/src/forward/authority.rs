@@ -56,6 +56,22 @@ fn unusable(error: impl fmt::Display) -> AuthorityError {
     AuthorityError::Unusable(error.to_string())
 }
 
+/// Refuses a subject at which rcgen, which writes it into every certificate that is signed, would panic: one with an empty part, or with a type that is no
+/// object identifier (X.660: the first number is 0, 1 or 2, and below 0 and 1 the second is at most 39).
+fn check_name(authority: &CertificateDer<'_>) -> Result<(), AuthorityError> {
+    let bad = |_| unusable(format!("{CERTIFICATE_FILE} is no certificate that can be read"));
+    let (_, certificate) = x509_parser::parse_x509_certificate(authority).map_err(bad)?;
+    for part in certificate.subject().iter() {
+        let is_type = |arcs: Vec<u64>| matches!(arcs[..], [0 | 1, 0..=39, ..] | [2, _, ..]);
+        let types_are =
+            part.iter().all(|attribute| attribute.attr_type().iter().is_some_and(|arcs| is_type(arcs.collect())));
+        if part.iter().next().is_none() || !types_are {
+            return Err(unusable(format!("the subject of {CERTIFICATE_FILE} is ill-formed")));
+        }
+    }
+    Ok(())
+}
+
 /// A new authority, as PEM.
 pub struct NewAuthority {
     /// What runtimes are told to trust.
@@ -152,6 +168,7 @@ impl Certificates {
         // Errors about a key must not quote it.
         let key = KeyPair::from_pem(key).map_err(|_| unusable(format!("{KEY_FILE} is no private key in PEM")))?;
         let authority = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(unusable)?;
+        check_name(&authority)?;
         let issuer = Issuer::from_ca_cert_der(&authority, key).map_err(unusable)?;
         let key = KeyPair::generate().map_err(unusable)?;
         let this = Self { issuer, authority, key, made: Mutex::new(LruCache::new(MAX_CERTIFICATES)) };
@@ -199,6 +216,7 @@ impl Certificates {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
     use rustls::{
         RootCertStore,
         client::{WebPkiServerVerifier, danger::ServerCertVerifier},
@@ -219,6 +237,21 @@ mod tests {
         let name = ServerName::try_from(host.to_owned()).unwrap();
         let result = verifier.verify_server_cert(leaf.der(), &[], &name, &[], UnixTime::now());
         result.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// The fuzzer found it: rcgen reads this and panics when it writes it.
+    #[test]
+    fn a_subject_that_cannot_be_written_is_refused() {
+        let NewAuthority { certificate, key, .. } = create("Eagle", &[]).unwrap();
+        let mut der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap().to_vec();
+        // Object identifiers of X.520 attributes, 2.5.4.n, become 5.13.4.n.
+        let places: Vec<_> = (0..der.len() - 4).filter(|at| der[*at..].starts_with(&[6, 3, 0x55, 4])).collect();
+        assert!(!places.is_empty());
+        places.iter().for_each(|at| der[at + 2] = 0xd5);
+        let text = base64::prelude::BASE64_STANDARD.encode(der);
+        let certificate = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+        let error = Certificates::new(&certificate, &key).err().unwrap().to_string();
+        assert!(error.contains("subject"), "{error}");
     }
 
     #[test]

@@ -158,7 +158,10 @@ impl Kept {
             match renewed {
                 Ok(Still::Own) => {}
                 Ok(found) => {
-                    info!(object = self.objects.names.show(&self.path), "another seeder has taken the lease of a blob from this one");
+                    info!(
+                        object = self.objects.names.show(&self.path),
+                        "another seeder has taken the lease of a blob from this one"
+                    );
                     self.lost.cancel();
                     still = found;
                     break;

@@ -218,7 +218,8 @@ impl fmt::Display for LossyBucket {
 impl LossyBucket {
     /// By the bucket's clock, which shows whole seconds and jumps: what was written later may be older, or as old.
     fn dated(mut found: ObjectMeta) -> ObjectMeta {
-        let version = found.e_tag.iter().flat_map(|tag| tag.bytes()).fold(0, |sum: u64, byte| sum * 31 + u64::from(byte));
+        let version =
+            found.e_tag.iter().flat_map(|tag| tag.bytes()).fold(0, |sum: u64, byte| sum * 31 + u64::from(byte));
         found.last_modified = std::time::SystemTime::UNIX_EPOCH.into();
         found.last_modified += Duration::from_secs(1_000_000 + version * 7919 % 50);
         found
@@ -230,7 +231,8 @@ impl ObjectStore for LossyBucket {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let (bucket, path) = (Arc::clone(&self.bucket), path.clone());
         let put = move || {
-            let (bucket, path, payload, options) = (Arc::clone(&bucket), path.clone(), payload.clone(), options.clone());
+            let (bucket, path, payload, options) =
+                (Arc::clone(&bucket), path.clone(), payload.clone(), options.clone());
             async move { bucket.put_opts(&path, payload, options).await }
         };
         self.client.request(put).await

@@ -24,11 +24,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
+use self::{body::BodyBudget, overview::Glances, reply::Reply, reports::Reports};
 pub(crate) use self::{
     routes::{named, page, pieces_page},
     seeders::{claim_in, heartbeat_in},
 };
-use self::{body::BodyBudget, overview::Glances, reply::Reply, reports::Reports};
 use crate::{
     config::{ConfigError, TrackerConfig},
     metrics::Metrics,

@@ -159,7 +159,10 @@ fn checked_heartbeat(mut beat: HeartbeatRequest, source: IpAddr) -> Result<Heart
 /// A claim that makes sense, from the address `source`.
 fn checked_claim(mut claim: ClaimRequest, source: IpAddr) -> Result<ClaimRequest, RequestError> {
     if claim.without.len() > MAX_WITHOUT {
-        return Err(RequestError::Bad(format!("{} seeders to leave out, more than {MAX_WITHOUT}", claim.without.len())));
+        return Err(RequestError::Bad(format!(
+            "{} seeders to leave out, more than {MAX_WITHOUT}",
+            claim.without.len()
+        )));
     }
     check(&mut claim.seeder, source)?;
     Ok(claim)

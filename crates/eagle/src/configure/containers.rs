@@ -126,6 +126,10 @@ pub(super) fn edit(text: Option<&str>, registries: &[RegistryName], wanted: &Wan
              [[registry.mirror]]\nlocation = \"{location}\"\ninsecure = true\n"
         ));
     }
+    // What was added stands at the end; a file of an unusual form would come out as something else.
+    if !registries.iter().all(|registry| find(&edited, registry, &wanted.location(registry)) == Ok(Entry::WithMirror)) {
+        return Err("has a form that eagle does not change".to_owned());
+    }
     Ok(changed.then_some(edited))
 }
 
@@ -153,7 +157,7 @@ mod tests {
 
     #[test]
     fn entries_by_hand_are_recognised() {
-        let registry = "docker.io".parse().unwrap();
+        let registry: RegistryName = "docker.io".parse().unwrap();
         let location = "127.0.0.1:43002/docker.io";
         for (text, entry) in [
             ("unqualified-search-registries = [\"docker.io\"]\n", Entry::None),
@@ -168,5 +172,9 @@ mod tests {
             assert_eq!(find(text, &registry, location), Ok(entry), "{text}");
         }
         assert!(find("[[registry", &registry, location).is_err());
+        // The fuzzer found the first: an entry after it would be a second `registry`.
+        for text in ["[[registry.mirror]]\nlocation = \"a\"\n", "registry = [{ prefix = \"a\" }]\n", "registry = 1\n"] {
+            assert!(edit(Some(text), std::slice::from_ref(&registry), &wanted(&[])).is_err(), "{text}");
+        }
     }
 }

@@ -25,11 +25,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use self::target::{Outcome, Places};
-use crate::{
-    process::finish,
-    report::Report,
-    workspace,
-};
+use crate::{process::finish, report::Report, workspace};
 
 /// What each target gets as a part of `cargo xtask test`, seconds.
 const SHORT: u64 = 30;
@@ -86,7 +82,9 @@ pub(crate) fn short(report: &mut Report, only: Option<&str>) -> Result<()> {
     // It is not used, but nobody has it who does not want to fuzz.
     if !is_there(Command::new("cargo").args(["fuzz", "--version"])) {
         // Nothing is left untested: the same functions ran with the tests of their crate.
-        println!("fuzz targets: no cargo-fuzz here, so they ran as the property tests of eagle-fuzz; `cargo xtask fuzz` runs them anyway");
+        println!(
+            "fuzz targets: no cargo-fuzz here, so they ran as the property tests of eagle-fuzz; `cargo xtask fuzz` runs them anyway"
+        );
         return Ok(());
     }
     let jobs = thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -227,7 +225,10 @@ mod tests {
         let text = table(&[outcome("announces", None), outcome("names", Some(found))]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 5);
-        assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["announces", "600", "12000", "20", "812", "190", "none"]);
+        assert_eq!(
+            lines[2].split_whitespace().collect::<Vec<_>>(),
+            ["announces", "600", "12000", "20", "812", "190", "none"]
+        );
         assert!(lines[3].ends_with("src/names.rs:5:9: no") && lines[4].ends_with("again: /p/names /c/crash-1"));
     }
 }

@@ -205,7 +205,10 @@ mod tests {
         assert_eq!(found.what, "src/names.rs:5:9: assertion failed: a");
         assert_eq!(found.command, "EAGLE_FUZZ_TARGET=names /p/fuzz /c/crash-1");
         let slow = finding("SUMMARY: libFuzzer: timeout\n", "names", Path::new("/p/fuzz"));
-        assert_eq!((slow.what.as_str(), slow.input, slow.command.as_str()), ("timeout", None, "EAGLE_FUZZ_TARGET=names /p/fuzz"));
+        assert_eq!(
+            (slow.what.as_str(), slow.input, slow.command.as_str()),
+            ("timeout", None, "EAGLE_FUZZ_TARGET=names /p/fuzz")
+        );
     }
 
     #[test]
