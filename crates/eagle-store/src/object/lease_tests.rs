@@ -28,7 +28,7 @@ const WORK: Duration = Duration::from_secs(30);
 /// by itself, and that twice; then a whole fetch.
 const PATIENCE: Duration = LIFETIME.saturating_mul(3).saturating_add(WORK).saturating_add(Duration::from_secs(20));
 /// Seeds of each run of the test. `EAGLE_TEST_SEEDS` takes another number, `EAGLE_TEST_SEED` another first one.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 60;
 
 /// One who wants the blob.
 struct Seeder {
