@@ -391,7 +391,7 @@ mod tests {
         // An address of this machine that is no loopback, where it has one: who connects to it comes from it.
         let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         let elsewhere = probe.connect("192.0.2.1:9").and_then(|()| probe.local_addr()).map(|local| local.ip());
-        if let Ok(elsewhere) = elsewhere.map(|ip| at(ip)).map_err(drop)
+        if let Ok(elsewhere) = elsewhere.map(at).map_err(drop)
             && !elsewhere.ip().is_loopback()
         {
             for path in lists {
