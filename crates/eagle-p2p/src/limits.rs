@@ -71,6 +71,8 @@ struct Inner {
     account: Mutex<Account>,
     pace: watch::Sender<Pace>,
     moved: AtomicU64,
+    /// Nanoseconds that callers waited.
+    waited: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -144,7 +146,7 @@ impl Limiter {
     /// A limiter that lets bytes pass at `rate`.
     pub fn new(rate: Rate) -> Self {
         let (pace, _) = watch::channel(Pace::new(rate));
-        Self(Arc::new(Inner { account: Mutex::default(), pace, moved: AtomicU64::new(0) }))
+        Self(Arc::new(Inner { account: Mutex::default(), pace, moved: AtomicU64::new(0), waited: AtomicU64::new(0) }))
     }
 
     /// Changes the rate for everyone, also for those who wait already.
@@ -174,6 +176,16 @@ impl Limiter {
         self.0.moved.load(Ordering::Relaxed)
     }
 
+    /// Time that callers waited for the limit so far, added up over all of them.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.0.waited.load(Ordering::Relaxed))
+    }
+
+    fn count_wait(&self, begun: Instant) {
+        let nanoseconds = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.0.waited.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
     /// Waits until some bytes may move, after everyone who asked before.
     ///
     /// Others wait until the turn ends, so it is for what can be moved at once: a system call that does
@@ -182,8 +194,10 @@ impl Limiter {
         if self.is_unlimited() {
             return Turn { limiter: self, account: None, bytes: self.chunk() };
         }
+        let begun = Instant::now();
         let mut account = self.0.account.lock().await;
         self.pay(&mut account, 0).await;
+        self.count_wait(begun);
         // Of the rate by now, which may have changed during the wait.
         Turn { limiter: self, account: Some(account), bytes: self.chunk() }
     }
@@ -206,8 +220,10 @@ impl Limiter {
     /// its place is free at once and the parts it had taken are lost.
     pub async fn acquire(&self, bytes: u64) {
         if !self.is_unlimited() {
+            let begun = Instant::now();
             let mut account = self.0.account.lock().await;
             self.pay(&mut account, bytes).await;
+            self.count_wait(begun);
         }
         self.0.moved.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -466,6 +482,7 @@ mod tests {
         let seconds = start.elapsed().as_secs_f64();
         assert!((3.9..4.1).contains(&seconds), "{seconds}");
         assert_eq!(limiter.passed(), 4_000_000);
+        assert_eq!(limiter.waited(), start.elapsed(), "all of it was waiting");
     }
 
     proptest! {

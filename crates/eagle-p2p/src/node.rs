@@ -15,6 +15,7 @@
 mod blob;
 mod commands;
 mod engine;
+mod metrics;
 mod slots;
 mod swarm_handle;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use eagle_cluster::Membership;
 use eagle_core::{Metainfo, NodeRole, PeerInfo, Topology, swarm::SwarmConfig, units::Rate, wire::control::Encryption};
 use eagle_store::cache::{Cache, PartialEntry};
 use libp2p::identity::Keypair;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -131,6 +133,8 @@ pub struct Node {
     network: Network,
     channels: DataChannels,
     server: UploadServer,
+    /// Time that pieces took.
+    piece_seconds: Histogram,
     tasks: TaskTracker,
 }
 
@@ -183,7 +187,9 @@ impl Node {
         if config.role == NodeRole::Seeder {
             swarm.max_peers = swarm.max_peers.max(SEEDER_SWARM_PEERS);
         }
+        let piece_seconds = metrics::piece_seconds();
         let engine = Engine::new(engine::Parts {
+            piece_seconds: piece_seconds.clone(),
             role: config.role,
             topology: config.topology.clone(),
             swarm,
@@ -205,7 +211,19 @@ impl Node {
             role: config.role,
             topology: config.topology,
         };
-        Ok(Self { info, data_address, commands, mailbox, download, upload, network, channels, server, tasks })
+        Ok(Self {
+            info,
+            data_address,
+            commands,
+            mailbox,
+            download,
+            upload,
+            network,
+            channels,
+            server,
+            piece_seconds,
+            tasks,
+        })
     }
 
     /// This node as others need to know it. The address is unspecified when the node listens on all

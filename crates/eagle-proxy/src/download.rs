@@ -46,7 +46,11 @@ use self::{
     small::{MAX_SMALL, SmallBlobs},
     state::{Download, Phase, Ticket, Whole},
 };
-pub(crate) use self::{blocks::Answers, reader::Opened, sources::Failure};
+pub(crate) use self::{
+    blocks::Answers,
+    reader::{BlobProgress, Opened},
+    sources::Failure,
+};
 pub use self::{
     reader::{BlobStream, OpenBlob},
     state::BlobRequest,
@@ -110,6 +114,19 @@ pub enum BlobError {
     /// The proxy shuts down.
     #[error("the proxy is shutting down")]
     Stopped,
+}
+
+impl BlobError {
+    /// Which kind of error it is, for the metrics.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Corrupt { .. } | Self::Contradiction { .. } | Self::Disagreement { .. } => "wrong_content",
+            Self::Storage(_) => "storage",
+            Self::Stopped => "stopping",
+        }
+    }
 }
 
 /// How downloads behave.

@@ -18,6 +18,7 @@ pub mod parsers;
 pub mod path;
 pub mod places;
 pub mod proxy;
+mod pull;
 mod remembered;
 pub mod rules;
 mod server;

@@ -117,6 +117,7 @@ pub struct Proxy {
     images: Images,
     downloads: Downloads,
     metrics: Metrics,
+    rules: Rules,
     tasks: TaskTracker,
     _stop_on_drop: DropGuard,
 }
@@ -169,7 +170,10 @@ impl Proxy {
         let announcer =
             Announcer::start(config.trackers.clone(), node.info(), found_sender, deps.members.clone(), stop.clone());
         let metrics = Metrics::default();
-        metrics.register(registry, &cache, &node);
+        let registry = registry.sub_registry_with_prefix("eagle_proxy");
+        metrics.register(registry);
+        node.register(registry, &cache);
+        announcer.register(registry);
         let seeders = match config.seeders.is_empty() {
             // A proxy without seeders is meant to have none.
             true => SeederClient::new(Vec::new(), &deps.members),
@@ -191,8 +195,7 @@ impl Proxy {
             stop: stop.clone(),
         });
         let rules = Rules::new(config.rules);
-        let reached = deps.registries.configured().into_iter().chain([config.default_registry.clone()]);
-        let policy = Policy::new(rules.clone(), reached);
+        let policy = Policy::new(rules.clone(), config.default_registry.clone(), Arc::clone(&deps.registries));
         let images = Images::open(Arc::clone(&cache), Some(config.data_dir.join("images.json"))).await;
         tasks.spawn(images.clone().run(stop.clone()));
         let service = Arc::new(Service {
@@ -217,7 +220,7 @@ impl Proxy {
             seeders,
             downloads: downloads.clone(),
             service: Arc::clone(&service),
-            rules,
+            rules: rules.clone(),
         };
         tasks.spawn(warmer.run(config.seeders.clone(), stop.clone()));
         let front = Arc::new(Front { service, mode: config.forward.mode, policy, certificates });
@@ -242,7 +245,7 @@ impl Proxy {
         });
         tasks.close();
         tracing::info!(listen = %local_addr, node = %node.info().id, "proxy started");
-        Ok(Self { local_addr, node, cache, images, downloads, metrics, tasks, _stop_on_drop: guard })
+        Ok(Self { local_addr, node, cache, images, downloads, metrics, rules, tasks, _stop_on_drop: guard })
     }
 
     /// Address that container runtimes use.
@@ -268,6 +271,11 @@ impl Proxy {
     /// The images that the blobs on this node belong to.
     pub fn images(&self) -> &Images {
         &self.images
+    }
+
+    /// The rules; to replace them is to replace them for every request from then on.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// Bytes moved since the start, by source.

@@ -3,7 +3,11 @@
 //! Rules are tried in the order in which they are written, and the first one that fits decides. What no
 //! rule fits goes through peers.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use eagle_registry::{RegistryName, RepositoryName};
 use globset::{GlobBuilder, GlobMatcher};
@@ -39,33 +43,42 @@ pub struct Rule {
     pub action: Action,
 }
 
-/// The rules of a proxy, in their order.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Rules(Vec<Rule>);
+/// The rules of a proxy, in their order; clones share them, and learn when they are replaced.
+#[derive(Debug, Clone, Default)]
+pub struct Rules(Arc<RwLock<Arc<[Rule]>>>);
 
 impl Rules {
     /// Rules that are tried in this order.
-    pub const fn new(rules: Vec<Rule>) -> Self {
-        Self(rules)
+    pub fn new(rules: Vec<Rule>) -> Self {
+        Self(Arc::new(RwLock::new(rules.into())))
+    }
+
+    /// Takes these rules from now on, in this order.
+    pub fn replace(&self, rules: Vec<Rule>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rules.into();
+    }
+
+    fn present(&self) -> Arc<[Rule]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What happens to a pull from this repository.
     pub fn action(&self, registry: &RegistryName, repository: &RepositoryName) -> Action {
-        let rule = self
-            .0
+        let rules = self.present();
+        let rule = rules
             .iter()
             .find(|rule| rule.registry.fits(registry.as_str()) && rule.repository.fits(repository.as_str()));
         rule.map_or_else(Action::default, |rule| rule.action)
     }
 
     /// The rules for a registry as a whole, whatever the repository, in their order.
-    pub fn of_registry(&self, registry: &RegistryName) -> impl Iterator<Item = &Rule> {
-        self.0.iter().filter(|rule| rule.registry.fits(registry.as_str()))
+    pub fn of_registry(&self, registry: &RegistryName) -> Vec<Rule> {
+        self.present().iter().filter(|rule| rule.registry.fits(registry.as_str())).cloned().collect()
     }
 
     /// Whether there is no rule.
-    pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.present().is_empty()
     }
 }
 
@@ -198,6 +211,9 @@ mod tests {
             assert_eq!(action(&rules, registry, repository), expected, "{registry}/{repository}");
         }
         assert_eq!(action(&Rules::default(), "ghcr.io", "a"), Action::Peers);
+        let shared = rules.clone();
+        shared.replace(Vec::new());
+        assert!(rules.is_empty(), "all clones learn of new rules");
     }
 
     #[test]

@@ -9,12 +9,13 @@ pub(crate) mod relay;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use eagle_p2p::limits::Limiter;
-use eagle_registry::{Caller, Registries, RegistryName, RepositoryName, errors::ErrorCode};
+use eagle_registry::{Caller, Registries, RegistryName, RepositoryName, RequestId, errors::ErrorCode};
 use eagle_seeder::{client::SeederClient, images::Images};
 use http::{Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use self::relay::Uploads;
 use crate::{
@@ -69,9 +70,20 @@ impl Service {
     /// Answers one request, whatever it is.
     pub(crate) async fn answer(&self, request: Request<Incoming>, via: &Via) -> Response<ResponseBody> {
         let started = Instant::now();
-        let (kind, response) = self.route(request, via, started).await;
+        let mut request = request;
+        // Every hop from here on knows the request by the name that the runtime gave it, or by this new one.
+        let id = RequestId::of(request.headers()).unwrap_or_else(RequestId::random);
+        id.put(request.headers_mut());
+        let span = tracing::info_span!("request", request = %id);
+        let (kind, mut response) = self.route(request, via, started).instrument(span).await;
         self.metrics.request(kind, response.status());
-        tracing::debug!(kind, status = response.status().as_u16(), elapsed = ?started.elapsed(), "request");
+        id.put(response.headers_mut());
+        let status = response.status();
+        if status.is_server_error() {
+            tracing::warn!(request = %id, kind, status = status.as_u16(), elapsed = ?started.elapsed(), "a request failed");
+        } else {
+            tracing::debug!(request = %id, kind, status = status.as_u16(), elapsed = ?started.elapsed(), "request");
+        }
         response
     }
 
@@ -139,7 +151,7 @@ impl Service {
             (Resource::Blob(digest), _) => {
                 let blob = blobs::Wanted { digest, upstream, caller, method: parts.method, headers: &parts.headers };
                 match action {
-                    Action::Origin => self.blob_from_origin(blob).await,
+                    Action::Origin => self.blob_from_origin(blob, started).await,
                     _ => self.blob(blob, started).await,
                 }
             }

@@ -5,33 +5,36 @@ use std::fmt;
 use http::HeaderValue;
 use sha2::{Digest as _, Sha256};
 
-use crate::{config::Secret, credentials::Credentials};
+use crate::{config::Secret, credentials::Credentials, request_id::RequestId};
 
-/// The runtime's own credentials, passed on to the origin verbatim. Never shown and never stored.
+/// The runtime's own credentials, passed on to the origin verbatim, and the name of its request. Credentials are never shown and
+/// never stored.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Caller {
     /// Value of the caller's `Authorization` header; `None` when it sent none.
     pub authorization: Option<HeaderValue>,
+    /// Name of the request, which every hop writes into its log. It says nothing about who asks.
+    pub request_id: Option<RequestId>,
 }
 
 impl Caller {
     /// A caller without credentials of its own.
     pub const fn anonymous() -> Self {
-        Self { authorization: None }
+        Self { authorization: None, request_id: None }
     }
 
-    /// A caller with the `Authorization` header of a request, if there is one.
+    /// A caller with the `Authorization` and `X-Request-Id` headers of a request, where it has them.
     pub fn of(headers: &http::HeaderMap) -> Self {
         let authorization = headers.get(http::header::AUTHORIZATION).cloned().map(|mut value| {
             value.set_sensitive(true);
             value
         });
-        Self { authorization }
+        Self { authorization, request_id: RequestId::of(headers) }
     }
 
     /// A caller with a name and a password, as by Basic authentication (RFC 7617).
     pub fn with_password(username: &str, password: &Secret) -> Self {
-        Self { authorization: Credentials::login(username, password).basic() }
+        Self { authorization: Credentials::login(username, password).basic(), request_id: None }
     }
 
     /// Whether the caller gave a name and a password, or an identity token in the place of one.
@@ -73,11 +76,13 @@ mod tests {
 
     #[test]
     fn callers_are_told_apart_and_not_shown() {
-        let caller = |text| Caller { authorization: Some(HeaderValue::from_static(text)) };
+        let caller = |text| Caller { authorization: Some(HeaderValue::from_static(text)), ..Caller::anonymous() };
         let keys = [Caller::anonymous().key(), caller("").key(), caller("Basic a").key(), caller("Basic b").key()];
         for (i, a) in keys.iter().enumerate() {
             assert!(keys[..i].iter().all(|b| a != b));
         }
         assert!(!format!("{:?}", caller("Basic secret")).contains("secret"));
+        let named = Caller { request_id: Some(RequestId::random()), ..caller("Basic a") };
+        assert_eq!(named.key(), caller("Basic a").key(), "the name of a request is no part of who asks");
     }
 }

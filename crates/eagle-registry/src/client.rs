@@ -8,6 +8,7 @@ mod exchange;
 mod forward;
 mod hosts;
 mod limits;
+mod ping;
 mod push;
 mod registries;
 mod relay;
@@ -31,6 +32,7 @@ use http_body_util::BodyExt;
 pub use self::{
     buffers::{HTTP_READ_AHEAD, receive_buffer},
     forward::{ForwardRequest, ForwardRequestError},
+    ping::Ping,
     registries::Registries,
     relay::{RelayBody, RelayRequest},
     retry::{backoff, retry_after},

@@ -22,11 +22,12 @@ mod pace;
 pub mod parsers;
 pub mod path;
 pub mod range;
+mod request_id;
 
 pub use body::{BlobBody, Body};
 pub use caller::Caller;
 pub use client::{
-    ForwardRequest, ForwardRequestError, HTTP_READ_AHEAD, Registries, Registry, RelayBody, RelayRequest, backoff,
+    ForwardRequest, ForwardRequestError, HTTP_READ_AHEAD, Ping, Registries, Registry, RelayBody, RelayRequest, backoff,
     receive_buffer, retry_after,
 };
 pub use config::{ConfigError, CredentialsConfig, EgressProxy, RegistryConfig, Secret};
@@ -36,3 +37,4 @@ pub use errors::{ErrorCode, OciError, response_json};
 pub use manifest::{Descriptor, Manifest};
 pub use name::{ImageReference, Reference, RegistryName, RepositoryName, Tag};
 pub use origin::OriginError;
+pub use request_id::{RequestId, X_REQUEST_ID};

@@ -63,7 +63,7 @@ async fn a_login_from_a_file_works_everywhere_and_a_new_one_takes_over() {
 /// A caller with a name and password.
 fn caller(pair: &str) -> Caller {
     let value = format!("Basic {}", BASE64_STANDARD.encode(pair));
-    Caller { authorization: Some(value.parse().unwrap()) }
+    Caller { authorization: Some(value.parse().unwrap()), ..Caller::anonymous() }
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_password_of_a_caller_is_exchanged_for_a_token_of_its_own() {
             let status = status_for(&registry, &caller(refused)).await.unwrap();
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{refused}");
         }
-        let bearer = Caller { authorization: Some(HeaderValue::from_static("Bearer made-up")) };
+        let bearer = Caller { authorization: Some(HeaderValue::from_static("Bearer made-up")), ..Caller::anonymous() };
         assert_eq!(status_for(&registry, &bearer).await.unwrap(), StatusCode::UNAUTHORIZED);
     }
 }

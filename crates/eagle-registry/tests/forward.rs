@@ -288,3 +288,27 @@ async fn redirects_have_an_end() {
     assert!(error.to_string().contains("redirects"), "{error}");
     assert_eq!(origin.stats().requests, 6);
 }
+
+#[tokio::test]
+async fn the_name_of_a_request_reaches_the_registry() {
+    let canned =
+        Canned::start(vec!["HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into()]).await;
+    let registry = client(canned.config());
+    let mut headers = HeaderMap::new();
+    headers.insert("x-request-id", HeaderValue::from_static("pull-17"));
+    let named = Caller::of(&headers);
+    // Whatever the request itself brought, one name is sent.
+    headers.insert("x-request-id", HeaderValue::from_static("something else"));
+    let manifest = ForwardRequest::new(Method::GET, "demo/app/manifests/v1", headers).unwrap();
+    let _ = registry.forward(manifest, &named).await.unwrap();
+    let repository = "demo/app".parse().unwrap();
+    let _ = registry.blob(&repository, Digest::of(b""), 0, &named).await.unwrap_err();
+    let _ = registry.blob_head(&repository, Digest::of(b""), &ANYONE).await.unwrap_err();
+    let heads = canned.heads();
+    assert_eq!(heads.len(), 3, "{heads:?}");
+    for head in &heads[..2] {
+        assert_eq!(head.matches("x-request-id: pull-17\r\n").count(), 1, "{head}");
+        assert_eq!(head.matches("x-request-id").count(), 1, "{head}");
+    }
+    assert!(!heads[2].contains("x-request-id"), "{}", heads[2]);
+}

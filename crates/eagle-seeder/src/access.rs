@@ -208,7 +208,7 @@ mod tests {
         Source {
             registry: "registry.test".parse().unwrap(),
             repository: repository.parse().unwrap(),
-            caller: Caller { authorization },
+            caller: Caller { authorization, ..Caller::anonymous() },
         }
     }
 

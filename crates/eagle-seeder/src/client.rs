@@ -386,6 +386,9 @@ impl SeederClient {
         let request = Request::builder().method(method).uri(uri).body(Full::default());
         let mut request = request.map_err(|error| self.protocol(seeder, format!("not a URL: {error}")))?;
         *request.headers_mut() = headers;
+        if let Some(id) = &caller.request_id {
+            id.put(request.headers_mut());
+        }
         if let Some(authorization) = &caller.authorization {
             request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
         }

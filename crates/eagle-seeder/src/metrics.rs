@@ -3,19 +3,35 @@
 use std::sync::Arc;
 
 use eagle_registry::OriginError;
-use eagle_store::Cache;
 use http::StatusCode;
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
-    metrics::{
-        counter::{ConstCounter, Counter},
-        family::Family,
-        gauge::{ConstGauge, Gauge},
-    },
-    registry::{Registry, Unit},
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
 };
 use serde::Serialize;
+
+/// What origins are asked.
+const ORIGIN_KINDS: [&str; 4] = ["blob", "blob_head", "forward", "relay"];
+/// How origins answer.
+const ORIGIN_OUTCOMES: [&str; 10] = [
+    "ok",
+    "denied",
+    "not_found",
+    "throttled",
+    "server_error",
+    "refused",
+    "unreachable",
+    "timeout",
+    "truncated",
+    "protocol",
+];
+/// What origins are not asked.
+const SPARED_KINDS: [&str; 4] = ["blob", "blob_head", "list", "manifest"];
+/// What becomes of a blob in the storage that seeders share.
+const SHARED_OUTCOMES: [&str; 6] = ["found", "absent", "stored", "not_stored", "damaged", "failed"];
+/// How it came to be a seeder's turn to fetch.
+const LEASE_OUTCOMES: [&str; 3] = ["granted", "alone", "followed"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OriginLabels {
@@ -57,7 +73,7 @@ pub struct Counters {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     origin_bytes: Counter,
     origin_requests: Family<OriginLabels, Counter>,
@@ -72,6 +88,48 @@ struct Inner {
     shared_written: Counter,
     leases: Family<OutcomeLabel, Counter>,
     followed: Counter,
+}
+
+impl Default for Inner {
+    /// Every series is there from the start: an increase from nothing is no increase to who looks at rates.
+    fn default() -> Self {
+        let origin_requests = Family::default();
+        for kind in ORIGIN_KINDS {
+            for outcome in ORIGIN_OUTCOMES {
+                drop(origin_requests.get_or_create(&OriginLabels { kind, outcome }));
+            }
+        }
+        let origin_requests_spared = Family::default();
+        for kind in SPARED_KINDS {
+            drop(origin_requests_spared.get_or_create(&KindLabel { kind }));
+        }
+        let manifest_requests = Family::default();
+        for source in [ManifestSource::Cache, ManifestSource::Origin, ManifestSource::Stale] {
+            drop(manifest_requests.get_or_create(&SourceLabel { source: source.name() }));
+        }
+        let (shared_blobs, leases) = (Family::default(), Family::default());
+        for outcome in SHARED_OUTCOMES {
+            drop(shared_blobs.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for outcome in LEASE_OUTCOMES {
+            drop(leases.get_or_create(&OutcomeLabel { outcome }));
+        }
+        Self {
+            origin_bytes: Counter::default(),
+            origin_requests,
+            origin_requests_spared,
+            fetches_running: Gauge::default(),
+            blobs_complete: Counter::default(),
+            verification_failures: Counter::default(),
+            manifest_requests,
+            http_bytes: Counter::default(),
+            shared_blobs,
+            shared_read: Counter::default(),
+            shared_written: Counter::default(),
+            leases,
+            followed: Counter::default(),
+        }
+    }
 }
 
 /// Where the answer to a request for a manifest came from.
@@ -103,9 +161,8 @@ impl Drop for RunningFetch {
 }
 
 impl Metrics {
-    /// Puts the metrics under their names into `registry`.
-    pub(crate) fn register(&self, registry: &mut Registry, cache: &Arc<Cache>, node: impl Uploads) {
-        let registry = registry.sub_registry_with_prefix("eagle_seeder");
+    /// Puts the metrics under their names into `registry`, which has the prefix of the role.
+    pub(crate) fn register(&self, registry: &mut Registry) {
         let inner = &*self.0;
         registry.register("origin_bytes", "Bytes of blobs received from origins", inner.origin_bytes.clone());
         registry.register("origin_requests", "Requests to origins", inner.origin_requests.clone());
@@ -144,7 +201,6 @@ impl Metrics {
             "Bytes of blobs received from the seeder that fetched them",
             inner.followed.clone(),
         );
-        registry.register_collector(Box::new(NodeCollector { cache: Arc::clone(cache), node }));
     }
 
     pub(crate) fn origin_bytes(&self, bytes: u64) {
@@ -161,6 +217,11 @@ impl Metrics {
             Some(OriginError::Truncated { .. }) => "truncated",
             Some(OriginError::Protocol { .. }) => "protocol",
         };
+        self.count_origin(kind, outcome);
+    }
+
+    fn count_origin(&self, kind: &'static str, outcome: &'static str) {
+        debug_assert!(ORIGIN_KINDS.contains(&kind) && ORIGIN_OUTCOMES.contains(&outcome), "{kind} {outcome}");
         self.0.origin_requests.get_or_create(&OriginLabels { kind, outcome }).inc();
     }
 
@@ -174,12 +235,13 @@ impl Metrics {
             500.. => "server_error",
             _ => "refused",
         };
-        self.0.origin_requests.get_or_create(&OriginLabels { kind, outcome }).inc();
+        self.count_origin(kind, outcome);
     }
 
     /// Counts a request of this kind that the origin was not asked for: what it would be told was known,
     /// or another request was on its way.
     pub(crate) fn spared(&self, kind: &'static str) {
+        debug_assert!(SPARED_KINDS.contains(&kind), "{kind}");
         self.0.origin_requests_spared.get_or_create(&KindLabel { kind }).inc();
     }
 
@@ -206,6 +268,7 @@ impl Metrics {
 
     /// Counts a blob that was looked for in the shared storage, or given to it.
     pub(crate) fn shared_blob(&self, outcome: &'static str) {
+        debug_assert!(SHARED_OUTCOMES.contains(&outcome), "{outcome}");
         self.0.shared_blobs.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
@@ -219,6 +282,7 @@ impl Metrics {
 
     /// Counts a blob by how it came to be fetched here.
     pub(crate) fn lease(&self, outcome: &'static str) {
+        debug_assert!(LEASE_OUTCOMES.contains(&outcome), "{outcome}");
         self.0.leases.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
@@ -235,43 +299,5 @@ impl Metrics {
             fetches_running: u64::try_from(self.0.fetches_running.get()).unwrap_or(0),
             http_bytes: self.0.http_bytes.get(),
         }
-    }
-}
-
-/// What tells how many bytes went to peers, and how many connections were no peers'.
-pub(crate) trait Uploads: std::fmt::Debug + Send + Sync + 'static {
-    fn uploaded(&self) -> u64;
-    fn strangers(&self) -> u64;
-}
-
-/// Reads at each scrape what others count.
-#[derive(Debug)]
-struct NodeCollector<N> {
-    cache: Arc<Cache>,
-    node: N,
-}
-
-impl<N: Uploads> Collector for NodeCollector<N> {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let stats = self.cache.stats();
-        let as_gauge = |bytes: u64| ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
-        for (name, help, gauge) in [
-            ("cache", "Bytes of blobs stored", as_gauge(stats.bytes)),
-            ("cache_limit", "Most bytes of blobs that are stored", as_gauge(stats.limit)),
-        ] {
-            let metric = encoder.encode_descriptor(name, help, Some(&Unit::Bytes), gauge.metric_type())?;
-            gauge.encode(metric)?;
-        }
-        for (name, help, value) in [
-            ("evictions", "Blobs removed to make room", stats.evictions),
-            ("damaged", "Blobs dropped because their content was gone, unreadable or wrong", stats.damaged),
-            ("scrubbed_bytes", "Bytes read again to find damage", stats.scrubbed_bytes),
-            ("uploaded_bytes", "Bytes of pieces given to peers", self.node.uploaded()),
-            ("peer_strangers", "Connections to peer ports that did not begin as a member's", self.node.strangers()),
-        ] {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
-        }
-        Ok(())
     }
 }

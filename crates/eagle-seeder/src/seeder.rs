@@ -35,7 +35,7 @@ use crate::{
     images::Images,
     lease::Leases,
     manifests::Manifests,
-    metrics::{Counters, Metrics, Uploads},
+    metrics::{Counters, Metrics},
     notifications::Notifications,
     preheat::{Nodes, Preheat, PreheatMetrics, Sources},
     schedule,
@@ -160,7 +160,10 @@ impl Seeder {
             Registration::start(config.trackers.clone(), info, &deps.members, shutdown.clone(), halt.clone());
 
         let metrics = Metrics::default();
-        metrics.register(registry, &cache, NodeUploads(node.clone()));
+        let registry = registry.sub_registry_with_prefix("eagle_seeder");
+        metrics.register(registry);
+        node.register(registry, &cache);
+        announcer.register(registry);
         let shared = storage::open_shared(&config, &node.info().id.to_string()).await?;
         let shared = shared.map(|storage| Shared::new(storage, &node, metrics.clone()));
         let access = Arc::new(Access::new(Arc::clone(&deps.registries), metrics.clone(), config.grant_ttl));
@@ -340,19 +343,6 @@ async fn load_identity(config: &SeederConfig) -> Result<Keypair, StartError> {
     let path: PathBuf = config.data_dir.join(IDENTITY_FILE);
     let loaded = tokio::task::spawn_blocking(move || identity::load_or_create(&path)).await;
     Ok(loaded.map_err(|_| StartError::Interrupted)??)
-}
-
-#[derive(Debug)]
-struct NodeUploads(Node);
-
-impl Uploads for NodeUploads {
-    fn uploaded(&self) -> u64 {
-        self.0.counters().uploaded
-    }
-
-    fn strangers(&self) -> u64 {
-        self.0.counters().strangers
-    }
 }
 
 /// Keeps trackers right about what is stored: everything at the start, and nothing that was evicted.

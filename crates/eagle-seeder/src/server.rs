@@ -10,7 +10,7 @@ use std::{
 
 use eagle_cluster::{Accepted, MemberAcceptor, Who};
 use eagle_core::Digest;
-use eagle_registry::{Caller, ForwardRequest, Secret, errors::ErrorCode, path::Endpoint};
+use eagle_registry::{Caller, ForwardRequest, RequestId, Secret, errors::ErrorCode, path::Endpoint};
 use eagle_store::Cache;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -22,6 +22,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument as _, Span};
 
 use crate::{
     answer::{self, ResponseBody},
@@ -135,7 +136,11 @@ async fn serve(
     };
     let service = service_fn(move |request| {
         let api = Arc::clone(&api);
-        async move { Ok::<_, Infallible>(api.answer(request, peer.ip(), who).await) }
+        let span = match RequestId::of(request.headers()) {
+            Some(id) => tracing::info_span!("request", request = %id),
+            None => Span::none(),
+        };
+        async move { Ok::<_, Infallible>(api.answer(request, peer.ip(), who).instrument(span).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -121,7 +121,7 @@ async fn trackers_know_what_is_stored_and_no_more() {
     story(running.metainfo(&origin, 1, &Caller::anonymous()).await.unwrap()).await;
     until("evicted", async || !swarm(&tracker, origin.digests[0]).await.contains(&id)).await;
     until("the other", async || swarm(&tracker, origin.digests[1]).await.contains(&id)).await;
-    assert_eq!(running.metric("eagle_seeder_evictions_total "), 1.0);
+    assert_eq!(running.metric("eagle_seeder_cache_evictions_total "), 1.0);
     assert!(running.metric("eagle_seeder_cache_bytes ") <= running.metric("eagle_seeder_cache_limit_bytes "));
     running.stop().await;
     shutdown.cancel();

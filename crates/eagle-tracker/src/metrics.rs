@@ -11,6 +11,9 @@ use crate::store::{SeederStats, StoreHealth, StoreStats};
 /// Upper bounds of the duration buckets, seconds: around the 5 ms that 99 % should stay below.
 const DURATIONS: [f64; 10] = [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0];
 
+/// How claims are answered.
+const CLAIM_OUTCOMES: [&str; 4] = ["granted", "held", "owned", "full"];
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
@@ -46,6 +49,10 @@ impl Metrics {
             leases: Gauge::default(),
             lease_claims: Family::default(),
         };
+        // Each is there from the start, so that an increase from nothing is seen.
+        for outcome in CLAIM_OUTCOMES {
+            drop(metrics.lease_claims.get_or_create(&OutcomeLabel { outcome }));
+        }
         // The registry's text format adds `_total` to counters.
         registry.register("eagle_tracker_announces", "Announces received", metrics.announces.clone());
         registry.register(
@@ -87,6 +94,7 @@ impl Metrics {
     }
 
     pub(crate) fn lease_claim(&self, outcome: &'static str) {
+        debug_assert!(CLAIM_OUTCOMES.contains(&outcome), "{outcome}");
         self.lease_claims.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 

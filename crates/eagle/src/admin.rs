@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{browser, cache_api, cluster, limits::HostLimits, process_metrics};
+use crate::{browser, cache_api, cluster, exposition::Format, limits::HostLimits, process_metrics};
 
 /// Connections at once. Probes and a scraper need a handful; an idle one gives way to a newcomer.
 const MAX_CONNECTIONS: usize = 64;
@@ -36,8 +36,6 @@ const MAX_BODY: usize = 4096;
 const MAX_HEAD: usize = 16 << 10;
 /// Longest life of a connection. Probes and scrapers open another.
 const LONGEST: Duration = Duration::from_secs(600);
-/// What Prometheus expects of the format that prometheus-client writes.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Status = Box<dyn Fn() -> Value + Send + Sync>;
 
@@ -137,7 +135,7 @@ impl AdminState {
                 "role": self.role,
                 "version": env!("CARGO_PKG_VERSION"),
             })),
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics(Format::Prometheus),
             "/limits" => match self.limits.get() {
                 Some(limits) => json(&json!(limits.present())),
                 None => self.no_limits(),
@@ -179,17 +177,10 @@ impl AdminState {
         }
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
-        let mut body = String::new();
-        let written = match self.running.get() {
-            Some((registry, _)) => prometheus_client::encoding::text::encode(&mut body, registry),
-            None => {
-                body.push_str("# EOF\n");
-                Ok(())
-            }
-        };
-        match written {
-            Ok(()) => answer(StatusCode::OK, OPENMETRICS, body),
+    /// The metrics of the role in this format.
+    pub(crate) fn metrics(&self, format: Format) -> Response<Full<Bytes>> {
+        match format.write(self.running.get().map(|(registry, _)| registry)) {
+            Ok(body) => answer(StatusCode::OK, format.content_type(), body),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("metrics could not be written: {error}\n")),
         }
     }
@@ -306,10 +297,14 @@ async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: Cancellation
                             "this is for connections from the machine itself: use ssh -L or kubectl port-forward\n";
                         return Ok(answer(text(StatusCode::FORBIDDEN, refused)));
                     }
+                    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+                    let format = Format::wanted(request.headers());
                     let changes_limits = request.method() == Method::PUT && request.uri().path() == "/limits";
                     let uri = request.uri();
                     Ok(answer(if changes_limits {
                         state.change_limits(request.into_body()).await
+                    } else if reads && uri.path() == "/metrics" {
+                        state.metrics(format)
                     } else if cache_api::is_cache(uri.path()) {
                         state.cache(request.method(), uri.path(), uri.query()).await
                     } else if own_page {

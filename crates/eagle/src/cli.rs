@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Cache(CacheArgs),
     /// Ask a running role how it is.
     Status(StatusArgs),
+    /// Look for what is wrong with this machine's part of the cluster, and say what to do.
+    Doctor(DoctorArgs),
     /// Check, show or start a configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -310,6 +312,28 @@ pub(crate) struct StatusArgs {
     #[arg(long, env = "EAGLE_CLUSTER__KEY_FILE", value_name = "FILE")]
     pub(crate) cluster_key_file: Option<PathBuf>,
     /// Print the answer as it is
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  eagle doctor --config /etc/eagle/eagle.yaml
+  eagle doctor --role seeder --config /etc/eagle/seeder.yaml
+  eagle doctor --json | jq '.findings[] | select(.level == \"problem\")'
+
+It changes nothing. Exit code 1 when there is a problem.")]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// What runs on this machine
+    #[arg(long, value_name = "ROLE", default_value = "proxy")]
+    pub(crate) role: RoleArg,
+    /// Root of the system whose container runtimes are looked at
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) root: PathBuf,
+    /// Print the findings as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

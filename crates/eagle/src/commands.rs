@@ -9,7 +9,7 @@ use crate::{
         ConfigArgs, ConfigCommand, ListenArgs, LogArgs, NodeArgs, PeerListenArgs, ProxyArgs, RoleArg, SeederArgs,
         SeederUrlArgs, SourceArgs, StandaloneArgs, TrackerArgs, TrackerUrlArgs,
     },
-    config::{Flags, Loaded, Sources, check, example},
+    config::{ConfigErrors, Flags, Loaded, Sources, check, example},
     exit::Exit,
 };
 
@@ -17,6 +17,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Launch {
     pub(crate) loaded: Loaded,
+    /// What it was loaded from, to be loaded again.
+    pub(crate) sources: Sources,
     pub(crate) ready_file: Option<PathBuf>,
 }
 
@@ -87,16 +89,30 @@ pub(crate) fn config(command: ConfigCommand, log: &LogArgs) -> Result<()> {
 }
 
 fn launch(source: SourceArgs, flags: Flags, role: RoleArg, ready_file: Option<PathBuf>) -> Result<Launch> {
-    Ok(Launch { loaded: load(source, flags, role)?, ready_file })
+    let sources = sources(source, flags);
+    let loaded = load_from(sources.clone(), role).map_err(Exit::config)?;
+    Ok(Launch { loaded, sources, ready_file })
 }
 
-fn load(source: SourceArgs, mut flags: Flags, role: RoleArg) -> Result<Loaded> {
+fn load(source: SourceArgs, flags: Flags, role: RoleArg) -> Result<Loaded> {
+    Ok(load_from(sources(source, flags), role).map_err(Exit::config)?)
+}
+
+/// Reads and checks a configuration for a role.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(crate) fn load_from(sources: Sources, role: RoleArg) -> Result<Loaded, ConfigErrors> {
+    let loaded = Loaded::from(sources)?;
+    check::check(&loaded, role)?;
+    Ok(loaded)
+}
+
+/// What a configuration is made of.
+pub(crate) fn sources(source: SourceArgs, mut flags: Flags) -> Sources {
     let key_file = source.cluster_key_file.as_ref();
     flags.value("--cluster-key-file", &["cluster", "key_file"], key_file.map(|file| file.display().to_string()));
-    let sources = Sources { file: source.config, environment: std::env::vars_os().collect(), flags };
-    let loaded = Loaded::from(sources).map_err(Exit::config)?;
-    check::check(&loaded, role).map_err(Exit::config)?;
-    Ok(loaded)
+    Sources { file: source.config, environment: std::env::vars_os().collect(), flags }
 }
 
 fn config_flags(args: &ConfigArgs, log: &LogArgs) -> Result<Flags> {

@@ -19,16 +19,20 @@ mod config;
 mod configure;
 mod demo;
 mod descriptors;
+mod doctor;
 mod exit;
+mod exposition;
 mod limits;
 mod manual;
 mod p2p;
 mod preheat;
 mod prepare_data;
 mod process_metrics;
+mod reload;
 mod roles;
 mod service;
 mod shutdown;
+mod stamp;
 mod status;
 mod telemetry;
 
@@ -71,6 +75,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Preheat(args) => block_on(preheat::run(&args)),
         Command::Cache(args) => block_on(cache::run(&args)),
         Command::Status(args) => block_on(status::run(&args)),
+        Command::Doctor(args) => block_on(doctor::run(args, &log)),
         Command::Config(command) => commands::config(command, &log),
         Command::Configure(args) => {
             configure::run(&args)?;

@@ -51,17 +51,22 @@ impl HostLimits {
         Limits { download: self.download.rate(), upload: self.upload.rate() }
     }
 
+    /// Takes these rates, where there is one.
+    pub(crate) fn set(&self, download: Option<Rate>, upload: Option<Rate>) {
+        for (limiter, rate) in [(&self.download, download), (&self.upload, upload)] {
+            if let Some(rate) = rate {
+                limiter.set_rate(rate);
+            }
+        }
+    }
+
     /// Changes the limits as the body of a request says: all of it, or nothing.
     ///
     /// # Errors
     /// What is wrong with the body, and what would be right.
     pub(crate) fn change(&self, body: &[u8]) -> Result<Limits, String> {
         let change = Change::read(body)?;
-        for (limiter, rate) in [(&self.download, change.download), (&self.upload, change.upload)] {
-            if let Some(rate) = rate {
-                limiter.set_rate(rate);
-            }
-        }
+        self.set(change.download, change.upload);
         let limits = self.present();
         tracing::info!(download = %limits.download, upload = %limits.upload, "limits changed");
         Ok(limits)

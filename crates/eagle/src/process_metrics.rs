@@ -23,7 +23,7 @@ impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let tasks = self.runtime.metrics().num_alive_tasks();
         let metric = ConstGauge::new(i64::try_from(tasks).unwrap_or(i64::MAX));
-        let help = "Asynchronous tasks that have not ended";
+        let help = "Asynchronous tasks that have not ended.";
         metric.encode(encoder.encode_descriptor("eagle_process_tasks", help, None, metric.metric_type())?)
     }
 }

@@ -1,13 +1,16 @@
 //! Logs: text for a person at a terminal, JSON lines for a collector.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 /// Unless the filter speaks of it: the multiplexer of libp2p warns of every connection that a peer resets, which is how
 /// peers leave.
 const QUIET: &str = "yamux=error";
+
+/// What changes the level of the running process.
+static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -60,16 +63,27 @@ pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(text).map_err(|_| problem())
 }
 
+/// The filter of a level, with what is left out unless the level speaks of it.
+fn whole_filter(level: &str) -> Result<EnvFilter, String> {
+    if level.contains("yamux") { parse_filter(level) } else { parse_filter(&format!("{level},{QUIET}")) }
+}
+
+/// Logs at another level from now on.
+///
+/// # Errors
+/// When it is no filter, or nothing is logged.
+pub(crate) fn set_level(level: &str) -> Result<(), String> {
+    let filter = whole_filter(level)?;
+    let handle = LEVEL.get().ok_or("nothing is logged")?;
+    handle.reload(filter).map_err(|error| error.to_string())
+}
+
 /// Starts logging to standard error. Once per process.
 ///
 /// # Errors
 /// When the level is no filter, or logging was started before.
 pub(crate) fn init(config: &LogConfig) -> Result<(), String> {
-    let filter = if config.level.contains("yamux") {
-        parse_filter(&config.level)?
-    } else {
-        parse_filter(&format!("{},{QUIET}", config.level))?
-    };
+    let (filter, level) = reload::Layer::new(whole_filter(&config.level)?);
     let terminal = std::io::stderr().is_terminal();
     let json = match config.format {
         LogFormat::Auto => !terminal,
@@ -83,7 +97,10 @@ pub(crate) fn init(config: &LogConfig) -> Result<(), String> {
     } else {
         registry.with(fmt::layer().with_ansi(terminal).with_writer(std::io::stderr)).try_init()
     };
-    result.map_err(|error| error.to_string())
+    result.map_err(|error| error.to_string())?;
+    // Set once, as logging is started once.
+    let _ = LEVEL.set(level);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ fn every_role_is_ready_in_a_second_answers_and_drains() {
         }
         let (status, text) = get(admin, "/metrics");
         assert_eq!(status, 200);
-        assert!(text.contains(&format!("eagle_{role}_")) && text.ends_with("# EOF\n"), "{text}");
+        assert!(text.contains(&format!("# TYPE eagle_{role}_")) && !text.contains("# EOF"), "{text}");
         let tasks = text.lines().find_map(|line| line.strip_prefix("eagle_process_tasks "));
         assert!(tasks.unwrap().parse::<u32>().unwrap() > 0, "{text}");
         assert_eq!(get(admin, "/nothing").0, 404);
@@ -347,4 +347,34 @@ fn without_a_cluster_key_nothing_is_opened_to_others() {
     let checked = output(eagle().args(["config", "check", "--role", "tracker"]));
     let said = String::from_utf8(checked.stdout).unwrap();
     assert!(checked.status.success() && said.contains("only nodes on this machine can connect"), "{said}");
+}
+
+#[test]
+fn the_doctor_finds_a_running_tracker_well_and_says_what_is_wrong_otherwise() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("eagle.yaml");
+    let mut tracker = Role::start(eagle().args(anywhere("tracker", directory.path())));
+    let admin = tracker.ready()["admin"].as_str().unwrap().to_owned();
+    let doctor = || {
+        let output = output(eagle().args(["doctor", "--json", "--role", "tracker", "--config"]).arg(&file));
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+        (output.status.code(), answer)
+    };
+    fs::write(&file, format!("tracker: {{listen: \"127.0.0.1:0\", admin: \"{admin}\"}}\n")).unwrap();
+    let (code, answer) = doctor();
+    assert_eq!((code, answer["problems"].as_u64()), (Some(0), Some(0)), "{answer}");
+    assert!(answer.to_string().contains("the tracker runs"), "{answer}");
+
+    fs::write(&file, format!("tracker: {{listen: \"{admin}\", admin: \"127.0.0.1:0\"}}\n")).unwrap();
+    let (code, answer) = doctor();
+    assert_eq!((code, answer["problems"].as_u64()), (Some(1), Some(1)), "{answer}");
+    fs::write(&file, "tracker: {listn: \"127.0.0.1:0\"}\n").unwrap();
+    let (code, answer) = doctor();
+    assert_eq!(code, Some(1));
+    let finding = &answer["findings"][0];
+    assert_eq!((&finding["check"], &finding["level"]), (&"configuration".into(), &"problem".into()));
+    assert!(finding["message"].as_str().unwrap().contains("did you mean `listen`"), "{finding}");
+    let page = output(eagle().args(["doctor", "--role", "tracker", "--config"]).arg(&file));
+    let text = String::from_utf8_lossy(&page.stdout).into_owned();
+    assert!(text.contains("PROBLEM  configuration") && text.contains("-> correct the key"), "{text}");
 }

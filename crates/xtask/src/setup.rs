@@ -39,6 +39,8 @@ const E2E: &[Tool] = &[
     tool("unshare", &["util-linux"]),
     tool("chromium", &["chromium"]),
     tool("chromedriver", &["chromium-driver"]),
+    tool("prometheus", &["prometheus"]),
+    tool("promtool", &["prometheus"]),
     // The shared store of trackers, in the tests of its crate.
     tool("redis-server", &["redis-server"]),
     tool("tar", &["tar"]),
@@ -64,7 +66,11 @@ const CHAOS: &[Tool] = &[
 ];
 
 /// What the checks of the chart start. helm and the schemas come from their own registries (`chart.rs`).
-const CHART: &[Tool] = &[tool("python3", &["python3"])];
+const CHART: &[Tool] = &[
+    tool("python3", &["python3"]),
+    // Checks the alert rules. The same package has the Prometheus of the end-to-end scenarios.
+    tool("promtool", &["prometheus"]),
+];
 
 /// Packages without a program of their own.
 const E2E_EXTRA: &[&[&str]] = &[&["ca-certificates"]];

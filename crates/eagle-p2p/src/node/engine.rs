@@ -21,6 +21,7 @@ use eagle_core::{
 };
 use eagle_store::cache::Cache;
 use libp2p::PeerId;
+use prometheus_client::metrics::histogram::Histogram;
 use rand::RngExt as _;
 use tokio::{sync::mpsc, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -61,6 +62,8 @@ pub(super) struct Parts {
     /// Of both directions.
     pub(super) limiters: [Limiter; 2],
     pub(super) cache: Arc<Cache>,
+    /// Takes the time of every piece.
+    pub(super) piece_seconds: Histogram,
     pub(super) network: Network,
     pub(super) channels: DataChannels,
     pub(super) uploads: Arc<Uploads>,
@@ -102,8 +105,8 @@ pub(super) struct Engine {
     roles: lru::LruCache<PeerId, NodeRole>,
     /// Groups of peers that are not in our rack, as trackers and seeders tell them, or else they themselves.
     far_groups: lru::LruCache<PeerId, FarGroup>,
-    /// Requests on data channels, by their node-wide number.
-    requests: HashMap<u32, (Digest, RequestId)>,
+    /// Requests on data channels, by their node-wide number, and when they were made.
+    requests: HashMap<u32, (Digest, RequestId, Instant)>,
     numbers: HashMap<(Digest, RequestId), u32>,
     greetings: HashMap<Digest, Vec<Greeting>>,
     verifying: JoinSet<Verified>,
@@ -293,7 +296,7 @@ impl Engine {
             uploader.map(|to| self.parts.channels.request(to, PieceRequest { id: number, digest, piece, geometry }));
         match taken {
             Some(Ok(())) => {
-                self.requests.insert(number, (digest, id));
+                self.requests.insert(number, (digest, id, Instant::now()));
                 self.numbers.insert((digest, id), number);
             }
             other => {
@@ -305,10 +308,11 @@ impl Engine {
         }
     }
 
-    fn answered(&mut self, number: u32) -> Option<(Digest, RequestId)> {
-        let (digest, id) = self.requests.remove(&number)?;
+    /// A request is over: whose it was, and when it was made.
+    fn answered(&mut self, number: u32) -> Option<(Digest, RequestId, Instant)> {
+        let (digest, id, made) = self.requests.remove(&number)?;
         self.numbers.remove(&(digest, id));
-        Some((digest, id))
+        Some((digest, id, made))
     }
 
     fn command(&mut self, command: Command) {
@@ -430,7 +434,7 @@ impl Engine {
             }
         }
         let stale: Vec<u32> =
-            self.requests.iter().filter(|(_, (owner, _))| *owner == digest).map(|(number, _)| *number).collect();
+            self.requests.iter().filter(|(_, (owner, ..))| *owner == digest).map(|(number, _)| *number).collect();
         for number in stale {
             self.answered(number);
         }

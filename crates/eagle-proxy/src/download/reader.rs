@@ -36,6 +36,17 @@ pub struct OpenBlob {
     source: Opened,
 }
 
+/// The bytes of a blob on its way, by where they come from.
+#[derive(Debug)]
+pub(crate) struct BlobProgress(Arc<Download>);
+
+impl BlobProgress {
+    /// Bytes so far from proxies, from seeders over the peer network, from seeders over HTTP, and from the origin.
+    pub(crate) fn received(&self) -> [u64; 4] {
+        self.0.received.get()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum Opened {
     /// A small blob, checked against its digest.
@@ -53,7 +64,7 @@ enum Bytewise {
     /// All of it, in memory.
     Whole(Option<Bytes>),
     /// Read from the page cache when the connection wants more.
-    Direct(Direct),
+    Direct(Box<Direct>),
     /// From a task that reads ahead.
     Ahead(mpsc::Receiver<Result<Bytes, Arc<BlobError>>>),
 }
@@ -162,6 +173,14 @@ impl OpenBlob {
         self.size
     }
 
+    /// Where its bytes come from; `None` for one that is in the cache.
+    pub(crate) fn progress(&self) -> Option<BlobProgress> {
+        match &self.source {
+            Opened::Memory(_) | Opened::Cached(_) => None,
+            Opened::Arriving(ticket) => Some(BlobProgress(Arc::clone(ticket.download()))),
+        }
+    }
+
     /// The bytes of `range`, which lies within the blob. `started` is when the runtime asked.
     pub fn read(self, range: Range<u64>, started: Instant) -> BlobStream {
         let range = range.start.min(self.size)..range.end.min(self.size);
@@ -177,7 +196,8 @@ impl OpenBlob {
             Opened::Cached(whole) => {
                 let Self { downloads, request, size, .. } = self;
                 let started = Some(started);
-                Bytewise::Direct(Direct { downloads, request, size, whole, left: range, started, answer })
+                let direct = Direct { downloads, request, size, whole, left: range, started, answer };
+                Bytewise::Direct(Box::new(direct))
             }
             Opened::Arriving(_) => Bytewise::Ahead(self.read_ahead(range, Some(started), answer)),
         })
@@ -248,6 +268,7 @@ async fn pump(mut blob: OpenBlob, mut range: Range<u64>, mut sink: Sink) {
         };
     };
     tracing::warn!(error = %failure, "a response had to be cut short");
+    sink.context.metrics.error(failure.kind());
     sink.fail(failure).await;
 }
 

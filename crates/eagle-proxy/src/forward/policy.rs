@@ -3,9 +3,9 @@
 //! A host is reached when it is a registry of the configuration or a rule names it. That keeps strangers from using
 //! the proxy to get anywhere else, and runtimes from getting past a rule.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
-use eagle_registry::RegistryName;
+use eagle_registry::{Registries, RegistryName};
 use http::uri::Authority;
 
 use crate::rules::{Action, Rules};
@@ -55,23 +55,35 @@ pub(super) fn target(authority: &Authority, default_port: Option<u16>) -> Result
 #[derive(Debug)]
 pub(crate) struct Policy {
     rules: Rules,
-    registries: HashSet<RegistryName>,
+    /// The one that short names mean.
+    default: RegistryName,
+    registries: Arc<Registries>,
 }
 
 impl Policy {
-    /// Reaches these registries and those that the rules name.
-    pub(crate) fn new(rules: Rules, registries: impl IntoIterator<Item = RegistryName>) -> Self {
-        Self { rules, registries: registries.into_iter().collect() }
+    /// Reaches these registries and those that the rules name, as they are at the time.
+    pub(crate) const fn new(rules: Rules, default: RegistryName, registries: Arc<Registries>) -> Self {
+        Self { rules, default, registries }
+    }
+
+    /// Whether a registry is one of the configuration.
+    fn is_configured(&self, registry: &RegistryName) -> bool {
+        *registry == self.default || self.registries.get_configured(registry).is_some()
+    }
+
+    /// Docker Hub, where it is one of them.
+    fn docker_hub(&self) -> Option<RegistryName> {
+        let mut known = self.registries.configured().into_iter().chain([self.default.clone()]);
+        known.find(RegistryName::is_docker_hub)
     }
 
     /// What happens to a connection to `target`, when requests can or cannot be looked at.
     pub(super) fn verdict(&self, target: &Target, can_intercept: bool) -> Verdict {
-        let hub = self.registries.iter().find(|registry| registry.is_docker_hub());
-        if let Some(hub) = hub
-            && target.port == HTTPS_PORT
+        if target.port == HTTPS_PORT
             && DOCKER_HUB_COMPANIONS.contains(&target.host.as_str())
+            && let Some(hub) = self.docker_hub()
         {
-            return match self.of_registry(hub, HTTPS_PORT) {
+            return match self.of_registry(&hub, HTTPS_PORT) {
                 (None, _) => Verdict::Refuse,
                 _ => Verdict::Tunnel,
             };
@@ -107,18 +119,21 @@ impl Policy {
                 Action::Refuse => refuses_some = true,
             }
         }
-        let known = self.registries.contains(registry).then_some(Action::Peers);
+        let known = self.is_configured(registry).then_some(Action::Peers);
         (known.or(origin), refuses_some)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use eagle_registry::RegistryConfig;
+
     use super::*;
 
     fn policy(rules: &str) -> Policy {
-        let registries = ["docker.io", "mine.example:5000"].map(|name| name.parse().unwrap());
-        Policy::new(Rules::new(serde_json::from_str(rules).unwrap()), registries)
+        let registries = vec![RegistryConfig::new("mine.example:5000".parse().unwrap())];
+        let registries = Arc::new(Registries::new(registries).unwrap());
+        Policy::new(Rules::new(serde_json::from_str(rules).unwrap()), "docker.io".parse().unwrap(), registries)
     }
 
     fn verdict(policy: &Policy, authority: &str, can_intercept: bool) -> Verdict {

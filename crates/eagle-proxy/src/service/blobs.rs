@@ -14,6 +14,7 @@ use super::{SOURCE_DEADLINE, Service};
 use crate::{
     answer::{self, ResponseBody},
     download::{BlobError, BlobRequest, Failure},
+    pull::{Pull, PullSource},
     upstream::Upstream,
 };
 
@@ -52,19 +53,27 @@ impl Service {
             };
             return respond(&digest, size, headers, |_| answer::empty());
         }
+        let asked = request.clone();
         match self.downloads.open(request).await {
             Ok(blob) => {
                 let size = blob.size();
                 respond(&digest, size, headers, |range| {
+                    let BlobRequest { digest, registry, repository, caller } = asked;
+                    let (metrics, promised) = (self.metrics.clone(), range.end.saturating_sub(range.start));
+                    let from = blob.progress().map_or(PullSource::Cache, PullSource::Download);
+                    let pull = Pull { metrics, digest, registry, repository, caller, started, promised, from };
                     let mut stream = blob.read(range, started);
                     if let Some(bytes) = stream.take_whole() {
-                        return answer::full(bytes);
+                        return pull.watch(answer::full(bytes));
                     }
                     let frames = stream.map(|bytes| bytes.map(Frame::data).map_err(cut));
-                    StreamBody::new(frames).boxed_unsync()
+                    pull.watch(StreamBody::new(frames).boxed_unsync())
                 })
             }
-            Err(problem) => answer::blob_error(&problem),
+            Err(problem) => {
+                self.metrics.error(problem.kind());
+                answer::blob_error(&problem)
+            }
         }
     }
 

@@ -1,21 +1,24 @@
 //! Blobs of repositories whose rule says `origin`: relayed from the registry, not kept, not shared.
 
-use eagle_registry::{ForwardRequest, errors::ErrorCode};
+use eagle_registry::{ForwardRequest, errors::ErrorCode, headers::number};
 use futures::StreamExt;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, BodyStream, StreamBody};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{SOURCE_DEADLINE, Service, blobs::Wanted};
 use crate::{
     answer::{self, ResponseBody},
     metrics::Source,
+    pull::{Pull, PullSource},
+    upstream::Upstream,
 };
 
 impl Service {
     /// The registry's own answer, ranges and all; the runtime checks the digest.
-    pub(super) async fn blob_from_origin(&self, wanted: Wanted<'_>) -> Response<ResponseBody> {
+    pub(super) async fn blob_from_origin(&self, wanted: Wanted<'_>, started: Instant) -> Response<ResponseBody> {
         let Wanted { digest, upstream, caller, method, headers } = wanted;
+        let is_get = method == Method::GET;
         let path = format!("{}/blobs/{digest}", upstream.repository);
         let request = match ForwardRequest::new(method, path, headers.clone()) {
             Ok(request) => request,
@@ -42,6 +45,13 @@ impl Service {
                     StreamBody::new(frames).boxed_unsync()
                 });
                 answer::mark(response.headers_mut());
+                if is_get && response.status().is_success() {
+                    let promised = number(response.headers(), &header::CONTENT_LENGTH).unwrap_or(0);
+                    let Upstream { registry, repository, .. } = upstream;
+                    let (metrics, from) = (self.metrics.clone(), PullSource::Origin);
+                    let pull = Pull { metrics, digest, registry, repository, caller, started, promised, from };
+                    return response.map(|body| pull.watch(body));
+                }
                 return response;
             }
             Ok(Err(error)) => error.to_string(),

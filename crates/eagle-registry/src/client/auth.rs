@@ -118,6 +118,11 @@ impl Authenticator {
         }
     }
 
+    /// Whether there are credentials of Eagle's own for it.
+    pub(super) async fn has_own_credentials(&self) -> bool {
+        self.own_credentials().await.is_some()
+    }
+
     /// Eagle's credentials at this moment.
     async fn own_credentials(&self) -> Option<Credentials> {
         let now = match &self.source {

@@ -115,11 +115,14 @@ impl Registry {
     }
 
     /// Sends a request, with one more try after a 401 whose challenge can be answered.
-    async fn exchange(&self, host: &Host, question: &Question<'_>) -> Result<Answer, OriginError> {
+    pub(super) async fn exchange(&self, host: &Host, question: &Question<'_>) -> Result<Answer, OriginError> {
         let url = host.url(question.path);
         let url: Url = url.parse().map_err(|error| self.protocol(&format!("{url}: {error}")))?;
         let send = |authorization: Option<&HeaderValue>| {
             let mut headers = question.headers.clone();
+            if let Some(id) = &question.caller.request_id {
+                id.put(&mut headers);
+            }
             if let Some(value) = authorization {
                 headers.insert(header::AUTHORIZATION, value.clone());
             }

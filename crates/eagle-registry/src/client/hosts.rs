@@ -214,7 +214,7 @@ mod tests {
         hosts.serves(blob, 2);
         hosts.distrust(&blob);
         assert_eq!(order(&hosts, Some(blob)), [0, 1, 2]);
-        let caller = Caller { authorization: Some(HeaderValue::from_static("Basic eA==")) };
+        let caller = Caller { authorization: Some(HeaderValue::from_static("Basic eA==")), ..Caller::anonymous() };
         assert_eq!(hosts.order(&caller, None).len(), 1, "a mirror never sees a caller's credentials");
         assert!(hosts.is_registry(hosts.order(&caller, None)[0].0));
     }

@@ -91,7 +91,7 @@ pub(crate) fn client(config: RegistryConfig) -> Arc<Registry> {
 }
 
 pub(crate) fn caller(authorization: &str) -> Caller {
-    Caller { authorization: Some(HeaderValue::from_str(authorization).unwrap()) }
+    Caller { authorization: Some(HeaderValue::from_str(authorization).unwrap()), ..Caller::anonymous() }
 }
 
 pub(crate) async fn read(body: Body) -> Result<Bytes, OriginError> {

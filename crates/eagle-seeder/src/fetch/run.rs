@@ -74,7 +74,8 @@ pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source, at
         Ok(blob) => {
             inner.parts.metrics.blob_complete();
             let seconds = began.elapsed().as_secs_f64();
-            tracing::info!(blob = %fetch.digest, registry = %source.registry, bytes = blob.size(), seconds, "fetched a blob");
+            let request = source.caller.request_id.as_ref().map(tracing::field::display);
+            tracing::info!(request, blob = %fetch.digest, registry = %source.registry, bytes = blob.size(), seconds, "fetched a blob");
             // In the cache first, then out of the map: see the head of `fetch`.
             fetch.phase.send_replace(Phase::Complete(blob.clone()));
             inner.forget(&fetch);
@@ -98,7 +99,8 @@ pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source, at
             // It is somebody else's turn.
             drop(lease);
             if !matches!(error, FetchError::Stopped) {
-                tracing::warn!(blob = %fetch.digest, registry = %source.registry, %error, "a fetch failed");
+                let request = source.caller.request_id.as_ref().map(tracing::field::display);
+                tracing::warn!(request, blob = %fetch.digest, registry = %source.registry, %error, "a fetch failed");
             }
             if matches!(error, FetchError::WrongContent { .. }) {
                 inner.parts.registries.get(&source.registry).distrust(fetch.digest);

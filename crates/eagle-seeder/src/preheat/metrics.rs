@@ -15,17 +15,36 @@ struct Outcome {
 }
 
 /// Counters of preheating; clones share them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct PreheatMetrics {
     jobs: Family<Outcome, Counter>,
     blobs: Family<Outcome, Counter>,
     notifications: Family<Outcome, Counter>,
 }
 
+impl Default for PreheatMetrics {
+    /// Every series is there from the start, so that an increase from nothing is seen.
+    fn default() -> Self {
+        let family = |outcomes: &[&'static str]| {
+            let family = Family::<Outcome, Counter>::default();
+            for outcome in outcomes {
+                drop(family.get_or_create(&Outcome { outcome }));
+            }
+            family
+        };
+        let over = [JobState::Succeeded, JobState::Failed, JobState::Cancelled];
+        Self {
+            jobs: family(&over.map(JobState::name)),
+            blobs: family(&["stored", "skipped", "failed"]),
+            notifications: family(&["accepted", "denied", "throttled", "malformed"]),
+        }
+    }
+}
+
 impl PreheatMetrics {
-    /// Puts them under their names into `registry`.
+    /// Puts them under their names into `registry`, which has the prefix of the role.
     pub(crate) fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("eagle_seeder_preheat");
+        let registry = registry.sub_registry_with_prefix("preheat");
         registry.register("jobs", "Jobs of preheating that are over", self.jobs.clone());
         let notifications = self.notifications.clone();
         registry.register("notifications", "Notifications of registries by how they were answered", notifications);

@@ -14,6 +14,7 @@
 mod http;
 mod live;
 mod machine;
+mod metrics;
 mod seeders;
 mod state;
 mod task;
@@ -26,6 +27,7 @@ use std::{
 
 use eagle_cluster::MemberTls;
 use eagle_core::{Digest, Geometry, PeerInfo, PieceSet, Timestamp};
+use prometheus_client::registry::Registry;
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
@@ -33,11 +35,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
-use self::machine::Machine;
 pub use self::{
     live::LiveSeeders,
     seeders::{HeldLease, Registration, SeederClaim},
 };
+use self::{machine::Machine, metrics::Metrics};
 
 /// What a node says about one of its blobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +118,7 @@ struct Shared {
     started: Instant,
     /// The seeders that are alive; `None` while no tracker says.
     seeders: watch::Sender<Option<Arc<LiveSeeders>>>,
+    metrics: Metrics,
 }
 
 impl Shared {
@@ -149,11 +152,22 @@ impl Announcer {
         let (names, endpoints) = once.unzip();
         let machine = Mutex::new(Machine::new(names, node, Timestamp(0), rand::random()));
         let seeders = watch::Sender::new(None);
-        let shared = Arc::new(Shared { machine, wake: Notify::new(), started: Instant::now(), seeders });
+        let shared = Arc::new(Shared {
+            machine,
+            wake: Notify::new(),
+            started: Instant::now(),
+            seeders,
+            metrics: Metrics::new(),
+        });
         let tasks = TaskTracker::new();
         tasks.spawn(task::run(Arc::clone(&shared), endpoints, found, members, shutdown));
         tasks.close();
         Self { shared, tasks }
+    }
+
+    /// Makes what is counted of announces visible in `registry`, which has the prefix of the node's role.
+    pub fn register(&self, registry: &mut Registry) {
+        self.shared.metrics.register(registry);
     }
 
     /// Says what the node now owns of a blob, and whether it wants peers for it.

@@ -112,6 +112,7 @@ impl Task {
 
     /// Hands on what a tracker said. Whether it has another list of seeders than the one that is known.
     async fn answered(&self, ticket: Ticket, tracker: usize, outcome: Result<AnnounceResponse, ExchangeError>) -> bool {
+        self.shared.metrics.announced(outcome.is_ok());
         let now = self.shared.now();
         let (found, version, from) = match outcome {
             Ok(response) => {

@@ -1,16 +1,18 @@
 //! The file with the cluster keys, followed while the process runs.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{self, File},
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use eagle_cluster::{ClusterKey, ClusterKeys, ParseKeysError};
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use zeroize::Zeroizing;
+
+use crate::stamp::Stamp;
 
 /// How often the file is looked at: a change is known within about a second, and a look is one system call.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -32,26 +34,6 @@ pub(crate) struct KeyFileError {
 pub(super) struct KeyFile {
     path: PathBuf,
     stamp: Option<Stamp>,
-}
-
-/// What tells whether a file has changed. A mounted Secret changes by a symbolic link to another file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-    file: (u64, u64),
-    mode: u32,
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            modified: metadata.modified().ok(),
-            length: metadata.len(),
-            file: (metadata.dev(), metadata.ino()),
-            mode: metadata.mode(),
-        }
-    }
 }
 
 /// What a look at the file found.

@@ -15,7 +15,7 @@ impl Collector for KeyCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Some(keys) = self.0.keys() else { return Ok(()) };
         let one = ConstGauge::new(1_i64);
-        let help = "Cluster keys that are accepted, and which of them is used for connections that are begun here";
+        let help = "Cluster keys that are accepted, and which of them is used for connections that are begun here.";
         let mut family = encoder.encode_descriptor("cluster_key_info", help, None, one.metric_type())?;
         for (place, key) in keys.accepted().iter().enumerate() {
             let purpose = if place == 0 { "own" } else { "accepted" };

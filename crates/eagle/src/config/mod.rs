@@ -10,7 +10,7 @@ pub(crate) mod show;
 mod tree;
 mod yaml;
 
-use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, fmt, net::SocketAddr, path::PathBuf};
 
 use eagle_proxy::ProxyConfig;
 use eagle_registry::{CredentialsConfig, RegistryConfig};
@@ -92,7 +92,7 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 /// What configuration is made of.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
     pub(crate) file: Option<PathBuf>,
     pub(crate) environment: Vec<(OsString, OsString)>,
@@ -117,6 +117,17 @@ impl Loaded {
         let mut settings = Settings::from_tree(written.clone())?;
         exposure::apply(&mut settings, &written);
         Ok(Self { settings, written })
+    }
+
+    /// What is written of these sections, by the dotted path of each value. Some of the values are secrets.
+    pub(crate) fn written(&self, sections: &[&str]) -> BTreeMap<String, String> {
+        let mut leaves = BTreeMap::new();
+        for section in sections {
+            if let Some(node) = self.written.get(section) {
+                node.leaves(section, &mut leaves);
+            }
+        }
+        leaves
     }
 
     /// Where the value at this path was written, for an error that only shows later.

@@ -4,7 +4,7 @@
 //! effective one. Each node remembers where it was written, so that an error can name the line and
 //! `config show` can name the source.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 /// Where a value was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +85,27 @@ impl Node {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|(key, _)| key.name == name).map(|(_, node)| node),
             _ => None,
+        }
+    }
+
+    /// The scalars below this node, by their dotted paths that begin with `path`.
+    pub(crate) fn leaves(&self, path: &str, leaves: &mut BTreeMap<String, String>) {
+        match &self.value {
+            // A list that is empty differs from one that is not written.
+            Value::List(items) if items.is_empty() => drop(leaves.insert(path.to_owned(), String::new())),
+            Value::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    item.leaves(&format!("{path}.{index}"), leaves);
+                }
+            }
+            Value::Map(entries) => {
+                for (key, node) in entries {
+                    node.leaves(&format!("{path}.{}", key.name), leaves);
+                }
+            }
+            Value::Scalar { text, .. } => drop(leaves.insert(path.to_owned(), text.clone())),
+            // As if it were not written.
+            Value::Null => {}
         }
     }
 

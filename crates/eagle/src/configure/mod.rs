@@ -9,7 +9,10 @@ mod hosts;
 mod record;
 mod root;
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
+use eagle_core::Digest;
 use eagle_registry::RegistryName;
 
 use self::{
@@ -92,6 +95,55 @@ impl RuntimeArg {
             Self::Containerd | Self::Podman => None,
         }
     }
+}
+
+/// How a file that Eagle wrote for a runtime looks now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Under which name it was configured.
+    pub(crate) runtime: &'static str,
+    /// Where it is on this system.
+    pub(crate) path: PathBuf,
+    pub(crate) state: WrittenState,
+    /// Whether the text names the address, `HOST:PORT`.
+    pub(crate) names_address: bool,
+}
+
+/// What has become of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WrittenState {
+    /// As Eagle wrote it.
+    Same,
+    /// Somebody has changed it since.
+    Edited,
+    /// It is not there any more.
+    Gone,
+}
+
+/// The files that were written for runtimes of the system below `root`, and the commands that these runtimes still need.
+///
+/// # Errors
+/// When a record or a file cannot be read.
+pub(crate) fn written(root: &Path, address: &str) -> Result<(Vec<Written>, Vec<String>)> {
+    let root = Root::new(root)?;
+    let (mut files, mut pending) = (Vec::new(), Vec::new());
+    // One name for podman and CRI-O.
+    for runtime in [RuntimeArg::Docker, RuntimeArg::Containerd, RuntimeArg::Podman].map(RuntimeArg::record) {
+        let record = Record::load(&root, runtime)?;
+        pending.extend_from_slice(record.pending());
+        for entry in record.entries() {
+            let found = root.read(&entry.path)?;
+            let state = match &found {
+                None => WrittenState::Gone,
+                Some(found) if Digest::of(&found.content) == entry.written => WrittenState::Same,
+                Some(_) => WrittenState::Edited,
+            };
+            let text = found.map(|found| String::from_utf8_lossy(&found.content).into_owned()).unwrap_or_default();
+            let (path, names_address) = (root.shown(&entry.path), text.contains(address));
+            files.push(Written { runtime, path, state, names_address });
+        }
+    }
+    Ok((files, pending))
 }
 
 /// Carries out the command; what it did goes to standard output.

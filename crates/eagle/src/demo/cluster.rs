@@ -23,6 +23,7 @@ use url::Url;
 
 use super::pull::Target;
 use crate::{
+    admin::Admin,
     cli::{DemoArgs, EncryptionArg},
     exit::Exit,
 };
@@ -43,7 +44,28 @@ pub(super) struct Cluster {
     pub(super) proxies: Vec<Proxy>,
     pub(super) seeder: Seeder,
     tracker: Tracker,
+    /// Admin addresses of all parts, where somebody may look at them.
+    admins: Vec<Admin>,
     shutdown: CancellationToken,
+}
+
+/// The metrics of parts, until their admin addresses are there.
+struct Metrics {
+    wanted: bool,
+    admins: Vec<Admin>,
+    shutdown: CancellationToken,
+}
+
+impl Metrics {
+    /// Opens an admin address with these metrics.
+    async fn open(&mut self, role: &'static str, metrics: Registry) -> Result<()> {
+        if self.wanted {
+            let admin = Admin::start(role, any_port(), self.shutdown.clone()).await?;
+            admin.state().running(metrics, || serde_json::Value::Null);
+            self.admins.push(admin);
+        }
+        Ok(())
+    }
 }
 
 const fn any_port() -> SocketAddr {
@@ -119,7 +141,11 @@ impl Cluster {
             EncryptionArg::None => Encryption::None,
         };
         let tracker = TrackerConfig { listen: any_port(), ..TrackerConfig::default() };
-        let tracker = Tracker::start(tracker, &MemberTls::open(), &mut Registry::default(), shutdown.clone()).await?;
+        // Who does not stay has no time to look at metrics.
+        let mut admins = Metrics { wanted: args.keep, admins: Vec::new(), shutdown: shutdown.clone() };
+        let mut metrics = Registry::default();
+        let tracker = Tracker::start(tracker, &MemberTls::open(), &mut metrics, shutdown.clone()).await?;
+        admins.open("tracker", metrics).await?;
         let trackers = vec![url(tracker.local_addr())?];
 
         let seeder_directory = directory.join("seeder");
@@ -143,12 +169,13 @@ impl Cluster {
             encryption,
             members: MemberTls::open(),
         };
-        let seeder = Seeder::start(seeder, deps, &mut Registry::default(), shutdown.clone())
-            .await
-            .context("the seeder does not start")?;
+        let mut metrics = Registry::default();
+        let seeder =
+            Seeder::start(seeder, deps, &mut metrics, shutdown.clone()).await.context("the seeder does not start")?;
+        admins.open("seeder", metrics).await?;
         let seeders = vec![url(seeder.address())?];
 
-        let proxies = (1..=args.nodes).map(|number| {
+        let started = (1..=args.nodes).map(|number| {
             let config = ProxyConfig {
                 listen: any_port(),
                 p2p_listen: any_port(),
@@ -172,17 +199,29 @@ impl Cluster {
             };
             let shutdown = shutdown.clone();
             async move {
-                let proxy = Proxy::start(config, deps, &mut Registry::default(), shutdown).await;
-                proxy.with_context(|| format!("proxy {number} does not start"))
+                let mut metrics = Registry::default();
+                let proxy = Proxy::start(config, deps, &mut metrics, shutdown).await;
+                Ok::<_, anyhow::Error>((proxy.with_context(|| format!("proxy {number} does not start"))?, metrics))
             }
         });
-        let proxies = try_join_all(proxies).await?;
-        Ok(Self { origin, target, proxies, seeder, tracker, shutdown })
+        let mut proxies = Vec::new();
+        for (proxy, metrics) in try_join_all(started).await? {
+            admins.open("proxy", metrics).await?;
+            proxies.push(proxy);
+        }
+        let Metrics { admins, .. } = admins;
+        Ok(Self { origin, target, proxies, seeder, tracker, admins, shutdown })
+    }
+
+    /// Where the metrics of the parts are.
+    pub(super) fn admins(&self) -> Vec<SocketAddr> {
+        self.admins.iter().map(Admin::address).collect()
     }
 
     /// Ends every part and waits until the last has ended.
     pub(super) async fn stop(self) {
         self.shutdown.cancel();
+        join_all(self.admins.into_iter().map(Admin::stop)).await;
         tokio::join!(join_all(self.proxies.into_iter().map(Proxy::wait)), self.seeder.wait(), self.tracker.wait());
         if let Some(origin) = self.origin {
             origin.shutdown().await;

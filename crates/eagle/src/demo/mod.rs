@@ -115,7 +115,7 @@ async fn demonstrate(
     if args.keep {
         let addresses: Vec<_> = cluster.proxies.iter().map(eagle_proxy::Proxy::local_addr).collect();
         if let (false, [first, others @ ..]) = (args.json, addresses.as_slice()) {
-            println!("{}", keep::instructions(*first, others, target));
+            println!("{}", keep::instructions(*first, others, &cluster.admins(), target));
         }
         std::future::pending::<()>().await;
     }

@@ -1,6 +1,8 @@
 //! Roles as processes: build what a role needs from the configuration, start it, say that it is ready, and drain it
 //! when a signal asks.
 
+#[cfg(test)]
+mod metrics_page;
 mod proxy;
 mod seeder;
 mod standalone;
@@ -25,7 +27,7 @@ use eagle_registry::Registries;
 use futures::future::join_all;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     admin::Admin,
@@ -34,6 +36,7 @@ use crate::{
     commands::Launch,
     config::{Loaded, check},
     exit::{Exit, Failure},
+    reload::{Handles, Hangup, Reloader},
     shutdown::{self, DRAIN, Signals},
 };
 
@@ -71,6 +74,8 @@ pub(crate) struct Addresses {
 pub(crate) struct Running {
     pub(crate) addresses: Addresses,
     pub(crate) admin: Admin,
+    /// What of it can change while it runs.
+    pub(crate) handles: Handles,
     /// Ends when the role has drained.
     pub(crate) ended: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -107,6 +112,7 @@ impl<R: Send + 'static> Slot<R> {
 pub(crate) async fn run(role: Role, launch: Launch) -> Result<()> {
     let begun = Instant::now();
     let mut signals = Signals::listen().context("signals cannot be received")?;
+    let hangup = Hangup::listen().context("signals cannot be received")?;
     let shutdown = CancellationToken::new();
     let loaded = &launch.loaded;
     if let Some(notice) = loaded.exposure_notice(check::roles(role.into())) {
@@ -143,8 +149,12 @@ pub(crate) async fn run(role: Role, launch: Launch) -> Result<()> {
     }
     let ready_file = launch.ready_file.map(|path| ReadyFile::write(path, role, &running)).transpose()?;
     let watcher = tokio::spawn(shutdown::watch(signals, shutdown.clone()));
+    let handles = running.iter().map(|running| running.handles.clone()).collect();
+    let reloader = Reloader::new(launch.sources, role.into(), loaded, handles);
+    let reloader = AbortOnDropHandle::new(tokio::spawn(reloader.run(hangup)));
     let result = drain(running, &shutdown).await;
     watcher.abort();
+    drop(reloader);
     drop(ready_file);
     result
 }
@@ -152,7 +162,7 @@ pub(crate) async fn run(role: Role, launch: Launch) -> Result<()> {
 async fn drain(running: Vec<Running>, shutdown: &CancellationToken) -> Result<()> {
     let (admins, ended): (Vec<_>, Vec<_>) = running
         .into_iter()
-        .map(|Running { addresses, admin, ended }| {
+        .map(|Running { addresses, admin, ended, .. }| {
             let shutdown = shutdown.clone();
             let ended = async move {
                 ended.await;

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, Running, admin, failed_at, node_failed, prepare_data_dir, registries};
-use crate::{cluster::Cluster, config::Loaded, exit::Exit, limits::HostLimits};
+use crate::{cluster::Cluster, config::Loaded, exit::Exit, limits::HostLimits, reload::Handles};
 
 pub(super) async fn start(loaded: &Loaded, cluster: &Cluster, shutdown: CancellationToken) -> Result<Running> {
     let config = loaded.settings.proxy.role.clone();
@@ -29,7 +29,7 @@ pub(super) async fn start_with(
     prepare_data_dir(loaded, "proxy", &config.data_dir)?;
     let p2p = &loaded.settings.p2p;
     let deps = ProxyDeps {
-        registries,
+        registries: Arc::clone(&registries),
         membership: cluster.membership().clone(),
         topology: p2p.topology.clone(),
         encryption: p2p.encryption,
@@ -55,8 +55,11 @@ pub(super) async fn start_with(
     };
     let (download, upload) = (proxy.node().download_limiter().clone(), proxy.node().upload_limiter().clone());
     admin.state().images(proxy.images().clone());
-    admin.state().limits(HostLimits { download, upload });
+    let limits = HostLimits { download, upload };
+    admin.state().limits(limits.clone());
+    let rules = Some(proxy.rules().clone());
+    let handles = Handles { role: "proxy", limits: Some(limits), registries: Some(registries), rules };
     admin.state().membership(cluster.membership().clone());
     admin.state().running(metrics, proxy.status_handle());
-    Ok(Running { addresses, admin, ended: Box::pin(proxy.wait()) })
+    Ok(Running { addresses, admin, handles, ended: Box::pin(proxy.wait()) })
 }

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, Running, Slot, admin, failed_at, node_failed, prepare_data_dir, registries};
-use crate::{cluster::Cluster, config::Loaded, exit::Exit, limits::HostLimits};
+use crate::{cluster::Cluster, config::Loaded, exit::Exit, limits::HostLimits, reload::Handles};
 
 pub(super) async fn start(loaded: &Loaded, cluster: &Cluster, shutdown: CancellationToken) -> Result<Running> {
     let config = loaded.settings.seeder.role.clone();
@@ -32,7 +32,7 @@ pub(super) async fn start_with(
     }
     let p2p = &loaded.settings.p2p;
     let deps = SeederDeps {
-        registries,
+        registries: Arc::clone(&registries),
         membership: cluster.membership().clone(),
         topology: p2p.topology.clone(),
         encryption: p2p.encryption,
@@ -57,7 +57,9 @@ pub(super) async fn start_with(
     };
     let (download, upload) = seeder.limiters();
     admin.state().images(seeder.images().clone());
-    admin.state().limits(HostLimits { download, upload });
+    let limits = HostLimits { download, upload };
+    admin.state().limits(limits.clone());
+    let handles = Handles { role: "seeder", limits: Some(limits), registries: Some(registries), rules: None };
     let slot = Slot::new(seeder);
     admin.state().membership(cluster.membership().clone());
     admin.state().running(metrics, slot.view(Seeder::status));
@@ -67,5 +69,5 @@ pub(super) async fn start_with(
             seeder.wait().await;
         }
     });
-    Ok(Running { addresses, admin, ended })
+    Ok(Running { addresses, admin, handles, ended })
 }

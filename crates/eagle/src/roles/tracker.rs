@@ -6,7 +6,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, Running, Slot, admin, failed_at};
-use crate::{cluster::Cluster, config::Loaded, exit::Exit};
+use crate::{cluster::Cluster, config::Loaded, exit::Exit, reload::Handles};
 
 pub(super) async fn start(loaded: &Loaded, cluster: &Cluster, shutdown: CancellationToken) -> Result<Running> {
     let section = &loaded.settings.tracker;
@@ -33,5 +33,5 @@ pub(super) async fn start(loaded: &Loaded, cluster: &Cluster, shutdown: Cancella
             tracker.wait().await;
         }
     });
-    Ok(Running { addresses, admin, ended })
+    Ok(Running { addresses, admin, handles: Handles::default(), ended })
 }

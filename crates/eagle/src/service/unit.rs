@@ -79,6 +79,7 @@ impl Unit<'_> {
             "\n[Service]\n\
              Type=exec\n\
              ExecStart={program} {role} --config {config}\n\
+             ExecReload=kill -HUP $MAINPID\n\
              User={user}\n\
              Group={user}\n\
              Restart=always\n\

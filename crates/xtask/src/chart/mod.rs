@@ -7,6 +7,7 @@
 
 mod cluster;
 pub(crate) mod manifest;
+pub(crate) mod monitoring;
 mod pods;
 mod refusals;
 mod table;
@@ -70,6 +71,8 @@ pub(crate) fn check(report: &mut Report) -> Result<()> {
     }
     report.test("chart/table", || table::check(&chart));
     report.test("chart/pages", || pages(&tools, &chart));
+    report.test("chart/alerts", || monitoring::rules(&tools, &chart));
+    report.test("chart/metrics", || monitoring::names(&chart));
     report.test("chart/refuses", || refusals::check(&tools, &chart));
     report.test("chart/topology", || pods::topology(&tools, &chart));
     report.test("chart/undo", || undo::check(&tools, &chart));
@@ -82,7 +85,10 @@ pub(crate) fn check(report: &mut Report) -> Result<()> {
 fn value_files(chart: &Path) -> Result<Vec<PathBuf>> {
     let mut values = vec![chart.join("values.yaml")];
     for entry in fs::read_dir(chart.join("ci"))? {
-        values.push(entry?.path());
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with("-values.yaml") {
+            values.push(path);
+        }
     }
     values.sort();
     Ok(values)

@@ -38,10 +38,10 @@ pub(crate) struct Tools {
 impl Tools {
     /// Builds and installs what is not there yet.
     pub(crate) fn ready() -> Result<Self> {
+        setup::ensure(setup::Need::Chart)?;
         let cache = workspace::cache()?;
         let validator = cache.join("validator/bin/kubernetes-validate");
         if !validator.exists() {
-            setup::ensure(setup::Need::Chart)?;
             python_package(&cache.join("validator"), VALIDATOR_PACKAGE)?;
         }
         let helm = cache.join(format!("helm-{HELM}"));

@@ -12,6 +12,7 @@ mod hostile;
 mod limits;
 mod login_pushes;
 mod membership;
+mod monitoring;
 mod newer_runtimes;
 mod outages;
 mod preheat;
@@ -105,7 +106,7 @@ const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "chart",
-        proves: "the chart's image is built without network; its containers, as rendered and with no more rights, serve containerd by the files that the init container writes, and Eagle's own image; the hook brings every file back; dashboard and alerts name metrics that exist",
+        proves: "the chart's image is built without network; its containers, as rendered and with no more rights, serve containerd by the files that the init container writes, and Eagle's own image; the hook brings every file back; promtool finds nothing in the metrics",
         run: chart::in_containers,
     },
     Scenario {
@@ -147,6 +148,11 @@ const ALL: &[Scenario] = &[
         name: "dashboard",
         proves: "the tracker's dashboard in Chromium: swarms, the map of pieces by keyboard alone, nodes, topology, dark and light, nothing in the console",
         run: dashboard::dashboard,
+    },
+    Scenario {
+        name: "prometheus",
+        proves: "a Prometheus with the configuration that eagle demo --keep prints scrapes every part; every query of the chart's dashboard has data, and bytes add up",
+        run: monitoring::prometheus,
     },
     Scenario {
         name: "pushes-with-login",

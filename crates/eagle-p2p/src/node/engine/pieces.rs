@@ -25,17 +25,18 @@ impl Engine {
     pub(super) fn channel_event(&mut self, event: ChannelEvent) {
         match event {
             ChannelEvent::Started { id, piece, load, .. } => {
-                if let Some((digest, id)) = self.requests.get(&id).copied() {
+                if let Some((digest, id, _)) = self.requests.get(&id).copied() {
                     self.with(digest, |blob, now| blob.swarm.handle_started(now, id, piece, load));
                 }
             }
             ChannelEvent::Progress { id, .. } => {
-                if let Some((digest, id)) = self.requests.get(&id).copied() {
+                if let Some((digest, id, _)) = self.requests.get(&id).copied() {
                     self.with(digest, |blob, now| blob.swarm.handle_progress(now, id));
                 }
             }
             ChannelEvent::Piece { peer, id, piece, bytes, .. } => {
-                let Some((digest, id)) = self.answered(id) else { return };
+                let Some((digest, id, made)) = self.answered(id) else { return };
+                self.parts.piece_seconds.observe(made.elapsed().as_secs_f64());
                 let wanted = self.with(digest, |blob, now| {
                     let wanted = blob.swarm.handle_received(now, id, piece);
                     if !wanted {
@@ -48,14 +49,14 @@ impl Engine {
                 }
             }
             ChannelEvent::Rejected { id, reason, load, .. } => {
-                if let Some((digest, id)) = self.answered(id) {
+                if let Some((digest, id, _)) = self.answered(id) {
                     self.with(digest, |blob, now| blob.swarm.handle_rejected(now, id, reason, load));
                 }
             }
             ChannelEvent::Failed { peer, ids, reason, misbehaved } => {
                 debug!(%peer, reason, requests = ids.len(), "data channel lost");
                 for id in ids {
-                    if let Some((digest, id)) = self.answered(id) {
+                    if let Some((digest, id, _)) = self.answered(id) {
                         self.with(digest, |blob, now| blob.swarm.handle_failed(now, id));
                     }
                 }

@@ -3,7 +3,7 @@
 mod kubelet;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ use crate::{
         manifest::{containers, find, init_containers, named},
     },
     http,
-    process::{Finished, succeed, wait_until},
+    process::{Finished, finish, succeed, wait_until},
     registry::Registry,
     rootfs,
     runtimes::{Containerd, Docker, Mirror, Runtime},
@@ -89,7 +89,7 @@ pub(super) fn in_containers(scene: &Scene<'_>) -> Result<()> {
     containerd.pull()?;
     registry.expect_each_once(scene.image.blobs())?;
     own_image(scene, &registry)?;
-    metrics_exist()?;
+    metrics_are_clean(scene.directory)?;
 
     undone(&node, &root, &before)?;
     let ids: Vec<&str> = running.iter().map(|(_, id)| id.as_str()).collect();
@@ -175,26 +175,18 @@ fn own_image(scene: &Scene<'_>, registry: &Registry) -> Result<()> {
     Ok(())
 }
 
-/// Every metric that the dashboard and the alerts name is one that a role has.
-fn metrics_exist() -> Result<()> {
-    let mut known = BTreeSet::new();
-    for (_, port) in ADMINS {
+/// `promtool check metrics` finds nothing in the metrics of roles that are at work. `docs/metrics.md` lists them, and the chart's checks
+/// hold dashboard and alerts to that page.
+fn metrics_are_clean(directory: &Path) -> Result<()> {
+    for (role, port) in ADMINS {
         let text = http::request(admin(port), "GET", "/metrics", &[])?.bytes()?;
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let names = text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next());
-        known.extend(names.map(str::to_owned));
+        let file = directory.join(format!("{role}-metrics.txt"));
+        fs::write(&file, &text)?;
+        let checked = finish(Command::new("sh").args(["-c", "promtool check metrics < $0"]).arg(&file), DEADLINE)?;
+        let printed = checked.stdout + &checked.stderr;
+        ensure!(checked.status.success() && printed.is_empty(), "of a {role}: {printed}");
+        ensure!(text.len() > 1000, "a {role} has hardly any metrics");
     }
-    let mut looked = 0;
-    for file in ["files/dashboard.json", "files/alerts.yaml"] {
-        let text = fs::read_to_string(directory().join(file))?;
-        let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
-        for word in words.filter(|word| word.starts_with("eagle_")) {
-            let name = ["_total", "_bucket"].iter().find_map(|suffix| word.strip_suffix(suffix)).unwrap_or(word);
-            ensure!(known.contains(name), "{file} has {word}, which no role has: {known:?}");
-            looked += 1;
-        }
-    }
-    ensure!(looked > 20, "only {looked} names of metrics were found");
     Ok(())
 }
 

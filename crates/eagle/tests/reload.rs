@@ -1,0 +1,171 @@
+//! Configuration that changes while a role runs, and what the log says of a pull, with a real process.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Role, get};
+use eagle_core::Digest;
+use eagle_registry::{
+    EmbeddedRegistry,
+    embedded::{EmbeddedConfig, GeneratedImage},
+};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// At the first limit this takes three minutes, longer than anybody here waits.
+const LAYER: u64 = 12 << 20;
+const MISTAKE: &str = "the new configuration cannot be used; the one before stays in effect";
+
+/// A registry with one image, for as long as the runtime lives.
+fn registry(runtime: &tokio::runtime::Runtime) -> EmbeddedRegistry {
+    let image = GeneratedImage {
+        repository: "demo/app".parse().unwrap(),
+        tag: "v1".parse().unwrap(),
+        layers: vec![LAYER],
+        seed: 7,
+        config_size: 0,
+    };
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    runtime.block_on(EmbeddedRegistry::start(EmbeddedConfig::new(listen, vec![image]))).unwrap()
+}
+
+fn write(file: &Path, registry: &str, rate: &str, more: &str) {
+    let any = "127.0.0.1:0";
+    let data = file.parent().unwrap().display();
+    let text = format!(
+        "registries: [{{name: \"{registry}\", url: \"http://{registry}\"}}]\n\
+         tracker: {{listen: \"{any}\", admin: \"{any}\"}}\n\
+         seeder: {{listen: \"{any}\", admin: \"{any}\", p2p_listen: \"{any}\", data_listen: \"{any}\", data_dir: {data}/seeder,\n\
+         \x20 min_free: 1MiB, download_rate: unlimited, upload_rate: unlimited}}\n\
+         proxy:\n  listen: \"{any}\"\n  admin: \"{any}\"\n  p2p_listen: \"{any}\"\n  data_listen: \"{any}\"\n\
+         \x20 data_dir: {data}/proxy\n  min_free: 1MiB\n  default_registry: \"{registry}\"\n  download_rate: {rate}\n{more}"
+    );
+    // As an editor does it: whole or not at all.
+    let new = file.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(&new, file).unwrap();
+}
+
+/// Status and body of a request with a name.
+fn request(address: &str, path: &str, id: &str) -> (u16, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let accept = "application/vnd.oci.image.manifest.v1+json";
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nX-Request-Id: {id}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    assert!(head.to_ascii_lowercase().contains(&format!("x-request-id: {id}")), "{head}");
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), answer.split_off(end + 4))
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} did not come about");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn limits_rules_and_levels_change_during_a_pull_and_mistakes_change_nothing() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let origin = registry(&runtime);
+    let name = origin.local_addr().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("eagle.yaml");
+    write(&file, &name, "64KiB/s", "");
+    // The log is looked at while it is written.
+    let log_file = directory.path().join("log");
+    let mut shell = Command::new("sh");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("EAGLE_")) {
+        shell.env_remove(name);
+    }
+    shell.args(["-c", "exec \"$0\" \"$@\" 2>\"$LOG_FILE\""]).env("LOG_FILE", &log_file);
+    let mut role = Role::start(shell.arg(env!("CARGO_BIN_EXE_eagle")).arg("standalone").arg("--config").arg(&file));
+    let log = || std::fs::read_to_string(&log_file).unwrap();
+    let ready = role.ready();
+    let (proxy, admin) = (ready["listen"].as_str().unwrap().to_owned(), ready["admin"].as_str().unwrap().to_owned());
+    let download = || {
+        let (status, body) = get(&admin, "/limits");
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap()["download"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(download(), "64KiB/s");
+
+    let (status, manifest) = request(&proxy, "/v2/demo/app/manifests/v1", "manifest-1");
+    assert_eq!(status, 200);
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap().to_owned();
+    let pull = thread::spawn({
+        let (proxy, path) = (proxy.clone(), format!("/v2/demo/app/blobs/{layer}"));
+        move || request(&proxy, &path, "layer-1")
+    });
+    let running = || {
+        let (_, metrics) = get(&admin, "/metrics");
+        metrics.lines().any(|line| line == "eagle_proxy_downloads_running 1")
+    };
+    until("the download", running);
+
+    // A mistake first: it is told, and nothing changes, not even what is right in the same file.
+    write(&file, &name, "fast", "log: {level: debug}\n");
+    role.signal("HUP");
+    until("the mistake to be told", || log().contains(MISTAKE));
+    assert_eq!(download(), "64KiB/s");
+    // A key that cannot change, beside one that can.
+    write(&file, &name, "48KiB/s", "  cache_limit: 1GiB\n");
+    role.signal("HUP");
+    until("the first change", || download() == "48KiB/s");
+    assert!(running(), "the pull was over before the limit changed");
+    // Without a signal.
+    write(&file, &name, "unlimited", "  cache_limit: 1GiB\nlog: {level: debug}\n");
+    until("the second change", || download() == "unlimited");
+    let (status, content) = pull.join().unwrap();
+    assert_eq!((status, content.len() as u64), (200, LAYER));
+    assert_eq!(Digest::of(&content).to_string(), layer);
+
+    write(&file, &name, "unlimited", "  rules: [{registry: \"**\", action: refuse}]\n");
+    role.signal("HUP");
+    until("the rule", || request(&proxy, "/v2/demo/app/manifests/v1", "manifest-2").0 == 403);
+
+    role.signal("TERM");
+    let (code, _) = role.end(PATIENCE);
+    let log = log();
+    assert_eq!(code, Some(0), "{log}");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let said = |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
+    let wrong = said(MISTAKE);
+    assert!(!wrong.is_empty(), "{log}");
+    assert!(wrong.iter().all(|line| line["problem"].as_str().unwrap().contains("proxy.download_rate")), "{wrong:?}");
+    let later = said("these keys of the configuration count from the next start on");
+    assert_eq!(later[0]["keys"], "proxy.cache_limit");
+    assert!(lines.iter().any(|line| line["level"] == "DEBUG"), "the level did not change");
+
+    let pulls = said("pull");
+    assert_eq!(pulls.len(), 1, "one line for each pull: {pulls:?}");
+    let pull = pulls[0];
+    assert_eq!((pull["request"].as_str(), pull["outcome"].as_str()), (Some("layer-1"), Some("complete")));
+    assert_eq!((pull["digest"].as_str(), pull["bytes"].as_u64()), (Some(layer.as_str()), Some(LAYER)));
+    assert_eq!(pull["from_seeders"].as_u64(), Some(LAYER), "{pull}");
+    assert!(pull["seconds"].as_f64().unwrap() > 0.0);
+    let fetched = said("fetched a blob");
+    assert_eq!(
+        (fetched.len(), &fetched[0]["request"]),
+        (1, &pull["request"]),
+        "the seeder knows the request by its name"
+    );
+    drop(origin);
+}
