@@ -55,7 +55,7 @@ impl Logins {
 
     /// The `Authorization` that comes of a form or query and of what its sender says of itself.
     pub fn token(&self, form: &[u8], authorization: Option<HeaderValue>) -> Option<HeaderValue> {
-        HeaderValue::from_str(&self.0.grant(form, &Caller { authorization })?).ok()
+        HeaderValue::from_str(&self.0.grant(form, &Caller { authorization, ..Caller::anonymous() })?).ok()
     }
 
     /// What an `Authorization` stands for: the registry that it counts for and what is sent there; `None` when this service has not
