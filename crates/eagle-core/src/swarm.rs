@@ -19,8 +19,10 @@ mod choker;
 mod config;
 mod download;
 mod hedge;
+mod kept;
 mod peers;
 mod picker;
+mod placement;
 mod rates;
 mod requests;
 mod reroute;
@@ -233,7 +235,7 @@ impl Swarm {
         }
         self.peers.insert(peer, PeerState::new(self.geometry.pieces(), group, self.effective(group)));
         self.send_handshake(peer, group);
-        self.open_boundaries();
+        self.review_boundaries();
     }
 
     /// A peer is gone.
@@ -251,6 +253,7 @@ impl Swarm {
             self.spread.forget(peer);
             self.choker.forget(peer);
             self.take_offers_back(peer, &state);
+            self.review_boundaries();
             self.rates_changed(now);
             self.rechoke(now);
             self.fill(now);

@@ -44,7 +44,8 @@ fn a_thin_link_between_regions_is_crossed_about_once() {
     plan.links.region_rate = Some(RATE);
     let (aware, blind) = both(&plan);
     let crossed = over_least(&plan, aware.cross_region_bytes, 2);
-    assert!(crossed <= 1.1, "{crossed:.3}");
+    // With some hundred pieces, a few that were fetched twice are much.
+    assert!(crossed <= 1.15, "{crossed:.3}");
     assert!(over_least(&plan, blind.cross_region_bytes, 2) > 3.0);
     assert!(slowest(&blind) >= 3.0 * slowest(&aware), "{:.1} against {:.1}", slowest(&blind), slowest(&aware));
 }
@@ -77,6 +78,42 @@ fn a_small_zone_does_not_starve_wherever_the_seeder_is() {
         assert!(crossed <= 1.25, "{crossed:.3}");
         assert!(slowest(&aware) <= 1.1 * slowest(&blind), "{:.1} against {:.1}", slowest(&aware), slowest(&blind));
     }
+}
+
+/// Where few are together, copies that cross once would have to be passed on by too few: boundaries open by themselves, or the seeder
+/// gives to all. The second figure is how much of the saving is left, over the least of any plan.
+#[test]
+fn few_nodes_to_a_place_are_no_slower_than_without_places() {
+    let zones = |counts: &[u32]| -> Vec<(u32, u16, u16, u16)> {
+        counts.iter().zip(0..).map(|(count, zone)| (*count, 0, zone, 0)).collect()
+    };
+    let plans = [
+        ("racks of 5", vec![(50, 0, 0, 10)], 5.0),
+        ("racks of 6", vec![(36, 0, 0, 6)], 1.1),
+        ("zones of 2", zones(&[2; 8]), 2.5),
+        ("zones of 3", zones(&[3; 6]), 3.2),
+        ("two zones of 3", zones(&[3; 2]), 1.6),
+        ("zones of 10", zones(&[10; 4]), 1.3),
+        ("one alone", zones(&[30, 1]), 1.1),
+    ];
+    let mut failed = Vec::new();
+    for (name, groups, most) in plans {
+        let mut plan = plan(128, &groups);
+        plan.seeders.origin_rate = Some(RATE);
+        let (aware, blind) = both(&plan);
+        let sites = plan.sites();
+        let crossed = if sites.zones > 1 {
+            over_least(&plan, aware.cross_zone_bytes, sites.zones)
+        } else {
+            over_least(&plan, aware.cross_rack_bytes, sites.racks)
+        };
+        let (slow, usual) = (slowest(&aware), slowest(&blind));
+        println!("{name}: {slow:.2} against {usual:.2} s, {:.3}; crossed {crossed:.2}", slow / usual);
+        if slow > 1.05 * usual || crossed > most {
+            failed.push(name);
+        }
+    }
+    assert!(failed.is_empty(), "slower, or more over boundaries, than they should be: {failed:?}");
 }
 
 /// More racks than a node can offer to: racks are not kept apart, and nobody waits for ever.

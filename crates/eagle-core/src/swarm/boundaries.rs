@@ -9,7 +9,7 @@
 //! long that it should be everywhere. Whatever a node then still misses near itself it fetches from afar,
 //! one piece now and then, the more often the more is missing.
 //!
-//! A boundary with more groups than a node can offer to is not kept: all behind it are near.
+//! A boundary with more groups than those on our side can give to is not kept: all behind it are near (`kept.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -31,8 +31,9 @@ use crate::{
 /// share the task, so each does so less often, and what one fetched is among them before most try.
 const NEAR_PER_RESCUE: u32 = 5;
 /// Pieces that nobody near owns for one that is being fetched from afar: nodes that choose among so many
-/// seldom choose the same. Where few know a peer far away, this is how most comes to them.
-const MISSING_PER_RESCUE: u32 = 8;
+/// seldom choose the same. Where few know a peer far away, this is how most comes to them: 10 nodes beside 990 took 12.5 s and
+/// 1.22 times the least crossed with 8, 15.4 s and 1.11 with 24, 17.2 s and 1.12 with 32 (simulated).
+const MISSING_PER_RESCUE: u32 = 24;
 /// Times that a request may take before it counts as stalled, until a piece counts as known everywhere:
 /// it has to come into the other zones and be passed on twice there. With 1 instead of 2, 1.46
 /// times the least crossed and not 1.27 (simulated, 4 zones of 150 nodes, 16 peers per rescue).
@@ -42,13 +43,6 @@ const PATIENCES: u32 = 2;
 const FAR_PEERS: usize = 3;
 /// Peers greeted beyond boundaries in all, however many groups there are: one and a half times the near ones.
 const MOST_FAR_GREETED: usize = 24;
-/// Peers on the first source's side of a boundary that are enough to bring what is new across. Fewer are busy with
-/// giving it to each other: with 3 beside 29, all took 1.6 times as long as when the seeder gave to everybody (simulated).
-const ENOUGH_NEARER: usize = 4;
-/// Groups beyond one boundary up to which it is kept. A first owner gives a piece once to each, so with more,
-/// a piece would take longer to leave it than to come through the swarm.
-const MOST_GROUPS: usize = 20;
-
 /// How far a piece had come before we got it: beyond what boundaries it is to be offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) enum Reach {
@@ -72,6 +66,32 @@ impl Reach {
     }
 }
 
+/// Requests in flight up to which offers are taken: each waits in the queue of the one node that has the piece so far,
+/// so those of a node that is alone in its group are many.
+const MOST_OFFERS: usize = 40;
+
+/// What is on this side of a boundary.
+#[derive(Debug, Clone)]
+struct Side {
+    /// Pieces that somebody there owns.
+    owned: Bitfield,
+    /// Who would give them.
+    peers: u32,
+}
+
+impl Side {
+    fn new(pieces: u32) -> Self {
+        Self { owned: Bitfield::new(pieces), peers: 0 }
+    }
+
+    fn with(&self, other: &Self) -> Self {
+        let mut both = self.clone();
+        both.owned.union(&other.owned);
+        both.peers += other.peers;
+        both
+    }
+}
+
 /// What a swarm keeps in mind of what lies beyond its rack.
 #[derive(Debug)]
 pub(super) struct Boundaries {
@@ -88,7 +108,7 @@ pub(super) struct Boundaries {
     /// Not before then is a missing piece fetched over each boundary.
     rescue_at: BTreeMap<Boundary, Timestamp>,
     /// The widest boundary that is not kept, and with it all that are narrower.
-    open: Option<Boundary>,
+    pub(super) open: Option<Boundary>,
 }
 
 impl Boundaries {
@@ -115,34 +135,6 @@ impl Boundaries {
 }
 
 impl Swarm {
-    /// The group that a peer counts for: none when its boundary is not kept.
-    pub(super) fn effective(&self, place: Option<FarGroup>) -> Option<FarGroup> {
-        place.filter(|group| self.boundaries.open.is_none_or(|open| group.boundary > open))
-    }
-
-    /// Whether enough others that want what is new are on this side of the zone or region boundary that lies
-    /// between this peer and us: a piece that goes to them crosses it once more, and one that comes back twice.
-    ///
-    /// Racks make no difference: those of one would have to give everything to all the others.
-    pub(super) fn enough_are_nearer(&self, peer: PeerKey) -> bool {
-        let boundary = |state: &PeerState| state.place.map(|group| group.boundary).filter(|b| *b > Boundary::Rack);
-        let Some((state, far)) = self.peers.get(&peer).and_then(|state| Some((state, boundary(state)?))) else {
-            return false;
-        };
-        let nearer = || {
-            self.peers.iter().filter(|(_, other)| {
-                other.interested
-                    && other.unchoked
-                    && boundary(other).is_none_or(|boundary| boundary < far)
-                    && !state.rate.is_clearly_faster_than(other.rate)
-            })
-        };
-        nearer().nth(ENOUGH_NEARER - 1).is_some() && {
-            let keeps = self.spread.keepers();
-            nearer().filter(|(key, _)| !keeps(**key)).count() >= ENOUGH_NEARER
-        }
-    }
-
     /// How far what this peer sends has come.
     pub(super) fn reach_of(&self, peer: PeerKey) -> Reach {
         let group = self.peers.get(&peer).and_then(|state| state.group);
@@ -157,8 +149,12 @@ impl Swarm {
             groups.insert(other);
             far += 1;
         }
-        let most = (MOST_FAR_GREETED / groups.len()).clamp(1, FAR_PEERS);
-        known < most && (known == 0 || far < MOST_FAR_GREETED)
+        // Who knows few of its own has room for more.
+        let near = self.peers.len() - far;
+        let spare = self.config.greeted_peers.saturating_sub(near);
+        let all = MOST_FAR_GREETED + spare;
+        let most = (all / groups.len()).clamp(1, FAR_PEERS.max(2 * spare));
+        known < most && (known == 0 || far < all)
     }
 
     /// Whether there is a place for one more peer. Those beyond boundaries have as many places of their own as
@@ -167,22 +163,6 @@ impl Swarm {
         let far = self.effective(place).is_some();
         self.peers.len() < self.config.max_peers
             || self.peers.values().filter(|state| state.group.is_some() == far).count() < self.config.max_peers
-    }
-
-    /// Gives up a boundary that there are too many groups behind.
-    pub(super) fn open_boundaries(&mut self) {
-        let mut groups: BTreeSet<FarGroup> = BTreeSet::new();
-        groups.extend(self.peers.values().filter_map(|state| state.group));
-        let crowded =
-            |boundary: &Boundary| groups.iter().filter(|group| group.boundary == *boundary).count() > MOST_GROUPS;
-        let Some(open) = Boundary::ALL.into_iter().rev().find(crowded) else { return };
-        self.boundaries.open = Some(open);
-        let message = self.handshake(self.have.to_bytes());
-        for (&peer, state) in self.peers.iter_mut() {
-            if state.group.take_if(|group| group.boundary <= open).is_some() && self.download {
-                self.actions.push_back(Action::Send { peer, message: message.clone() });
-            }
-        }
     }
 
     pub(super) fn has_far_peers(&self) -> bool {
@@ -329,12 +309,11 @@ impl Swarm {
         if !self.may_ask_afar(now) {
             return;
         }
-        // Pieces that peers on our side of the boundary own, how many such peers there are, and how many
-        // nodes that may stand for.
-        let (mut inside, mut peers) = (Bitfield::new(self.geometry.pieces()), 0u32);
-        let mut nodes = 0u32;
-        self.add_owned(None, &mut inside, &mut peers);
-        nodes = nodes.max(peers);
+        // What is on our side of the boundary, and how many nodes that may stand for. A seeder gives each piece once,
+        // so that it owns one does not mean that it comes to us.
+        let (mut inside, mut seeders) = (Side::new(self.geometry.pieces()), Side::new(self.geometry.pieces()));
+        self.add_owned(None, &mut inside, &mut seeders);
+        let mut nodes = inside.peers;
         for boundary in Boundary::ALL {
             let keys: Vec<(PeerKey, FarGroup)> = self
                 .peers
@@ -345,8 +324,14 @@ impl Swarm {
                 self.boundaries.rescue_at.remove(&boundary);
                 continue;
             }
-            self.ask_over(now, boundary, &keys, &inside, (peers, nodes));
-            self.add_owned(Some(boundary), &mut inside, &mut peers);
+            self.take_offers(now, &keys, &inside);
+            if boundary == Boundary::Rack {
+                // Of those in no rack it is as far away as other racks are.
+                self.ask_over(now, boundary, &keys, &inside, nodes);
+            } else {
+                self.ask_over(now, boundary, &keys, &inside.with(&seeders), nodes);
+            }
+            self.add_owned(Some(boundary), &mut inside, &mut seeders);
             let groups = keys.iter().map(|(_, group)| group.number).collect::<BTreeSet<_>>().len();
             nodes =
                 nodes.saturating_add(1).saturating_mul(u32::try_from(groups).unwrap_or(u32::MAX).saturating_add(1)) - 1;
@@ -357,18 +342,21 @@ impl Swarm {
     /// event, and seldom so.
     fn may_ask_afar(&self, now: Timestamp) -> bool {
         let (mut nearer, mut widest) = (None::<Option<Boundary>>, None);
-        for state in self.peers.values() {
+        let mut nearest_seeder = None::<Option<Boundary>>;
+        for (&key, state) in self.peers.iter() {
             let boundary = state.group.map(|group| group.boundary);
             if boundary.is_some() && state.offers.any_without(&[&self.have, &self.busy]) {
                 return true;
             }
             widest = widest.max(boundary);
             if !state.choking && !state.service.is_shunned() {
-                nearer = Some(nearer.map_or(boundary, |nearest| nearest.min(boundary)));
+                let nearest = if self.is_seeder(key, state) { &mut nearest_seeder } else { &mut nearer };
+                *nearest = Some(nearest.map_or(boundary, |nearest| nearest.min(boundary)));
             }
         }
         let due = |boundary: Boundary| {
-            let alone = nearer.is_none_or(|nearest| nearest >= Some(boundary));
+            let seeder = nearest_seeder.filter(|_| boundary > Boundary::Rack);
+            let alone = [nearer, seeder].into_iter().flatten().all(|nearest| nearest >= Some(boundary));
             alone || self.boundaries.rescue_at.get(&boundary).is_none_or(|at| now >= *at)
         };
         let present = |boundary: &Boundary| {
@@ -378,31 +366,38 @@ impl Swarm {
     }
 
     /// Adds what the peers behind a boundary own, or the near ones.
-    fn add_owned(&self, boundary: Option<Boundary>, owned: &mut Bitfield, peers: &mut u32) {
-        for state in self.peers.values() {
+    fn add_owned(&self, boundary: Option<Boundary>, nodes: &mut Side, seeders: &mut Side) {
+        for (&key, state) in self.peers.iter() {
             if state.group.map(|group| group.boundary) == boundary && !state.choking && !state.service.is_shunned() {
-                owned.union(&state.have);
-                *peers += 1;
+                let side = if self.is_seeder(key, state) { &mut *seeders } else { &mut *nodes };
+                side.owned.union(&state.have);
+                side.peers += 1;
             }
         }
     }
 
+    /// Asks for what is offered to us and nobody on our side owns. Offers come as new pieces do, to one node of many: they
+    /// need no place among the others.
+    fn take_offers(&mut self, now: Timestamp, keys: &[(PeerKey, FarGroup)], inside: &Side) {
+        let mut room =
+            (self.budget + self.config.least_in_flight).max(MOST_OFFERS).saturating_sub(self.requests.chosen());
+        for (peer, _) in keys {
+            while room > 0 && self.ask_one_afar(now, *peer, &inside.owned, true) {
+                room -= 1;
+            }
+        }
+    }
+
+    /// Asks beyond a boundary for what is missing on our side of it, when it is time.
     fn ask_over(
         &mut self,
         now: Timestamp,
         boundary: Boundary,
         keys: &[(PeerKey, FarGroup)],
-        inside: &Bitfield,
-        (peers, nodes): (u32, u32),
+        inside: &Side,
+        nodes: u32,
     ) {
-        // Offers come as new pieces do, to one node of many: they need no place among the others.
-        let mut room = (self.budget + self.config.least_in_flight).saturating_sub(self.requests.chosen());
-        for (peer, _) in keys {
-            while room > 0 && self.ask_one_afar(now, *peer, inside, true) {
-                room -= 1;
-            }
-        }
-        let alone = peers == 0;
+        let alone = inside.peers == 0;
         let rescue_at = self.boundaries.rescue_at.get(&boundary).copied();
         if !alone && rescue_at.is_some_and(|at| now < at) {
             return;
@@ -412,12 +407,13 @@ impl Swarm {
         let mut asked = false;
         for place in 0..keys.len() {
             let wanted = due && (alone || !asked) && self.requests.chosen() < self.budget;
-            asked |= wanted && self.ask_one_afar(now, keys[(first + place) % keys.len()].0, inside, false);
+            asked |= wanted && self.ask_one_afar(now, keys[(first + place) % keys.len()].0, &inside.owned, false);
         }
         if !due || asked || rescue_at.is_some_and(|at| now >= at) {
-            let missing = self.missing_over(boundary, inside);
-            let at_once = NEAR_PER_RESCUE.max(missing / MISSING_PER_RESCUE);
-            let period = self.far_patience().saturating_mul(nodes.max(1)) / at_once;
+            let missing = self.missing_over(boundary, &inside.owned);
+            let seldom = self.far_patience() / NEAR_PER_RESCUE;
+            let often = self.requests.service_time().saturating_mul(MISSING_PER_RESCUE) / missing.max(1);
+            let period = seldom.min(often).saturating_mul(nodes.max(1));
             let at = now + period.mul_f64(self.rng.random_range(0.5..1.5));
             self.boundaries.rescue_at.insert(boundary, at);
         }
@@ -425,9 +421,9 @@ impl Swarm {
 
     /// Pieces that peers behind a boundary own, and nobody on our side.
     fn missing_over(&self, boundary: Boundary, inside: &Bitfield) -> u32 {
-        let mut beyond = Bitfield::new(self.geometry.pieces());
-        self.add_owned(Some(boundary), &mut beyond, &mut 0);
-        let missing = beyond.iter_without(&[inside, &self.have, &self.busy]).count();
+        let (mut beyond, mut seeders) = (Side::new(self.geometry.pieces()), Side::new(self.geometry.pieces()));
+        self.add_owned(Some(boundary), &mut beyond, &mut seeders);
+        let missing = beyond.owned.iter_without(&[inside, &self.have, &self.busy]).count();
         u32::try_from(missing).unwrap_or(u32::MAX)
     }
 

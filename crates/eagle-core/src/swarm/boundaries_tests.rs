@@ -128,9 +128,18 @@ fn at(boundary: Boundary, number: u64) -> Option<FarGroup> {
     Some(FarGroup { boundary, number })
 }
 
+/// Peers in our own rack, enough for every boundary to be kept: keys 10 to 20.
+fn among_many() -> Swarm {
+    let mut swarm = scene();
+    for peer in 10..21 {
+        join(&mut swarm, peer, None, &[], Load::default());
+    }
+    swarm
+}
+
 /// One peer in each of two racks, zones and regions: keys 100 to 105.
 fn surrounded() -> Swarm {
-    let mut swarm = scene();
+    let mut swarm = among_many();
     for (number, boundary) in (0..).zip(Boundary::ALL) {
         join(&mut swarm, 100 + 2 * number, at(boundary, 1), &[], Load::default());
         join(&mut swarm, 101 + 2 * number, at(boundary, 2), &[], Load::default());
@@ -184,7 +193,10 @@ fn a_group_that_comes_later_is_offered_what_it_missed() {
 
 #[test]
 fn a_boundary_with_too_many_groups_is_not_kept() {
-    let mut swarm = scene();
+    let mut swarm = among_many();
+    for peer in 21..60 {
+        join(&mut swarm, peer, None, &[], Load::default());
+    }
     for number in 0..25 {
         join(&mut swarm, 100 + number, at(Boundary::Rack, number), &[], Load::default());
     }
@@ -194,6 +206,64 @@ fn a_boundary_with_too_many_groups_is_not_kept() {
     // The wider ones are.
     join(&mut swarm, 200, FAR, &[], Load::default());
     assert_eq!(swarm.peers.get(&PeerKey(200)).unwrap().group, FAR);
+}
+
+#[test]
+fn a_boundary_is_kept_by_those_who_are_enough() {
+    let kept = |swarm: &Swarm| swarm.peers.values().filter(|peer| peer.group.is_some()).count();
+    let mut swarm = scene();
+    for number in 0..6 {
+        join(&mut swarm, 100 + number, at(Boundary::Rack, number), &[], Load::default());
+    }
+    join(&mut swarm, 200, FAR, &[], Load::default());
+    // Seven groups around one node; the zone alone is no more than that node can give to.
+    assert_eq!((kept(&swarm), swarm.peers.get(&PeerKey(200)).unwrap().group), (1, FAR));
+    for peer in 1..7 {
+        join(&mut swarm, peer, None, &[], Load::default());
+    }
+    assert_eq!(kept(&swarm), 1, "not at the first who would be enough");
+    while swarm.poll_action().is_some() {}
+    for peer in 7..10 {
+        join(&mut swarm, peer, None, &[], Load::default());
+    }
+    assert_eq!(kept(&swarm), 7);
+    // Those in other racks are told what we own when theirs is no longer kept apart.
+    while swarm.poll_action().is_some() {}
+    for peer in 1..5 {
+        swarm.handle_peer_left(Timestamp(0), PeerKey(peer));
+    }
+    assert_eq!(kept(&swarm), 1);
+    let told = std::iter::from_fn(|| swarm.poll_action())
+        .filter(|action| matches!(action, Action::Send { peer, message: BlobMessage::Handshake { .. } } if (100..106).contains(&peer.0)));
+    assert_eq!(told.count(), 6);
+}
+
+#[test]
+fn what_a_seeder_owns_does_not_keep_a_node_from_taking_offers() {
+    for boundary in Boundary::ALL {
+        let mut swarm = among_many();
+        join(&mut swarm, 1, None, &[0, 1, 2, 3], Load { requests: 0, spreading: true });
+        let far = join(&mut swarm, 100, at(boundary, 1), &[], Load::default());
+        while swarm.poll_action().is_some() {}
+        swarm.handle_message(Timestamp(0), far, have(&[3]));
+        let asked = requests(&mut swarm);
+        assert!(asked.contains(&(far, Some(PieceIndex(3)))), "{boundary:?}: {asked:?}");
+    }
+}
+
+#[test]
+fn a_seeder_with_few_near_peers_gives_to_those_far_away_no_less() {
+    let geometry = Geometry::new(8 << 16, 1 << 16).unwrap();
+    let start =
+        SwarmStart { geometry, have: Bitfield::full(8), hashes_known: 8, download: false, spread: true, seed: 3 };
+    let mut swarm = Swarm::new(SwarmConfig::default(), start);
+    for (peer, group) in [(1, None), (2, FAR)] {
+        swarm.handle_greeting(PeerKey(peer), group);
+        swarm.handle_message(Timestamp(0), PeerKey(peer), BlobMessage::Interested);
+    }
+    let mut ask = |peer: u64| swarm.handle_request(Timestamp(0), PeerKey(peer), None).is_ok();
+    assert_eq!((ask(1), ask(1), ask(1)), (true, true, false));
+    assert_eq!((ask(2), ask(1)), (true, true));
 }
 
 #[test]

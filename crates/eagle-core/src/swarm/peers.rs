@@ -77,6 +77,14 @@ impl PeerState {
         }
     }
 
+    /// Its boundary is kept, or is not.
+    pub(super) fn set_group(&mut self, group: Option<FarGroup>, pieces: u32) {
+        if group.is_some() && self.group.is_none() {
+            self.offers = Bitfield::new(pieces);
+        }
+        self.group = group;
+    }
+
     /// Requests that a new one would wait behind, as far as we know.
     pub(super) fn queue(&self) -> u32 {
         u32::from(self.load.requests) + u32::from(self.asked_since_load)

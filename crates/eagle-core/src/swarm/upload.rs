@@ -42,7 +42,7 @@ impl Swarm {
         if self.spread.keepers()(peer) {
             return None;
         }
-        let slow = rates::enough_are_faster(&self.peers, &self.spread, peer) || self.enough_are_nearer(peer);
+        let slow = rates::enough_are_faster(&self.peers, &self.spread, peer) || self.others_are_better_placed(peer);
         (!self.rates.passes_over(now, self.config.shortest_stall, slow)).then_some(piece)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! `docs/topology.md` describes the whole of it; `scoring.rs` has what makes one peer better than another.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand::{Rng as _, SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
@@ -122,7 +122,6 @@ impl PeerPolicy for DefaultPolicy {
             }
         }
         seeders.sort_by(|(a, left), (b, right)| a.cmp(b).then(right.cmp(left)));
-        near.sort_by(|left, right| right.cmp(left));
         let served = near.iter().filter(|peer| peer.offers).count() >= ENOUGH_NEAR;
         let (mut first, mut last) = (Vec::new(), Vec::new());
         for (boundary, seeder) in seeders {
@@ -134,7 +133,8 @@ impl PeerPolicy for DefaultPolicy {
         let kept = usize::from(first.is_empty() && !asker.pieces.is_complete()).min(last.len());
         let room = limit.saturating_sub(first.len() + kept);
         let far_places = (far.len() * LINKS_PER_GROUP).clamp(room.div_ceil(FAR_EVERY), (room / 2).max(1));
-        let far = far_in_order(far, asker, flows, &mut rng);
+        best_first(&mut near, room, |left, right| right.cmp(left));
+        let far = far_in_order(far, asker, flows, room, &mut rng);
         let mut chosen = first;
         chosen.extend(in_turn(near, far, room, far_places));
         chosen.extend(last);
@@ -143,17 +143,32 @@ impl PeerPolicy for DefaultPolicy {
     }
 }
 
-/// Far peers: each group's best in turn, then what is left by distance, rate and score.
+/// Leaves so many of them, in order: of a thousand that a tracker looks at it names a few dozen.
+fn best_first<T>(list: &mut Vec<T>, most: usize, mut order: impl FnMut(&T, &T) -> Ordering) {
+    if most < list.len() {
+        list.select_nth_unstable_by(most, &mut order);
+        list.truncate(most);
+    }
+    list.sort_unstable_by(order);
+}
+
+/// Far peers, so many at most besides the links: each group's best in turn, then what is left by distance, rate and score.
 fn far_in_order(
     far: BTreeMap<FarGroup, Vec<Scored>>,
     asker: Asker<'_>,
     flows: &Flows,
+    most: usize,
     rng: &mut ChaCha8Rng,
 ) -> Vec<Scored> {
     let mut groups: Vec<(FarGroup, std::vec::IntoIter<Scored>)> = far
         .into_iter()
         .map(|(group, mut members)| {
-            members.sort_by(|left, right| right.cmp(left));
+            // Who is best comes first; the order of the others is made below.
+            if LINKS_PER_GROUP < members.len() {
+                members.select_nth_unstable_by(LINKS_PER_GROUP, |left, right| right.cmp(left));
+            }
+            let links = members.len().min(LINKS_PER_GROUP);
+            members[..links].sort_unstable_by(|left, right| right.cmp(left));
             (group, members.into_iter())
         })
         .collect();
@@ -172,7 +187,7 @@ fn far_in_order(
         })
         .collect();
     // Of a group some peers only are looked at one by one, so rates are told apart by their size alone.
-    rest.sort_by(|(boundary, rate, left), (other, other_rate, right)| {
+    best_first(&mut rest, most, |(boundary, rate, left), (other, other_rate, right)| {
         boundary.cmp(other).then(other_rate.checked_ilog2().cmp(&rate.checked_ilog2())).then(right.cmp(left))
     });
     order.extend(rest.into_iter().map(|(.., scored)| scored));
