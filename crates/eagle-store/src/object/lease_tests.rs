@@ -28,7 +28,7 @@ const WORK: Duration = Duration::from_secs(30);
 /// by itself, and that twice; then a whole fetch.
 const PATIENCE: Duration = LIFETIME.saturating_mul(3).saturating_add(WORK).saturating_add(Duration::from_secs(20));
 /// Seeds of each run of the test. `EAGLE_TEST_SEEDS` takes another number, `EAGLE_TEST_SEED` another first one.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 120;
 
 /// One who wants the blob.
 struct Seeder {
@@ -81,19 +81,21 @@ impl Seeder {
     /// Fetches until it has the blob, its lease is lost, or it gives up.
     async fn fetch(&self, lease: &crate::lease::Lease, storage: &ObjectStorage, world: &World) {
         let (client, weather, lost) = (self.client(), &world.weather, lease.lost());
-        let end = Instant::now() + weather.time(WORK);
+        // What is left of the fetch: who stands still has as much left afterwards.
+        let mut left = weather.time(WORK);
         // The registry fails, now and then.
-        let gives_up = (Instant::now() < weather.well && weather.draw(5) == 0).then(|| end - weather.time(WORK));
+        let gives_up = (Instant::now() < weather.well && weather.draw(5) == 0).then(|| weather.time(left));
         loop {
             client.awake().await;
             if lost.is_cancelled() {
                 return self.fetches(false);
             }
             self.fetches(true);
-            if Instant::now() >= gives_up.unwrap_or(end) {
+            if left <= gives_up.unwrap_or_default() {
                 break;
             }
             sleep(TICK).await;
+            left = left.saturating_sub(TICK);
         }
         self.fetches(false);
         while gives_up.is_none() {
@@ -171,12 +173,14 @@ impl World {
         }
         let (weather, calm) = (&self.weather, seed.is_multiple_of(8));
         let deadline = weather.well + PATIENCE;
+        // Ticks between two strikes: where they are seldom, two who fetch are seen.
+        let seldom = 80 + weather.draw(320);
         while !lives.is_empty() {
             sleep(TICK).await;
             while let Some(ended) = lives.try_join_next() {
                 ended.unwrap();
             }
-            if Instant::now() < weather.well && weather.draw(80) == 0 {
+            if Instant::now() < weather.well && weather.draw(seldom) == 0 {
                 self.strike();
             }
             let fetching = self.seeders.iter().filter(|seeder| seeder.is_fetching()).count();
