@@ -6,6 +6,7 @@ pub mod flows;
 pub mod leases;
 pub mod ownership;
 pub mod policy;
+pub mod received;
 mod scoring;
 pub mod seeders;
 
@@ -13,6 +14,7 @@ pub use self::{
     flows::{Flow, FlowReport, Flows},
     ownership::Ownership,
     policy::{Asker, Candidate, DefaultPolicy, NodeLoad, PeerPolicy},
+    received::{NodeReports, Received, SenderReport},
 };
 
 #[cfg(test)]

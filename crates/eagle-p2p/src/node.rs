@@ -16,6 +16,7 @@ mod blob;
 mod commands;
 mod engine;
 mod metrics;
+mod reports;
 mod slots;
 mod swarm_handle;
 #[cfg(test)]
@@ -28,7 +29,10 @@ use std::{
 };
 
 use eagle_cluster::Membership;
-use eagle_core::{Metainfo, NodeRole, PeerInfo, Topology, swarm::SwarmConfig, units::Rate, wire::control::Encryption};
+use eagle_core::{
+    Digest, Metainfo, NodeId, NodeRole, PeerInfo, Topology, swarm::SwarmConfig, tracker::NodeReports, units::Rate,
+    wire::control::Encryption,
+};
 use eagle_store::cache::{Cache, PartialEntry};
 use libp2p::identity::Keypair;
 use prometheus_client::metrics::histogram::Histogram;
@@ -39,6 +43,7 @@ pub use self::swarm_handle::{SwarmCounters, SwarmHandle};
 use self::{
     commands::{Command, Mailbox},
     engine::Engine,
+    reports::{Counted, Reports},
     uploads::Uploads,
 };
 pub use crate::network::StartError;
@@ -135,6 +140,7 @@ pub struct Node {
     server: UploadServer,
     /// Time that pieces took.
     piece_seconds: Histogram,
+    reports: Arc<Reports>,
     tasks: TaskTracker,
 }
 
@@ -188,6 +194,8 @@ impl Node {
             swarm.max_peers = swarm.max_peers.max(SEEDER_SWARM_PEERS);
         }
         let piece_seconds = metrics::piece_seconds();
+        let counted = Arc::new(Counted::default());
+        let reports = Arc::new(Reports { counted: Arc::clone(&counted), uploads: Arc::clone(&uploads) });
         let engine = Engine::new(engine::Parts {
             piece_seconds: piece_seconds.clone(),
             role: config.role,
@@ -198,6 +206,7 @@ impl Node {
             network: network.clone(),
             channels: channels.clone(),
             uploads,
+            counted,
             mailbox: Arc::clone(&mailbox),
             commands: commands.clone(),
         });
@@ -222,6 +231,7 @@ impl Node {
             channels,
             server,
             piece_seconds,
+            reports,
             tasks,
         })
     }
@@ -235,6 +245,16 @@ impl Node {
     /// Address of the data channel listener.
     pub fn data_address(&self) -> SocketAddr {
         self.data_address
+    }
+
+    /// What trackers are told of this node beside its blobs.
+    pub fn reports(&self) -> Arc<dyn NodeReports> {
+        Arc::clone(&self.reports) as _
+    }
+
+    /// Bytes of a blob that other nodes have sent, of those that sent something lately.
+    pub fn received_of(&self, digest: &Digest) -> Vec<(NodeId, u64)> {
+        self.reports.counted.of(digest)
     }
 
     /// The limit on what comes in; shared by everything that this node downloads.

@@ -12,6 +12,7 @@ mod blocks;
 mod feed;
 mod filler;
 mod keep;
+mod pace;
 mod passthrough;
 mod reader;
 mod run;

@@ -169,6 +169,7 @@ impl Proxy {
         let (found_sender, found) = mpsc::channel(FOUND_QUEUE);
         let announcer =
             Announcer::start(config.trackers.clone(), node.info(), found_sender, deps.members.clone(), stop.clone());
+        announcer.reporting(node.reports());
         let metrics = Metrics::default();
         let registry = registry.sub_registry_with_prefix("eagle_proxy");
         metrics.register(registry);

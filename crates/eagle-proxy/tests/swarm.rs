@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{DEADLINE, KillableSeeder, ProxyOptions, blob_path, dead_url, layer, open, origin, tracker, url};
+use common::{DEADLINE, KillableSeeder, ProxyOptions, blob_path, dead_url, layer, open, origin, request, tracker, url};
 use eagle_core::{Digest, units::Rate};
 use eagle_registry::embedded::{Fault, FaultRule, FaultTarget};
 use futures::future::join_all;
@@ -44,6 +44,64 @@ async fn three_proxies_pull_and_the_origin_is_asked_once() {
     // A second pull is served from the disk.
     proxies[0].pull(layer(&image, 0)).await;
     assert_eq!(proxies[0].proxy.traffic().cache, image.layers[0].size);
+}
+
+/// What nodes report with their announces is what people see of who gives what to whom.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tracker_knows_what_goes_from_zone_to_zone() {
+    let size = 6 * MIB;
+    let origin = origin(&[size]).await;
+    let digest = layer(&origin.images()[0], 0);
+    let tracker = tracker().await;
+    let mut options = ProxyOptions::new(&origin);
+    options.trackers = vec![url(tracker.local_addr())];
+    let seeder = KillableSeeder::start(&options.registries, options.trackers.clone(), Rate::Limited(2 * MIB));
+    options.seeders = vec![seeder.url.clone()];
+    let mut proxies = Vec::new();
+    for zone in ["a", "b"] {
+        options.topology.zone = Some(zone.to_owned());
+        proxies.push(options.start().await);
+    }
+    let known = async |path: &str| -> serde_json::Value {
+        let answer = request(tracker.local_addr(), Method::GET, path, &[]).await;
+        serde_json::from_slice(&answer.whole()).unwrap()
+    };
+    let watched = async {
+        // All of it is seen at one moment of the pull, which takes three seconds.
+        let swarm = format!("/v1/swarms/{digest}");
+        loop {
+            let flows = known("/v1/topology").await["flows"].as_array().unwrap().clone();
+            let rate_to = |zone| {
+                let to = flows.iter().filter(|flow| flow["to"]["zone"] == zone);
+                to.map(|flow| flow["bytes_per_second"].as_u64().unwrap()).sum::<u64>()
+            };
+            let swarm = known(&swarm).await;
+            let members = swarm["members"].as_array().cloned().unwrap_or_default();
+            let serves = members.iter().any(|member| !member["senders"].as_array().is_none_or(Vec::is_empty));
+            if rate_to("a") > 0 && rate_to("b") > 0 && serves && swarm["bytes_per_second"].as_u64() > Some(0) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    timeout(DEADLINE, async { tokio::join!(watched, proxies[0].pull(digest), proxies[1].pull(digest)) }).await.unwrap();
+    // In the end everything was reported, to the byte.
+    let reported = async {
+        loop {
+            let page = known("/v1/topology").await;
+            let flows = page["flows"].as_array().unwrap();
+            let bytes: u64 = flows.iter().map(|flow| flow["bytes"].as_u64().unwrap()).sum();
+            if bytes >= 2 * size {
+                return bytes;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let counted: u64 = proxies.iter().map(|proxy| proxy.proxy.node().counters().downloaded).sum();
+    assert!(timeout(DEADLINE, reported).await.expect("what came last is reported too") <= counted);
+    let peers = known("/v1/peers").await;
+    let peers = peers["peers"].as_array().unwrap();
+    assert!(peers.len() == 3 && peers.iter().all(|peer| peer["activity"]["load"]["free_slots"].is_u64()), "{peers:?}");
 }
 
 /// The seeder's HTTP answer is all that a node needs for a small blob: no peer connection, no request

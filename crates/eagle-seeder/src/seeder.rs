@@ -147,6 +147,7 @@ impl Seeder {
         let (found, _) = mpsc::channel(1);
         let announcer =
             Announcer::start(config.trackers.clone(), node.info(), found, deps.members.clone(), shutdown.clone());
+        announcer.reporting(node.reports());
 
         let url = own_url(&config, address)?;
         let info = SeederInfo {

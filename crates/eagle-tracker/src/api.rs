@@ -4,11 +4,14 @@
 //! changes the meaning of a message gets a new path (`/v2/...`). Every list has a bound that both
 //! sides check, whatever the other one promises.
 
+mod overview;
 pub mod seeders;
 
-pub use eagle_core::tracker::{FlowReport, NodeLoad, flows::MOST_REPORTED};
+pub use eagle_core::tracker::{FlowReport, NodeLoad, SenderReport, flows::MOST_REPORTED, received::MOST_SENDERS};
 use eagle_core::{Digest, Geometry, NodeRole, PeerInfo, PieceSet, Topology};
 use serde::{Deserialize, Serialize};
+
+pub use self::overview::{Overview, RackSummary, StoreStatus, TopologyPage, ZoneFlow, ZoneName, ZoneSummary};
 
 /// Path of the announce endpoint.
 pub const ANNOUNCE_PATH: &str = "/v1/announce";
@@ -81,6 +84,9 @@ pub struct AnnounceRequest {
     /// What it received from each zone since its last report, at most [`MOST_REPORTED`]; more are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flows: Vec<FlowReport>,
+    /// From whom it received most since its last report, at most [`MOST_SENDERS`]; more are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub senders: Vec<SenderReport>,
     /// The blobs that changed or are wanted, at most [`MAX_ANNOUNCED_BLOBS`].
     #[serde(default)]
     pub blobs: Vec<BlobAnnounce>,
@@ -89,7 +95,15 @@ pub struct AnnounceRequest {
 impl AnnounceRequest {
     /// An announce that says no more than that the node lives.
     pub fn of(node: PeerInfo) -> Self {
-        Self { node, full: false, stopped: false, load: None, flows: Vec::new(), blobs: Vec::new() }
+        Self {
+            node,
+            full: false,
+            stopped: false,
+            load: None,
+            flows: Vec::new(),
+            senders: Vec::new(),
+            blobs: Vec::new(),
+        }
     }
 }
 
@@ -184,6 +198,9 @@ pub struct SwarmSummary {
     /// Seconds since a peer last joined or said that it owns more.
     #[serde(default)]
     pub changed_seconds: f64,
+    /// Bytes per second that its peers get from each other, as far as they report it.
+    #[serde(default)]
+    pub bytes_per_second: u64,
 }
 
 /// One swarm and a page of its peers, in the order of their identities.
@@ -216,6 +233,18 @@ pub struct SwarmMember {
     pub age_seconds: f64,
     /// Seconds since its last announce.
     pub last_announce_seconds: f64,
+    /// From whom it gets most of the blob now, the fastest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub senders: Vec<Sender>,
+}
+
+/// A node that another gets a blob from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sender {
+    /// Its identity.
+    pub id: String,
+    /// How fast, bytes per second.
+    pub bytes_per_second: u64,
 }
 
 /// A page of peers, in the order of their identities.
@@ -240,6 +269,21 @@ pub struct PeerSummary {
     pub age_seconds: f64,
     /// Seconds since its last announce.
     pub last_announce_seconds: f64,
+    /// What it does now.
+    #[serde(default)]
+    pub activity: NodeActivity,
+}
+
+/// What a node does at present, as far as it and the others report it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NodeActivity {
+    /// How busy it is; absent when it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<NodeLoad>,
+    /// Bytes per second that it gets from other nodes.
+    pub received_bytes_per_second: u64,
+    /// Bytes per second that other nodes say that they get from it.
+    pub sent_bytes_per_second: u64,
 }
 
 /// A node and a page of the blobs that it announced, in the order of their digests.
@@ -266,69 +310,6 @@ pub struct PeerBlob {
     pub pieces: u32,
     /// How many of them the node owns.
     pub owned: u32,
-}
-
-/// The cluster at a glance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Overview {
-    /// Version of the tracker.
-    pub version: String,
-    /// Seconds since the tracker started.
-    pub uptime_seconds: f64,
-    /// Nodes that are alive.
-    pub peers: usize,
-    /// How many of them are seeders.
-    pub seeders: usize,
-    /// Blobs that some node announced.
-    pub blobs: usize,
-    /// Pairs of a blob and a node.
-    pub entries: usize,
-    /// Announces in a second, over the last seconds.
-    pub announces_per_second: f64,
-    /// Where the state is kept, and whether that answers.
-    pub store: StoreStatus,
-    /// The swarms that changed last, the latest first.
-    pub active: Vec<SwarmSummary>,
-}
-
-/// Where a tracker keeps its state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoreStatus {
-    /// `memory` or `redis`.
-    pub kind: String,
-    /// Whether what it is kept in does not answer, and memory stands in.
-    pub away: bool,
-}
-
-/// Where the nodes are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TopologyPage {
-    /// Zones, by region and zone; nodes without a label are in a zone without a name.
-    pub zones: Vec<ZoneSummary>,
-}
-
-/// A zone and how many nodes are in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ZoneSummary {
-    /// Its region.
-    pub region: Option<String>,
-    /// Its name.
-    pub zone: Option<String>,
-    /// Nodes.
-    pub peers: usize,
-    /// How many of them are seeders.
-    pub seeders: usize,
-    /// Racks, each with its nodes.
-    pub racks: Vec<RackSummary>,
-}
-
-/// A rack and how many nodes are in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RackSummary {
-    /// Its name.
-    pub rack: Option<String>,
-    /// Nodes.
-    pub peers: usize,
 }
 
 /// Who a peer is and where.
@@ -417,13 +398,16 @@ mod tests {
             node in peer(), full: bool, stopped: bool, blobs in proptest::collection::vec(blob(), 0..8),
             load in proptest::option::of((any::<u16>(), any::<u16>())),
             flows in proptest::collection::vec((topology(), any::<u64>(), any::<u64>()), 0..4),
+            senders in proptest::collection::vec((digest(), "[A-Za-z0-9]{1,64}", any::<u64>()), 0..=MOST_SENDERS),
         ) {
             let load = load.map(|(requests, free_slots)| NodeLoad { requests, free_slots });
             let flow = |(from, bytes_per_second, bytes)| FlowReport {
                 from: Topology { rack: None, ..from }, bytes_per_second, bytes,
             };
             let flows = flows.into_iter().map(flow).collect();
-            let request = AnnounceRequest { node, full, stopped, load, flows, blobs };
+            let sender = |(digest, id, bytes): (_, String, _)| SenderReport { digest, id: id.parse().unwrap(), bytes };
+            let senders = senders.into_iter().map(sender).collect();
+            let request = AnnounceRequest { node, full, stopped, load, flows, senders, blobs };
             for encoding in [Encoding::Json, Encoding::Protobuf] {
                 let bytes = encoding.encode_request(&request).unwrap();
                 prop_assert_eq!(&encoding.decode_request(&bytes).unwrap(), &request);
@@ -464,6 +448,7 @@ mod tests {
                 progress: 0.5,
                 age_seconds: 1.5,
                 changed_seconds: 0.5,
+                bytes_per_second: 1 << 40,
             };
             let at = PeerAt::from(&peer);
             let member = SwarmMember {
@@ -473,12 +458,21 @@ mod tests {
                 owned: complete.then_some(PieceSet::Complete),
                 age_seconds: 0.5,
                 last_announce_seconds: 0.25,
+                senders: vec![Sender { id: at.id.clone(), bytes_per_second: 7 }],
             };
+            let (here, activity) = (ZoneName::from(&at.topology), NodeActivity::default());
             let page = SwarmPage { summary: summary.clone(), members: vec![member], next: Some(at.id.clone()) };
             prop_assert_eq!(through_json(&page), page);
             let page = SwarmsPage { swarms: vec![summary], next: complete.then_some(digest) };
             prop_assert_eq!(through_json(&page), page);
-            let peers = vec![PeerSummary { peer: at, blobs: count, age_seconds: 2.0, last_announce_seconds: 0.0 }];
+            let flow = ZoneFlow {
+                from: here.clone(), to: here, bytes_per_second: 3, transfer_bytes_per_second: 1, bytes: u64::MAX,
+            };
+            let page = TopologyPage { zones: Vec::new(), flows: vec![flow], next: complete.then_some(count) };
+            prop_assert_eq!(through_json(&page), page);
+            let peers = vec![PeerSummary {
+                peer: at, blobs: count, age_seconds: 2.0, last_announce_seconds: 0.0, activity,
+            }];
             let page = PeersPage { peers, next: None };
             prop_assert_eq!(through_json(&page), page);
         }

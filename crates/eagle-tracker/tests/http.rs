@@ -4,12 +4,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use eagle_cluster::MemberTls;
-use eagle_core::{Digest, Geometry, NodeRole, PeerInfo, PieceSet};
+use eagle_core::{Digest, Geometry, NodeRole, PeerInfo, PieceSet, Topology};
 use eagle_tracker::{
     AnnounceRequest, AnnounceResponse, BlobAnnounce, Event, Tracker, TrackerConfig,
     api::{
-        MAX_ANNOUNCED_BLOBS, MAX_REQUEST_BYTES, Overview, PeerPage, PeersPage, StoreStatus, SwarmPage, SwarmsPage,
-        TopologyPage,
+        FlowReport, MAX_ANNOUNCED_BLOBS, MAX_REQUEST_BYTES, NodeLoad, Overview, PeerPage, PeersPage, StoreStatus,
+        SwarmPage, SwarmsPage, TopologyPage,
     },
 };
 use prometheus_client::registry::Registry;
@@ -102,6 +102,36 @@ fn request(node: PeerInfo, blobs: Vec<BlobAnnounce>) -> AnnounceRequest {
     AnnounceRequest { full: true, blobs, ..AnnounceRequest::of(node) }
 }
 
+/// Flows come in pages, the fastest first; zones are on the first of them.
+#[tokio::test]
+async fn flows_between_zones_come_in_pages() {
+    let running = Running::start(TrackerConfig::default()).await;
+    let zone = |name: &str| Topology { zone: Some(name.to_owned()), ..Topology::default() };
+    let mut node = peer("proxy1", NodeRole::Proxy);
+    node.topology = zone("here");
+    let mut request = AnnounceRequest { load: Some(NodeLoad::default()), ..AnnounceRequest::of(node) };
+    running.announce(&request).await;
+    let flow = |name: &str, bytes| FlowReport { from: zone(name), bytes_per_second: 5, bytes };
+    request.flows = vec![flow("a", 1_000), flow("b", 3_000), flow("c", 2_000)];
+    running.announce(&request).await;
+    let first: TopologyPage = page(running.addr(), "/v1/topology?limit=2").await;
+    let from = |page: &TopologyPage| page.flows.iter().filter_map(|flow| flow.from.zone.clone()).collect::<Vec<_>>();
+    assert_eq!((from(&first), first.next, first.zones.len()), (vec!["b".to_owned(), "c".to_owned()], Some(2), 1));
+    assert!(first.flows[0].bytes_per_second > 0 && first.flows[0].to.zone.as_deref() == Some("here"));
+    let last: TopologyPage = page(running.addr(), "/v1/topology?limit=2&after=2").await;
+    assert_eq!((from(&last), last.next, last.zones.len()), (vec!["a".to_owned()], None, 0));
+    let beyond: TopologyPage = page(running.addr(), "/v1/topology?after=18446744073709551615").await;
+    assert!(beyond.flows.is_empty() && beyond.next.is_none());
+    for bad in ["/v1/topology?after=-1", "/v1/topology?after=b", "/v1/topology?limit=0"] {
+        assert_eq!(get(running.addr(), bad).await.0, 400, "{bad}");
+    }
+    let overview: Overview = page(running.addr(), "/v1/overview").await;
+    assert_eq!(
+        overview.bytes_per_second,
+        first.flows.iter().chain(&last.flows).map(|flow| flow.bytes_per_second).sum::<u64>()
+    );
+}
+
 #[tokio::test]
 async fn announces_are_answered_with_peers_and_lists_show_them() {
     let running = Running::start(TrackerConfig::default()).await;
@@ -134,6 +164,7 @@ async fn announces_are_answered_with_peers_and_lists_show_them() {
     assert_eq!(overview.store, StoreStatus { kind: "memory".to_owned(), away: false });
     let topology: TopologyPage = page(addr, "/v1/topology").await;
     assert_eq!(topology.zones.iter().map(|zone| zone.peers).sum::<usize>(), 2);
+    assert_eq!((topology.flows.len(), topology.next), (0, None));
     let node: PeerPage = page(addr, "/v1/peers/proxy1").await;
     assert_eq!((node.summary.blobs, node.owns[0].owned, node.owns[0].pieces), (1, 3, 40));
     assert_eq!(get(addr, "/v1/peers/nobody").await.0, 404);

@@ -2,6 +2,7 @@
 
 mod images;
 mod machine;
+mod top;
 
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf};
 
@@ -13,6 +14,7 @@ use url::Url;
 pub(crate) use self::{
     images::{CacheArgs, CacheCommand, PreheatArgs},
     machine::{CompletionsArgs, ConfigureArgs, InstallServiceArgs, ManArgs, PrepareDataArgs, RuntimeArg, ServiceRole},
+    top::TopArgs,
 };
 use crate::telemetry::LogFormat;
 
@@ -59,6 +61,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Look for what is wrong with this machine's part of the cluster, and say what to do.
     Doctor(DoctorArgs),
+    /// Watch a cluster: swarms, nodes, what goes from where to where, and who serves whom.
+    Top(TopArgs),
     /// Check, show or start a configuration.
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -35,6 +35,8 @@ mod shutdown;
 mod stamp;
 mod status;
 mod telemetry;
+mod text;
+mod top;
 
 use std::process::ExitCode;
 
@@ -76,6 +78,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Cache(args) => block_on(cache::run(&args)),
         Command::Status(args) => block_on(status::run(&args)),
         Command::Doctor(args) => block_on(doctor::run(args, &log)),
+        Command::Top(args) => block_on(top::run(&args)),
         Command::Config(command) => commands::config(command, &log),
         Command::Configure(args) => {
             configure::run(&args)?;

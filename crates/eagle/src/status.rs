@@ -1,5 +1,6 @@
 //! `eagle status`: what a running role says about itself, or a tracker about its cluster.
 
+mod pulls;
 mod tracker;
 
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub(crate) async fn run(args: &StatusArgs) -> Result<()> {
     if args.json {
         println!("{status:#}");
     } else {
-        print!("{}", readable(&status));
+        print!("{}{}", pulls::pulls(&status), readable(&status));
     }
     Ok(())
 }
@@ -95,7 +96,7 @@ fn write(value: &Value, indent: usize, text: &mut String) {
 
 fn scalar(key: &str, value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.chars().map(|c| if c.is_control() { '·' } else { c }).collect(),
         Value::Null => "-".to_owned(),
         Value::Number(number) => match number.as_u64() {
             Some(bytes) if key.contains("bytes") && bytes >= 1_000_000 => {

@@ -10,12 +10,12 @@ mod pieces;
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use eagle_core::{
-    Bitfield, Digest, FarGroup, Geometry, NodeRole, PieceIndex, Timestamp, Topology,
+    Bitfield, Digest, FarGroup, Geometry, NodeId, NodeRole, PieceIndex, Timestamp, Topology,
     swarm::{Action, PeerKey, RequestId, Swarm, SwarmConfig, SwarmStart, Verdict},
     wire::control::{BlobMessage, ControlMessage, Encryption, HostRate},
 };
@@ -30,6 +30,7 @@ use tracing::{debug, warn};
 use super::{
     blob::{Blob, Source},
     commands::{Command, Joined, Mailbox, SwarmCommand},
+    reports::Counted,
     uploads::Uploads,
 };
 use crate::{
@@ -67,6 +68,7 @@ pub(super) struct Parts {
     pub(super) network: Network,
     pub(super) channels: DataChannels,
     pub(super) uploads: Arc<Uploads>,
+    pub(super) counted: Arc<Counted>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) commands: mpsc::Sender<Command>,
 }
@@ -76,6 +78,8 @@ struct Peer {
     data_address: SocketAddr,
     encryption: Encryption,
     role: NodeRole,
+    /// As trackers know it; absent for an identity that they cannot.
+    id: Option<NodeId>,
 }
 
 /// A greeting that waits for the cache.
@@ -83,6 +87,17 @@ struct Greeting {
     peer: PeerId,
     geometry: Geometry,
     message: BlobMessage,
+}
+
+/// A request that has no answer.
+#[derive(Clone, Copy)]
+struct Asked {
+    digest: Digest,
+    id: RequestId,
+    /// Of whom.
+    role: NodeRole,
+    /// When it was made.
+    made: Instant,
 }
 
 struct Verified {
@@ -105,8 +120,10 @@ pub(super) struct Engine {
     roles: lru::LruCache<PeerId, NodeRole>,
     /// Groups of peers that are not in our rack, as trackers and seeders tell them, or else they themselves.
     far_groups: lru::LruCache<PeerId, FarGroup>,
-    /// Requests on data channels, by their node-wide number, and when they were made.
-    requests: HashMap<u32, (Digest, RequestId, Instant)>,
+    /// Where peers are, from the same sources.
+    places: lru::LruCache<PeerId, Topology>,
+    /// Requests on data channels, by their node-wide number.
+    requests: HashMap<u32, Asked>,
     numbers: HashMap<(Digest, RequestId), u32>,
     greetings: HashMap<Digest, Vec<Greeting>>,
     verifying: JoinSet<Verified>,
@@ -129,6 +146,7 @@ impl Engine {
             keys: HashMap::new(),
             roles: lru::LruCache::new(roles),
             far_groups: lru::LruCache::new(roles),
+            places: lru::LruCache::new(roles),
             requests: HashMap::new(),
             numbers: HashMap::new(),
             greetings: HashMap::new(),
@@ -285,8 +303,10 @@ impl Engine {
     }
 
     fn request(&mut self, digest: Digest, key: PeerKey, id: RequestId, piece: Option<PieceIndex>) {
+        let mut role = NodeRole::Proxy;
         let uploader = self.keys.get(&key).and_then(|peer| {
             let state = self.peers.get(peer)?;
+            role = state.role;
             Some(Uploader { peer: *peer, data_address: state.data_address, encryption: state.encryption })
         });
         let Some(geometry) = self.blobs.get(&digest).map(Blob::geometry) else { return };
@@ -296,7 +316,10 @@ impl Engine {
             uploader.map(|to| self.parts.channels.request(to, PieceRequest { id: number, digest, piece, geometry }));
         match taken {
             Some(Ok(())) => {
-                self.requests.insert(number, (digest, id, Instant::now()));
+                self.requests.insert(number, Asked { digest, id, role, made: Instant::now() });
+                if let Some(blob) = self.blobs.get(&digest) {
+                    blob.counters.asked(role).fetch_add(1, Ordering::Relaxed);
+                }
                 self.numbers.insert((digest, id), number);
             }
             other => {
@@ -310,7 +333,12 @@ impl Engine {
 
     /// A request is over: whose it was, and when it was made.
     fn answered(&mut self, number: u32) -> Option<(Digest, RequestId, Instant)> {
-        let (digest, id, made) = self.requests.remove(&number)?;
+        let Asked { digest, id, role, made } = self.requests.remove(&number)?;
+        // A blob that was joined anew since has not counted it.
+        if let Some(blob) = self.blobs.get(&digest) {
+            let one_less = |asked: u64| asked.checked_sub(1);
+            let _ = blob.counters.asked(role).fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        }
         self.numbers.remove(&(digest, id));
         Some((digest, id, made))
     }
@@ -434,7 +462,7 @@ impl Engine {
             }
         }
         let stale: Vec<u32> =
-            self.requests.iter().filter(|(_, (owner, ..))| *owner == digest).map(|(number, _)| *number).collect();
+            self.requests.iter().filter(|(_, asked)| asked.digest == digest).map(|(number, _)| *number).collect();
         for number in stale {
             self.answered(number);
         }

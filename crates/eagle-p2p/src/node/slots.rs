@@ -172,9 +172,18 @@ impl Slots {
         }
     }
 
+    /// Slots that are free whatever the link does.
+    pub(super) fn free(&self) -> usize {
+        self.least().saturating_sub(self.queue.lock().slots)
+    }
+
+    fn least(&self) -> usize {
+        if self.limiter.rate().bytes_per_second().is_some() { BUSY } else { UNLIMITED }
+    }
+
     /// Gives out what slots there are now.
     fn fill(&self) {
-        let least = if self.limiter.rate().bytes_per_second().is_some() { BUSY } else { UNLIMITED };
+        let least = self.least();
         self.queue.lock().least = least;
         self.queue.fill(least);
         if self.is_idle() {
@@ -251,7 +260,9 @@ mod tests {
         while let Ok(slot) = timeout(LONG, slots.take(HostRate::UNKNOWN)).await {
             taken.push(slot);
         }
-        assert_eq!(taken.len(), UNLIMITED);
+        assert_eq!((taken.len(), slots.free()), (UNLIMITED, 0));
+        taken.pop();
+        assert_eq!(slots.free(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use eagle_core::{Bitfield, Digest, Geometry, PeerInfo, PieceHash, PieceIndex};
+use eagle_core::{Bitfield, Digest, Geometry, NodeRole, PeerInfo, PieceHash, PieceIndex};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::commands::{Command, Joined, Mailbox, News, SwarmCommand};
@@ -23,6 +23,12 @@ pub struct SwarmCounters {
     pub duplicate: u64,
     /// Bytes that did not match their hash.
     pub corrupt: u64,
+    /// Pieces that are being checked and stored now.
+    pub storing: u64,
+    /// Requests that seeders have not answered.
+    pub asked_of_seeders: u64,
+    /// Requests that other nodes have not answered.
+    pub asked_of_peers: u64,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +38,32 @@ pub(super) struct Counters {
     pub(super) uploaded: AtomicU64,
     pub(super) duplicate: AtomicU64,
     pub(super) corrupt: AtomicU64,
+    pub(super) storing: AtomicU64,
+    /// Of seeders, and of other nodes.
+    pub(super) asked: [AtomicU64; 2],
+}
+
+impl Counters {
+    /// One more piece is being stored, until what is returned is dropped.
+    pub(super) fn store(self: &Arc<Self>) -> Storing {
+        self.storing.fetch_add(1, Ordering::Relaxed);
+        Storing(Arc::clone(self))
+    }
+
+    pub(super) fn asked(&self, role: NodeRole) -> &AtomicU64 {
+        let [seeders, peers] = &self.asked;
+        if role == NodeRole::Seeder { seeders } else { peers }
+    }
+}
+
+/// Counts a piece that is being stored.
+#[derive(Debug)]
+pub(super) struct Storing(Arc<Counters>);
+
+impl Drop for Storing {
+    fn drop(&mut self) {
+        self.0.storing.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A swarm that this node takes part in; clones are the same swarm.
@@ -142,6 +174,9 @@ impl SwarmHandle {
             uploaded: read(&counters.uploaded),
             duplicate: read(&counters.duplicate),
             corrupt: read(&counters.corrupt),
+            storing: read(&counters.storing),
+            asked_of_seeders: read(counters.asked(NodeRole::Seeder)),
+            asked_of_peers: read(counters.asked(NodeRole::Proxy)),
         }
     }
 

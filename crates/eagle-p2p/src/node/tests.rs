@@ -9,6 +9,7 @@ use eagle_core::{Geometry, Metainfo, NodeRole, PieceIndex, digest::Algorithm, wi
 use eagle_store::{
     MemoryStorage,
     cache::{Cache, PartialEntry},
+    wrappers::{Latency, Wrapped},
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +64,43 @@ impl Host {
         timeout(PATIENCE, pieces.wait_for(|have| have.is_full())).await.unwrap().unwrap();
         assert_eq!(entry.reader().read_at(0, sample.bytes.len()).await.unwrap(), sample.bytes);
     }
+}
+
+/// What a download waits for can be told from its counters: answers of a seeder, then a disk that is slow.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_the_disk_is_counted() {
+    let shutdown = CancellationToken::new();
+    let sample = Sample::new(8 * (64 << 10));
+    let seeder = Host::start(NodeRole::Seeder, Encryption::None, &shutdown).await;
+    let (seeding, entry) = seeder.join(sample.metainfo.clone(), false).await;
+    for piece in sample.metainfo.geometry.all() {
+        entry.write_piece(piece, sample.piece(piece)).await.unwrap();
+        seeding.add_piece(piece).await;
+    }
+    let slow = Wrapped::new(Arc::new(MemoryStorage::new()), Latency::new(Duration::from_millis(300)));
+    let cache = Cache::open(Arc::new(slow), 1 << 30).await.unwrap();
+    let node = Node::start(NodeConfig::local(NodeRole::Proxy), Arc::clone(&cache), shutdown.clone()).await.unwrap();
+    let host = Host { node, cache };
+    let (handle, entry) = host.join(sample.metainfo.clone(), true).await;
+    handle.add_peers(vec![seeder.node.info()]).await;
+    let (mut asked, mut storing) = (false, false);
+    timeout(PATIENCE, async {
+        while !handle.pieces().borrow().is_full() {
+            let counters = handle.counters();
+            asked |= counters.asked_of_seeders > 0 && counters.asked_of_peers == 0;
+            storing |= counters.storing > 0;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(asked && storing, "asked {asked}, storing {storing}");
+    host.check(&handle, &entry, &sample).await;
+    let counters = handle.counters();
+    assert_eq!((counters.asked_of_seeders, counters.asked_of_peers, counters.storing), (0, 0, 0));
+    let sent = host.node.received_of(&sample.metainfo.digest);
+    assert_eq!(sent, [(seeder.node.info().id, sample.bytes.len() as u64)]);
+    shutdown.cancel();
 }
 
 /// A seeder with a whole blob gives it to four nodes, which also help each other.

@@ -48,6 +48,12 @@ impl Drop for Counted {
     }
 }
 
+impl std::fmt::Debug for Uploads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uploads").field("requests", &self.requests()).finish_non_exhaustive()
+    }
+}
+
 /// What an upload holds while it goes on.
 struct Held {
     slot: Slot,
@@ -83,6 +89,11 @@ impl Uploads {
     /// Requests that are served or wait.
     pub(super) fn requests(&self) -> u16 {
         u16::try_from(self.requests.load(Ordering::Relaxed)).unwrap_or(u16::MAX)
+    }
+
+    /// Uploads that could begin at once.
+    pub(super) fn free_slots(&self) -> u16 {
+        u16::try_from(self.slots.free()).unwrap_or(u16::MAX)
     }
 
     fn turn(&self, peer: PeerId) -> Turn {

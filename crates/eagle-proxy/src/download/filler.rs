@@ -81,6 +81,12 @@ impl<T: Into<String>> From<T> for Trouble {
 
 /// Fetches what is missing until nothing is, or the peer network has caught up.
 pub(crate) async fn fill(run: &Run, opened: Option<Content>) -> FillEnd {
+    let end = fill_from_all(run, opened).await;
+    run.note_filling(None);
+    end
+}
+
+async fn fill_from_all(run: &Run, opened: Option<Content>) -> FillEnd {
     let mut sources: VecDeque<(BlobRequest, Server)> = VecDeque::new();
     for request in run.requests() {
         for server in sources::servers(&run.context, &request, &run.download) {
@@ -105,6 +111,7 @@ pub(crate) async fn fill(run: &Run, opened: Option<Content>) -> FillEnd {
                 if *server == Server::Origin && run.must_spare_origin(slow_seeder) {
                     return FillEnd::TooEarly;
                 }
+                run.note_filling(Some(server.source()));
                 let asked = if ranges { run.geometry.offset(next) } else { 0 };
                 match sources::content(&run.context, request, server, asked).await {
                     Ok(content) => (content, asked),
@@ -128,6 +135,7 @@ pub(crate) async fn fill(run: &Run, opened: Option<Content>) -> FillEnd {
             tracing::info!(digest = %run.download.digest, server = %content.server, piece = %next, "falling back");
             announced = Some(content.server.clone());
         }
+        run.note_filling(Some(content.server.source()));
         // A server without ranges sends the start again and again; then there is no skipping.
         ranges = content.start == asked;
         let server = content.server.clone();
@@ -238,7 +246,7 @@ impl Filler<'_> {
         match self.run.check(piece) {
             Some(check) => {
                 let hashed = bytes.clone();
-                let matches = tokio::task::spawn_blocking(move || check.matches(&hashed)).await;
+                let matches = self.run.storing(tokio::task::spawn_blocking(move || check.matches(&hashed))).await;
                 if !matches.unwrap_or(false) {
                     self.run.context.metrics.verification_failure();
                     let reason = format!("piece {piece} does not match its hash");
@@ -247,7 +255,7 @@ impl Filler<'_> {
             }
             None => self.run.note_unchecked(piece),
         }
-        self.run.entry.write_piece(piece, bytes).await.map_err(Session::Storage)?;
+        self.run.storing(self.run.entry.write_piece(piece, bytes)).await.map_err(Session::Storage)?;
         self.run.swarm.add_piece(piece).await;
         self.last = Some(piece);
         Ok(())

@@ -385,6 +385,7 @@ async fn follow(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>, sink: 
                         continue;
                     }
                 };
+                ticket.gives(at);
                 sink.send(bytes).await?;
                 range.start = end;
                 ticket.moved(end);

@@ -1,7 +1,10 @@
 //! What the task of a download and its helpers share while pieces come in.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,9 +13,12 @@ use eagle_p2p::node::SwarmHandle;
 use eagle_store::PartialEntry;
 use tokio::time::Instant;
 
+use crate::metrics::Source;
+
 use super::{
     Context,
     again::Given,
+    pace::Look,
     state::{BlobRequest, Download},
 };
 
@@ -38,6 +44,8 @@ pub(crate) struct Run {
     /// Pieces that are here and were not checked: their hash was not known when they came.
     unchecked: Mutex<Bitfield>,
     progress: Mutex<Progress>,
+    /// Pieces from past the peer network that are being checked and written.
+    storing: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -46,6 +54,8 @@ struct Progress {
     piece: Instant,
     /// Whether a seeder tells hashes at present.
     feed: bool,
+    /// Whom pieces are fetched from past the peer network at present.
+    filling: Option<Source>,
     /// Bytes of pieces that the node had received from peers and seeders when that was last looked at, and
     /// when they became more.
     arrived: (u64, Instant),
@@ -78,7 +88,13 @@ impl Run {
             swarm,
             metainfo: Mutex::new(metainfo),
             recovered: Mutex::new(recovered),
-            progress: Mutex::new(Progress { piece: Instant::now(), feed: false, arrived: (0, Instant::now()) }),
+            progress: Mutex::new(Progress {
+                piece: Instant::now(),
+                feed: false,
+                filling: None,
+                arrived: (0, Instant::now()),
+            }),
+            storing: AtomicU64::new(0),
         }
     }
 
@@ -188,6 +204,37 @@ impl Run {
     /// Notes that a seeder began to tell hashes, or that it ended.
     pub(crate) fn note_feed(&self, alive: bool) {
         self.progress().feed = alive;
+    }
+
+    /// Notes whom pieces are fetched from past the peer network.
+    pub(crate) fn note_filling(&self, source: Option<Source>) {
+        self.progress().filling = source;
+    }
+
+    /// Counts a piece from past the peer network while it is checked and written.
+    pub(crate) async fn storing<T>(&self, store: impl Future<Output = T>) -> T {
+        self.storing.fetch_add(1, Ordering::Relaxed);
+        let stored = store.await;
+        self.storing.fetch_sub(1, Ordering::Relaxed);
+        stored
+    }
+
+    /// What the download looks like now.
+    pub(crate) fn look(&self) -> Look {
+        let counters = self.swarm.counters();
+        let (feed, filling) = {
+            let progress = self.progress();
+            (progress.feed, progress.filling)
+        };
+        Look {
+            giving: self.download.is_giving(),
+            storing: counters.storing + self.storing.load(Ordering::Relaxed),
+            filling,
+            behind: self.known_hashes() > self.owned().count(),
+            feed,
+            whole: self.has_all_hashes(),
+            asked: [counters.asked_of_seeders, counters.asked_of_peers],
+        }
     }
 
     /// Whether a seeder is telling hashes: it lives, and has or gets the blob.

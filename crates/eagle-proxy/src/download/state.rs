@@ -19,6 +19,7 @@ use url::Url;
 use super::{
     BlobError,
     again::{Distrust, Given},
+    pace::Pace,
     sources::Content,
 };
 use crate::metrics::Source;
@@ -90,6 +91,8 @@ pub(crate) struct Download {
     /// What the disk said when a reader could not read what had arrived.
     trouble: watch::Sender<Option<String>>,
     swarm: Mutex<Option<SwarmHandle>>,
+    /// How fast it is, and what limits it, while pieces come in.
+    pace: Mutex<Pace>,
     /// What readers may have been given, once the attempt was thrown away.
     given: Mutex<Option<Arc<Given>>>,
     /// Content that was asked for and that the first reader to relay the blob can use.
@@ -99,10 +102,18 @@ pub(crate) struct Download {
 #[derive(Debug, Default)]
 struct Readers {
     next: u64,
-    /// Where each one is, bytes from the start of the blob.
-    at: BTreeMap<u64, u64>,
+    /// Where each one is.
+    at: BTreeMap<u64, Place>,
     /// Those allowed to read it, the latest last.
     requests: Vec<BlobRequest>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    /// Bytes from the start of the blob.
+    at: u64,
+    /// Whether it has bytes that the runtime has not taken.
+    giving: bool,
 }
 
 /// Bytes of one blob by source.
@@ -153,6 +164,7 @@ impl Download {
             without,
             trouble: watch::Sender::new(None),
             swarm: Mutex::default(),
+            pace: Mutex::default(),
             given: Mutex::default(),
             content: Mutex::default(),
         }
@@ -212,7 +224,7 @@ impl Download {
         let mut readers = self.readers();
         let id = readers.next;
         readers.next += 1;
-        readers.at.insert(id, 0);
+        readers.at.insert(id, Place::default());
         let key = request.caller.key();
         readers.requests.retain(|known| known.caller.key() != key || known.repository != request.repository);
         if readers.requests.len() == MAX_REQUESTS {
@@ -231,7 +243,17 @@ impl Download {
 
     /// The byte that the slowest reader waits for.
     pub(crate) fn slowest(&self) -> Option<u64> {
-        self.readers().at.values().min().copied()
+        self.readers().at.values().map(|place| place.at).min()
+    }
+
+    /// Whether the slowest reader waits for its runtime.
+    pub(crate) fn is_giving(&self) -> bool {
+        self.readers().at.values().min_by_key(|place| place.at).is_some_and(|place| place.giving)
+    }
+
+    /// How fast it is, and what limits it.
+    pub(crate) fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whom to fetch the blob for: those allowed to read it, the latest first.
@@ -252,10 +274,12 @@ impl Download {
             Phase::PassThrough { size, .. } => ("passing through", Some(*size), None, None),
             Phase::Failed(_) => ("failed", None, None, None),
         };
+        // Of a download that is not running there is nothing to see.
+        let pace = (state == "running").then(|| self.pace().summary());
         json!({
             "digest": self.digest, "state": state, "size": size, "pieces": pieces, "pieces_owned": owned,
             "readers": self.reader_count(), "bytes_from_peers": peers, "bytes_from_seeders": seeders,
-            "bytes_from_seeders_http": seeders_http, "bytes_from_origin": origin,
+            "bytes_from_seeders_http": seeders_http, "bytes_from_origin": origin, "pace": pace,
         })
     }
 
@@ -279,8 +303,13 @@ impl Ticket {
 
     /// The reader now waits for the byte `at`.
     pub(crate) fn moved(&self, at: u64) {
-        self.download.readers().at.insert(self.id, at);
+        self.download.readers().at.insert(self.id, Place { at, giving: false });
         self.download.readers_changed.notify_one();
+    }
+
+    /// The reader has bytes for the runtime, from `at` on.
+    pub(crate) fn gives(&self, at: u64) {
+        self.download.readers().at.insert(self.id, Place { at, giving: true });
     }
 }
 

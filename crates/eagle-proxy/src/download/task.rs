@@ -262,6 +262,7 @@ impl Task {
                 reason = download.disk_trouble() => return Ok(End::NoRoom(reason)),
                 _ = ticks.tick() => {
                     account(&self.run.context, &download, &self.run.swarm);
+                    self.look();
                     self.announce(&mut announced);
                     if !self.filling && self.fill_after <= Instant::now() && self.run.is_stalled() {
                         self.fill(None);
@@ -274,6 +275,18 @@ impl Task {
                     linger = None;
                 }
             }
+        }
+    }
+
+    /// Looks at how fast pieces come, and what they wait for.
+    fn look(&self) {
+        let Run { context, download, .. } = &*self.run;
+        let (now, limiter) = (Instant::now(), context.node.download_limiter());
+        let (look, received) = (self.run.look(), download.received.get().iter().sum());
+        let mut pace = download.pace();
+        pace.add(now, look, received, limiter.passed(), limiter.rate());
+        if pace.wants_senders(now) {
+            pace.add_senders(now, context.node.received_of(&download.digest));
         }
     }
 

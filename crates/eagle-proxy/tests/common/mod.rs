@@ -176,6 +176,7 @@ pub(crate) struct ProxyOptions {
     pub(crate) rate: Rate,
     pub(crate) stall_timeout: Duration,
     pub(crate) membership: Membership,
+    pub(crate) topology: Topology,
 }
 
 impl ProxyOptions {
@@ -189,6 +190,7 @@ impl ProxyOptions {
             rate: Rate::Unlimited,
             stall_timeout: Duration::from_secs(1),
             membership: Membership::Open,
+            topology: Topology::default(),
         }
     }
 
@@ -203,6 +205,7 @@ impl ProxyOptions {
             rate: Rate::Unlimited,
             stall_timeout: Duration::from_secs(1),
             membership: Membership::Open,
+            topology: Topology::default(),
         }
     }
 
@@ -242,7 +245,7 @@ impl ProxyOptions {
         let deps = ProxyDeps {
             registries: Arc::clone(&self.registries),
             membership: self.membership.clone(),
-            topology: Topology::default(),
+            topology: self.topology.clone(),
             encryption: Encryption::None,
             members: MemberTls::new(&self.membership).unwrap(),
         };

@@ -15,6 +15,7 @@ mod http;
 mod live;
 mod machine;
 mod metrics;
+mod reports;
 mod seeders;
 mod state;
 mod task;
@@ -26,7 +27,7 @@ use std::{
 };
 
 use eagle_cluster::MemberTls;
-use eagle_core::{Digest, Geometry, PeerInfo, PieceSet, Timestamp};
+use eagle_core::{Digest, Geometry, PeerInfo, PieceSet, Timestamp, tracker::NodeReports};
 use prometheus_client::registry::Registry;
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -116,6 +117,8 @@ struct Shared {
     /// Notified when an update made the next announce due sooner.
     wake: Notify,
     started: Instant,
+    /// What announces say of the node beside its blobs.
+    reports: reports::Source,
     /// The seeders that are alive; `None` while no tracker says.
     seeders: watch::Sender<Option<Arc<LiveSeeders>>>,
     metrics: Metrics,
@@ -152,13 +155,8 @@ impl Announcer {
         let (names, endpoints) = once.unzip();
         let machine = Mutex::new(Machine::new(names, node, Timestamp(0), rand::random()));
         let seeders = watch::Sender::new(None);
-        let shared = Arc::new(Shared {
-            machine,
-            wake: Notify::new(),
-            started: Instant::now(),
-            seeders,
-            metrics: Metrics::new(),
-        });
+        let (wake, reports, metrics) = (Notify::new(), reports::Source::new(), Metrics::new());
+        let shared = Arc::new(Shared { machine, wake, started: Instant::now(), reports, seeders, metrics });
         let tasks = TaskTracker::new();
         tasks.spawn(task::run(Arc::clone(&shared), endpoints, found, members, shutdown));
         tasks.close();
@@ -184,6 +182,12 @@ impl Announcer {
     /// none knows of any. A change is known with the next announce.
     pub fn seeders(&self) -> watch::Receiver<Option<Arc<LiveSeeders>>> {
         self.shared.seeders.subscribe()
+    }
+
+    /// Has announces say from now on how busy the node is and what it received. Only the first call counts.
+    pub fn reporting(&self, node: Arc<dyn NodeReports>) {
+        // Fails when there is one already.
+        let _ = self.shared.reports.set(node);
     }
 
     /// Waits for the end of the task: after `shutdown` is cancelled, at most about a second, in which

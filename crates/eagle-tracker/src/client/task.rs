@@ -17,6 +17,7 @@ use super::{
     http::{Endpoint, ExchangeError, HttpClient},
     identity,
     machine::{Announce, SeedersFrom, Ticket},
+    reports::Told,
 };
 use crate::api::AnnounceResponse;
 
@@ -80,8 +81,10 @@ impl Task {
     async fn announce(&self) {
         let mut announces = Announces::new();
         let mut list: Pending = None;
+        let mut told = Told::default();
         loop {
-            while let Some(Announce { ticket, tracker, request }) = self.next_announce() {
+            while let Some(Announce { ticket, tracker, mut request }) = self.next_announce() {
+                told.add(Instant::now(), &self.shared.reports, tracker, &mut request);
                 let (client, endpoint) = (self.client.clone(), self.endpoints[tracker].clone());
                 announces.push(Box::pin(async move { (ticket, tracker, client.announce(&endpoint, &request).await) }));
             }

@@ -26,6 +26,8 @@ pub(super) struct AnnounceRequest {
     load: Option<Load>,
     #[prost(message, repeated, tag = "6")]
     flows: Vec<Flow>,
+    #[prost(message, repeated, tag = "7")]
+    senders: Vec<Sender>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -45,6 +47,16 @@ struct Flow {
     #[prost(uint64, tag = "3")]
     bytes_per_second: u64,
     #[prost(uint64, tag = "4")]
+    bytes: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Sender {
+    #[prost(bytes = "bytes", tag = "1")]
+    digest: Bytes,
+    #[prost(string, tag = "2")]
+    id: String,
+    #[prost(uint64, tag = "3")]
     bytes: u64,
 }
 
@@ -184,6 +196,10 @@ pub(super) fn read_request(bytes: &[u8], most: usize) -> Result<api::AnnounceReq
     if flows > api::MOST_REPORTED {
         return Err(wrong("flows", format_args!("there are {flows}, more than {}", api::MOST_REPORTED)));
     }
+    let senders = fields(bytes, 7, |_| Ok(1))?;
+    if senders > api::MOST_SENDERS {
+        return Err(wrong("senders", format_args!("there are {senders}, more than {}", api::MOST_SENDERS)));
+    }
     AnnounceRequest::decode(bytes)?.try_into()
 }
 
@@ -265,6 +281,18 @@ fn flow_from(flow: Flow) -> Result<api::FlowReport, DecodeError> {
         from: topology("flows", flow.region, flow.zone, String::new())?,
         bytes_per_second: flow.bytes_per_second,
         bytes: flow.bytes,
+    })
+}
+
+fn sender_to(sender: &api::SenderReport) -> Sender {
+    Sender { digest: digest_to(&sender.digest), id: sender.id.as_str().to_owned(), bytes: sender.bytes }
+}
+
+fn sender_from(sender: Sender) -> Result<api::SenderReport, DecodeError> {
+    Ok(api::SenderReport {
+        digest: digest_from(&sender.digest)?,
+        id: sender.id.parse().map_err(|error| wrong("senders.id", error))?,
+        bytes: sender.bytes,
     })
 }
 
@@ -360,6 +388,7 @@ impl From<&api::AnnounceRequest> for AnnounceRequest {
             blobs: request.blobs.iter().map(blob).collect(),
             load: request.load.map(|load| Load { requests: load.requests.into(), free_slots: load.free_slots.into() }),
             flows: request.flows.iter().map(flow_to).collect(),
+            senders: request.senders.iter().map(sender_to).collect(),
         }
     }
 }
@@ -399,6 +428,7 @@ impl TryFrom<AnnounceRequest> for api::AnnounceRequest {
                 free_slots: u16::try_from(load.free_slots).unwrap_or(u16::MAX),
             }),
             flows: request.flows.into_iter().map(flow_from).collect::<Result<_, _>>()?,
+            senders: request.senders.into_iter().map(sender_from).collect::<Result<_, _>>()?,
         })
     }
 }

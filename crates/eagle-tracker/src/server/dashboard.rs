@@ -14,6 +14,7 @@ pub(super) fn asset(path: &str) -> Option<Reply> {
         "/" => ("text/html; charset=utf-8", include_str!("dashboard/index.html")),
         "/dashboard/style.css" => ("text/css; charset=utf-8", include_str!("dashboard/style.css")),
         "/dashboard/app.js" => ("text/javascript; charset=utf-8", include_str!("dashboard/app.js")),
+        "/dashboard/flows.js" => ("text/javascript; charset=utf-8", include_str!("dashboard/flows.js")),
         "/dashboard/pieces.js" => ("text/javascript; charset=utf-8", include_str!("dashboard/pieces.js")),
         _ => return None,
     };

@@ -293,6 +293,7 @@ async fn sweep(shared: Arc<Shared>, shutdown: CancellationToken) {
             _ = ticks.tick() => {
                 shared.store.sweep(shared.now()).await;
                 shared.seeders.sweep(shared.now()).await;
+                shared.reports.sweep(shared.now());
                 shared.metrics.set_sizes(shared.store.stats());
                 shared.metrics.set_health(shared.store.health());
                 shared.metrics.set_seeders(shared.seeders.stats());

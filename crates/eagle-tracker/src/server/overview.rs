@@ -10,13 +10,13 @@ use std::{
 use eagle_core::NodeRole;
 use tokio::{sync::Mutex, time::Instant};
 
-use super::Shared;
-use crate::api::{Overview, PeerSummary, RackSummary, StoreStatus, TopologyPage, ZoneSummary};
+use super::{Shared, reports::Rates};
+use crate::api::{Overview, PeerSummary, RackSummary, StoreStatus, ZoneSummary};
 
 /// How old a look may be. People see the difference to a fresh one less than they would feel its cost.
 const OVERVIEW_AGE: Duration = Duration::from_secs(1);
 /// The same where all nodes are looked at; they seldom move.
-const TOPOLOGY_AGE: Duration = Duration::from_secs(5);
+const ZONES_AGE: Duration = Duration::from_secs(5);
 /// Swarms that are shown: as many as a screen holds.
 const ACTIVE: usize = 50;
 /// Nodes read at a time.
@@ -29,7 +29,8 @@ const MAX_GROUPS: usize = 500;
 pub(super) struct Glances {
     /// Held while somebody looks, so that the others wait for that look and do not take one each.
     overview: Mutex<Option<(Instant, Arc<Overview>)>>,
-    topology: Mutex<Option<(Instant, Arc<TopologyPage>)>>,
+    zones: Mutex<Option<(Instant, Arc<Vec<ZoneSummary>>)>>,
+    rates: Mutex<Option<(Instant, Arc<Rates>)>>,
     /// Announces so far when the rate was last taken.
     announces: StdMutex<Option<(Instant, u64)>>,
 }
@@ -51,7 +52,10 @@ impl Shared {
         glance(&self.glances.overview, OVERVIEW_AGE, async {
             let stats = self.store.stats();
             let health = self.store.health();
-            let seeders = self.topology().await.zones.iter().map(|zone| zone.seeders).sum();
+            let seeders = self.zones().await.iter().map(|zone| zone.seeders).sum();
+            let rates = self.rates().await;
+            let mut active = self.store.active(ACTIVE, self.now()).await;
+            active.iter_mut().for_each(|swarm| swarm.bytes_per_second = rates.of_blob(&swarm.digest));
             Overview {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 uptime_seconds: self.started.elapsed().as_secs_f64(),
@@ -61,14 +65,21 @@ impl Shared {
                 entries: stats.entries,
                 announces_per_second: self.announce_rate(),
                 store: StoreStatus { kind: health.kind.to_owned(), away: health.away },
-                active: self.store.active(ACTIVE, self.now()).await,
+                bytes_per_second: rates.bytes_per_second,
+                active,
             }
         })
         .await
     }
 
-    pub(super) async fn topology(&self) -> Arc<TopologyPage> {
-        glance(&self.glances.topology, TOPOLOGY_AGE, async {
+    /// How fast bytes move.
+    pub(super) async fn rates(&self) -> Arc<Rates> {
+        glance(&self.glances.rates, OVERVIEW_AGE, async { self.reports.rates(self.now()) }).await
+    }
+
+    /// Where the nodes are.
+    pub(super) async fn zones(&self) -> Arc<Vec<ZoneSummary>> {
+        glance(&self.glances.zones, ZONES_AGE, async {
             let mut zones = Zones::default();
             let mut after: Option<String> = None;
             loop {
@@ -76,7 +87,7 @@ impl Shared {
                 nodes.iter().for_each(|node| zones.add(node));
                 match nodes.last() {
                     Some(last) if nodes.len() == NODES_PAGE => after = Some(last.peer.id.clone()),
-                    _ => return zones.page(),
+                    _ => return zones.list(),
                 }
             }
         })
@@ -121,7 +132,7 @@ impl Zones {
         *zone.racks.entry(rack).or_default() += 1;
     }
 
-    fn page(self) -> TopologyPage {
+    fn list(self) -> Vec<ZoneSummary> {
         let zones = self.0.into_iter().map(|((region, zone), counts)| ZoneSummary {
             region,
             zone,
@@ -129,7 +140,7 @@ impl Zones {
             seeders: counts.seeders,
             racks: counts.racks.into_iter().map(|(rack, peers)| RackSummary { rack, peers }).collect(),
         });
-        TopologyPage { zones: zones.collect() }
+        zones.collect()
     }
 }
 
@@ -138,12 +149,18 @@ mod tests {
     use eagle_core::{PeerInfo, Topology};
 
     use super::*;
-    use crate::api::PeerAt;
+    use crate::api::{NodeActivity, PeerAt};
 
     fn node(zone: &str, rack: &str, role: NodeRole) -> PeerSummary {
         let topology = Topology { region: None, zone: Some(zone.to_owned()), rack: Some(rack.to_owned()) };
         let info = PeerInfo { role, topology, ..PeerInfo::example() };
-        PeerSummary { peer: PeerAt::from(&info), blobs: 0, age_seconds: 0.0, last_announce_seconds: 0.0 }
+        PeerSummary {
+            peer: PeerAt::from(&info),
+            blobs: 0,
+            age_seconds: 0.0,
+            last_announce_seconds: 0.0,
+            activity: NodeActivity::default(),
+        }
     }
 
     #[test]
@@ -157,9 +174,8 @@ mod tests {
         ] {
             zones.add(&node(zone, rack, role));
         }
-        let page = zones.page();
-        let counts: Vec<_> =
-            page.zones.iter().map(|z| (z.zone.as_deref(), z.peers, z.seeders, z.racks.len())).collect();
+        let zones = zones.list();
+        let counts: Vec<_> = zones.iter().map(|z| (z.zone.as_deref(), z.peers, z.seeders, z.racks.len())).collect();
         assert_eq!(counts, [(Some("a"), 3, 1, 2), (Some("b"), 1, 0, 1)]);
     }
 
@@ -170,9 +186,9 @@ mod tests {
             zones.add(&node(&format!("zone-{number}"), "1", NodeRole::Proxy));
             zones.add(&node("zone-0", &format!("rack-{number}"), NodeRole::Proxy));
         }
-        let page = zones.page();
-        assert!(page.zones.len() <= MAX_GROUPS + 1);
-        assert!(page.zones.iter().all(|zone| zone.racks.len() <= MAX_GROUPS + 1));
-        assert_eq!(page.zones.iter().map(|zone| zone.peers).sum::<usize>(), 4 * MAX_GROUPS);
+        let zones = zones.list();
+        assert!(zones.len() <= MAX_GROUPS + 1);
+        assert!(zones.iter().all(|zone| zone.racks.len() <= MAX_GROUPS + 1));
+        assert_eq!(zones.iter().map(|zone| zone.peers).sum::<usize>(), 4 * MAX_GROUPS);
     }
 }

@@ -1,33 +1,82 @@
-//! What nodes report of themselves and of the links between zones, for choosing peers.
+//! What nodes report of themselves and of the links between zones: for choosing peers, and for people to see.
 
 use std::{
     collections::HashMap,
-    sync::{PoisonError, RwLock, RwLockReadGuard},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
 use eagle_core::{
-    NodeId, Timestamp,
+    Digest, NodeId, Timestamp,
     tracker::{Candidate, Flows, NodeLoad},
 };
 
-use crate::{api::AnnounceRequest, config::TrackerConfig};
+use crate::{
+    api::{AnnounceRequest, MOST_SENDERS, NodeActivity, Sender, ZoneFlow, ZoneName},
+    config::TrackerConfig,
+};
+
+/// Zones that a node receives from of which the rate is kept; a node has few neighbours in more.
+const MOST_ZONES: usize = 8;
+/// Bounds of the time that a report is taken to be about: nodes report twice a second at most, and whoever was silent for longer
+/// has not received evenly.
+const SPAN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+/// Times the span of a report that its rates count, at least the second: then the next one is late, and they are over.
+const LASTS: (u32, Duration) = (2, Duration::from_secs(3));
 
 /// Reports of the nodes that announce to this tracker. They are not shared with other trackers: what is missing only
 /// makes the order of peers a little worse.
 #[derive(Debug)]
 pub(super) struct Reports {
     flows: RwLock<Flows>,
-    /// How busy each node said it is, and when; as many as nodes may be known.
-    loads: RwLock<HashMap<NodeId, (Timestamp, NodeLoad)>>,
+    /// What each node last reported; as many as nodes may be known.
+    nodes: RwLock<HashMap<NodeId, Reported>>,
     most: usize,
-    /// How long a report counts: as long as the node itself.
+    /// How long a load counts: as long as the node itself.
     ttl: Duration,
+}
+
+/// What one node last reported.
+#[derive(Debug)]
+struct Reported {
+    at: Timestamp,
+    load: Option<NodeLoad>,
+    zone: ZoneName,
+    /// When its rates are over.
+    until: Timestamp,
+    /// What it receives from each zone, bytes per second.
+    zones: Vec<(ZoneName, u64)>,
+    /// What it receives of each blob from whom, bytes per second.
+    senders: Vec<(Digest, NodeId, u64)>,
+}
+
+/// How fast bytes move at present.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    blobs: HashMap<Digest, u64>,
+    sent: HashMap<NodeId, u64>,
+    /// What goes from zone to zone, the fastest first.
+    pub(super) flows: Vec<ZoneFlow>,
+    /// Of all nodes together.
+    pub(super) bytes_per_second: u64,
+}
+
+impl Rates {
+    /// Bytes per second of a blob.
+    pub(super) fn of_blob(&self, digest: &Digest) -> u64 {
+        self.blobs.get(digest).copied().unwrap_or_default()
+    }
+
+    /// Bytes per second that others get from a node.
+    pub(super) fn sent_by(&self, node: &str) -> u64 {
+        // What is no identity sends nothing.
+        node.parse().ok().and_then(|node: NodeId| self.sent.get(&node).copied()).unwrap_or_default()
+    }
 }
 
 impl Reports {
     pub(super) fn new(config: &TrackerConfig) -> Self {
-        Self { flows: RwLock::default(), loads: RwLock::default(), most: config.max_peers, ttl: config.peer_ttl }
+        Self { flows: RwLock::default(), nodes: RwLock::default(), most: config.max_peers, ttl: config.peer_ttl }
     }
 
     /// Takes the reports of an announce; of a node that stops, what it reported is forgotten.
@@ -37,27 +86,37 @@ impl Reports {
             flows.report(now, &request.node.topology, &request.flows);
         }
         if request.stopped {
-            self.loads.write().unwrap_or_else(PoisonError::into_inner).remove(&request.node.id);
-        } else if let Some(load) = request.load {
-            let mut loads = self.loads.write().unwrap_or_else(PoisonError::into_inner);
-            if loads.len() >= self.most && !loads.contains_key(&request.node.id) {
-                loads.retain(|_, (at, _)| now - *at < self.ttl);
-            }
-            if loads.len() < self.most {
-                loads.insert(request.node.id.clone(), (now, load));
+            self.nodes_mut().remove(&request.node.id);
+            return;
+        }
+        if request.load.is_none() && request.flows.is_empty() && request.senders.is_empty() {
+            return;
+        }
+        let mut nodes = self.nodes_mut();
+        let before = nodes.get(&request.node.id).map(|reported| reported.at);
+        if before.is_none() && nodes.len() >= self.most {
+            nodes.retain(|_, reported| now - reported.at < self.ttl);
+            if nodes.len() >= self.most {
+                return;
             }
         }
+        nodes.insert(request.node.id.clone(), Reported::new(now, before, request));
+    }
+
+    /// Forgets what nodes reported that are gone.
+    pub(super) fn sweep(&self, now: Timestamp) {
+        self.nodes_mut().retain(|_, reported| now - reported.at < self.ttl);
     }
 
     /// Says of each candidate how busy it is, as far as that is known.
     pub(super) fn add_loads(&self, now: Timestamp, candidates: &mut [Candidate]) {
-        let loads = self.loads.read().unwrap_or_else(PoisonError::into_inner);
-        if loads.is_empty() {
+        let nodes = self.nodes();
+        if nodes.is_empty() {
             return;
         }
         for candidate in candidates {
-            let known = loads.get(&candidate.info.id).filter(|(at, _)| now - *at < self.ttl);
-            candidate.load = known.map(|(_, load)| *load);
+            let known = nodes.get(&candidate.info.id).filter(|reported| now - reported.at < self.ttl);
+            candidate.load = known.and_then(|reported| reported.load);
         }
     }
 
@@ -65,13 +124,107 @@ impl Reports {
     pub(super) fn flows(&self) -> RwLockReadGuard<'_, Flows> {
         self.flows.read().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// What a node does now.
+    pub(super) fn activity(&self, now: Timestamp, node: &str, rates: &Rates) -> NodeActivity {
+        let sent_bytes_per_second = rates.sent_by(node);
+        let nodes = self.nodes();
+        let known = node.parse().ok().and_then(|node: NodeId| nodes.get(&node));
+        let Some(reported) = known.filter(|reported| now - reported.at < self.ttl) else {
+            return NodeActivity { sent_bytes_per_second, ..NodeActivity::default() };
+        };
+        let received_bytes_per_second = if now < reported.until { reported.received() } else { 0 };
+        NodeActivity { load: reported.load, received_bytes_per_second, sent_bytes_per_second }
+    }
+
+    /// From whom a node gets most of a blob, the fastest first.
+    pub(super) fn senders(&self, now: Timestamp, node: &str, digest: &Digest) -> Vec<Sender> {
+        let nodes = self.nodes();
+        let known = node.parse().ok().and_then(|node: NodeId| nodes.get(&node));
+        let Some(reported) = known.filter(|reported| now < reported.until) else { return Vec::new() };
+        let of_blob = reported.senders.iter().filter(|(blob, ..)| blob == digest);
+        of_blob.map(|(_, id, rate)| Sender { id: id.to_string(), bytes_per_second: *rate }).collect()
+    }
+
+    /// How fast bytes move now. Looks at what every node reported.
+    pub(super) fn rates(&self, now: Timestamp) -> Rates {
+        let mut rates = Rates::default();
+        let mut between: HashMap<(ZoneName, ZoneName), u64> = HashMap::new();
+        for reported in self.nodes().values().filter(|reported| now < reported.until) {
+            rates.bytes_per_second = rates.bytes_per_second.saturating_add(reported.received());
+            for (digest, id, rate) in &reported.senders {
+                add(rates.blobs.entry(*digest).or_default(), *rate);
+                add(rates.sent.entry(id.clone()).or_default(), *rate);
+            }
+            for (from, rate) in &reported.zones {
+                add(between.entry((from.clone(), reported.zone.clone())).or_default(), *rate);
+            }
+        }
+        let known = self.flows().list(now);
+        rates.flows = known
+            .into_iter()
+            .map(|flow| {
+                let (from, to) = (ZoneName::from(&flow.from), ZoneName::from(&flow.to));
+                let pair = (from, to);
+                let bytes_per_second = between.get(&pair).copied().unwrap_or_default();
+                let (from, to) = pair;
+                let transfer_bytes_per_second = flow.bytes_per_second;
+                ZoneFlow { from, to, bytes_per_second, transfer_bytes_per_second, bytes: flow.bytes }
+            })
+            .collect();
+        // They are in the order of their places, which is kept among equals.
+        rates.flows.sort_by_key(|flow| std::cmp::Reverse((flow.bytes_per_second, flow.bytes)));
+        rates
+    }
+
+    fn nodes(&self) -> RwLockReadGuard<'_, HashMap<NodeId, Reported>> {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn nodes_mut(&self) -> RwLockWriteGuard<'_, HashMap<NodeId, Reported>> {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reported {
+    /// What an announce reports, since the one `before`. The first report of a node is about no time that is known.
+    fn new(now: Timestamp, before: Option<Timestamp>, request: &AnnounceRequest) -> Self {
+        let zone = ZoneName::from(&request.node.topology);
+        let mut new = Self { at: now, load: request.load, zone, until: now, zones: Vec::new(), senders: Vec::new() };
+        let Some(before) = before else { return new };
+        let span = (now - before).clamp(SPAN.0, SPAN.1);
+        new.until = now + (span * LASTS.0).max(LASTS.1);
+        new.zones = request.flows.iter().map(|flow| (ZoneName::from(&flow.from), rate(flow.bytes, span))).collect();
+        new.zones.sort_by_key(|(_, rate)| std::cmp::Reverse(*rate));
+        new.zones.truncate(MOST_ZONES);
+        let senders = request.senders.iter().take(MOST_SENDERS);
+        new.senders = senders.map(|sender| (sender.digest, sender.id.clone(), rate(sender.bytes, span))).collect();
+        new.senders.sort_by_key(|(.., rate)| std::cmp::Reverse(*rate));
+        new
+    }
+
+    fn received(&self) -> u64 {
+        self.zones.iter().fold(0, |sum, (_, rate)| sum.saturating_add(*rate))
+    }
+}
+
+fn rate(bytes: u64, span: Duration) -> u64 {
+    let micros = span.as_micros().max(1);
+    u64::try_from(u128::from(bytes) * 1_000_000 / micros).unwrap_or(u64::MAX)
+}
+
+fn add(sum: &mut u64, more: u64) {
+    *sum = sum.saturating_add(more);
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use eagle_core::{PeerInfo, tracker::Ownership};
+    use eagle_core::{
+        PeerInfo, Topology,
+        tracker::{FlowReport, Ownership, SenderReport},
+    };
 
     use super::*;
 
@@ -103,5 +256,68 @@ mod tests {
             reports.take(later, &AnnounceRequest { load, ..AnnounceRequest::of(node(number)) });
         }
         assert_eq!((load_of(&reports, later, 5), load_of(&reports, later, 6)), (load, load));
+        reports.sweep(later + Duration::from_secs(3600));
+        assert!(reports.nodes().is_empty());
+    }
+
+    fn zone(name: &str) -> Topology {
+        Topology { zone: Some(name.to_owned()), ..Topology::default() }
+    }
+
+    /// An announce of a node in the zone `to` that received this much from the node `from` in the zone `a`.
+    fn received(number: usize, to: &str, from: usize, bytes: u64) -> AnnounceRequest {
+        let flow = FlowReport { from: zone("a"), bytes_per_second: 9, bytes };
+        let sender = SenderReport { digest: Digest::of(b"blob"), id: node(from).id, bytes };
+        let (flows, senders) = if bytes > 0 { (vec![flow], vec![sender]) } else { (Vec::new(), Vec::new()) };
+        let info = PeerInfo { topology: zone(to), ..node(number) };
+        AnnounceRequest { load: Some(NodeLoad::default()), flows, senders, ..AnnounceRequest::of(info) }
+    }
+
+    #[test]
+    fn rates_are_those_of_the_last_reports_and_end_with_them() {
+        let reports = Reports::new(&TrackerConfig::default());
+        let at = |millis| Timestamp(0) + Duration::from_millis(millis);
+        for number in 0..2 {
+            reports.take(at(0), &received(number, "b", 7, 1_000));
+        }
+        assert_eq!(reports.rates(at(0)).bytes_per_second, 0, "of a first report nobody knows the time");
+        for number in 0..2 {
+            reports.take(at(2_000), &received(number, "b", 7, 1_000));
+        }
+        let (rates, blob) = (reports.rates(at(2_100)), Digest::of(b"blob"));
+        assert_eq!((rates.bytes_per_second, rates.of_blob(&blob), rates.sent_by("node7")), (1_000, 1_000, 1_000));
+        let flow = &rates.flows[0];
+        assert_eq!((flow.from.zone.as_deref(), flow.to.zone.as_deref()), (Some("a"), Some("b")));
+        assert_eq!((flow.bytes_per_second, flow.transfer_bytes_per_second, flow.bytes), (1_000, 9, 4_000));
+        let senders = reports.senders(at(2_100), "node1", &blob);
+        assert_eq!(senders, [Sender { id: "node7".to_owned(), bytes_per_second: 500 }]);
+        let activity = reports.activity(at(2_100), "node0", &rates);
+        assert_eq!((activity.received_bytes_per_second, activity.sent_bytes_per_second), (500, 0));
+        assert_eq!(reports.activity(at(2_100), "node7", &rates).sent_bytes_per_second, 1_000);
+        // One has ended, the other one is silent.
+        reports.take(at(3_000), &received(0, "b", 7, 0));
+        assert_eq!(reports.rates(at(3_000)).bytes_per_second, 500);
+        let rates = reports.rates(at(6_100));
+        assert_eq!((rates.bytes_per_second, rates.flows[0].bytes), (0, 4_000));
+        assert!(reports.senders(at(6_100), "node1", &blob).is_empty());
+    }
+
+    #[test]
+    fn what_a_node_may_report_is_bounded() {
+        let reports = Reports::new(&TrackerConfig::default());
+        let flow = |number: u64| FlowReport { from: zone(&number.to_string()), bytes_per_second: 1, bytes: u64::MAX };
+        let sender = |number| SenderReport { digest: Digest::of(b"a"), id: node(number).id, bytes: u64::MAX };
+        let request = AnnounceRequest {
+            flows: (0..100).map(flow).collect(),
+            senders: (0..100).map(sender).collect(),
+            ..AnnounceRequest::of(node(1))
+        };
+        reports.take(Timestamp(0), &request);
+        reports.take(Timestamp(1), &request);
+        let nodes = reports.nodes();
+        let reported = &nodes[&node(1).id];
+        assert_eq!((reported.zones.len(), reported.senders.len()), (MOST_ZONES, MOST_SENDERS));
+        drop(nodes);
+        assert_eq!(reports.rates(Timestamp(1)).bytes_per_second, u64::MAX);
     }
 }

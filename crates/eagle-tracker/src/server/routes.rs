@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{
         ANNOUNCE_PATH, OVERVIEW_PATH, PEERS_PATH, PeerPage, PeersPage, SWARMS_PATH, SwarmPage, SwarmsPage,
-        TOPOLOGY_PATH,
+        TOPOLOGY_PATH, TopologyPage,
         seeders::{LEASES_PATH, RELEASE_PATH, SEEDERS_PATH},
     },
     encoding::Encoding,
@@ -77,7 +77,7 @@ pub(super) async fn read(shared: &Shared, method: &Method, path: &str, query: &s
             SWARMS_PATH => swarms(shared, query).await,
             PEERS_PATH => peers(shared, &Paging::parse(query)?).await,
             OVERVIEW_PATH => Ok(json(&*shared.overview().await)),
-            TOPOLOGY_PATH => Ok(json(&*shared.topology().await)),
+            TOPOLOGY_PATH => topology(shared, query).await,
             _ => {
                 if let Some(asset) = dashboard::asset(path) {
                     return Ok(asset);
@@ -127,6 +127,8 @@ async fn swarms(shared: &Shared, query: &str) -> Result<Reply, RequestError> {
     let after = paging.after.as_deref().map(|after| parse("after", after)).transpose()?;
     let mut swarms = shared.store.swarms(after, paging.limit + 1, shared.now()).await;
     let next = paging.cut(&mut swarms, |swarm| swarm.digest);
+    let rates = shared.rates().await;
+    swarms.iter_mut().for_each(|swarm| swarm.bytes_per_second = rates.of_blob(&swarm.digest));
     Ok(json(&SwarmsPage { swarms, next }))
 }
 
@@ -134,19 +136,25 @@ async fn swarm(shared: &Shared, digest: Digest, query: &str) -> Result<Reply, Re
     let (with_pieces, paging) = Paging::with_pieces(query)?;
     let after = paging.node()?;
     let found = shared.store.swarm(digest, after.as_ref().map(NodeId::as_str), paging.limit + 1, shared.now()).await;
-    let (summary, mut members) = found.ok_or(RequestError::NoSuchSwarm(digest))?;
+    let (mut summary, mut members) = found.ok_or(RequestError::NoSuchSwarm(digest))?;
     if !with_pieces {
         members.iter_mut().for_each(|member| member.owned = None);
     }
     let next = paging.cut(&mut members, |member| member.peer.id.clone());
+    summary.bytes_per_second = shared.rates().await.of_blob(&digest);
+    for member in &mut members {
+        member.senders = shared.reports.senders(shared.now(), &member.peer.id, &digest);
+    }
     Ok(json(&SwarmPage { summary, members, next }))
 }
 
 async fn peer(shared: &Shared, node: &NodeId, paging: &Paging) -> Result<Reply, RequestError> {
     let after = paging.after.as_deref().map(|after| parse("after", after)).transpose()?;
     let found = shared.store.node(node, after, paging.limit + 1, shared.now()).await;
-    let (summary, mut owns) = found.ok_or_else(|| RequestError::NoSuchPeer(node.clone()))?;
+    let (mut summary, mut owns) = found.ok_or_else(|| RequestError::NoSuchPeer(node.clone()))?;
     let next = paging.cut(&mut owns, |blob| blob.digest);
+    let rates = shared.rates().await;
+    summary.activity = shared.reports.activity(shared.now(), node.as_str(), &rates);
     Ok(json(&PeerPage { summary, owns, next }))
 }
 
@@ -154,7 +162,22 @@ async fn peers(shared: &Shared, paging: &Paging) -> Result<Reply, RequestError> 
     let after = paging.node()?;
     let mut peers = shared.store.nodes(after.as_ref().map(NodeId::as_str), paging.limit + 1, shared.now()).await;
     let next = paging.cut(&mut peers, |summary| summary.peer.id.clone());
+    let rates = shared.rates().await;
+    for peer in &mut peers {
+        peer.activity = shared.reports.activity(shared.now(), &peer.peer.id, &rates);
+    }
     Ok(json(&PeersPage { peers, next }))
+}
+
+/// Zones and a page of what goes between them, which is in the order of how fast it is.
+async fn topology(shared: &Shared, query: &str) -> Result<Reply, RequestError> {
+    let paging = Paging::parse(query)?;
+    let after: usize = paging.after.as_deref().map(|after| parse("after", after)).transpose()?.unwrap_or(0);
+    let (zones, rates) = (shared.zones().await, shared.rates().await);
+    let flows: Vec<_> = rates.flows.iter().skip(after).take(paging.limit).cloned().collect();
+    let shown = after.saturating_add(flows.len());
+    let zones = if after == 0 { zones.to_vec() } else { Vec::new() };
+    Ok(json(&TopologyPage { zones, flows, next: (shown < rates.flows.len()).then_some(shown) }))
 }
 
 /// Which page of a list is asked for.

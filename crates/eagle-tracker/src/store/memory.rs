@@ -360,6 +360,7 @@ impl PeerStore for MemoryStore {
             owned: Some(owned.to_piece_set()),
             age_seconds: (now - joined).as_secs_f64(),
             last_announce_seconds: (now - node.last_announce()).as_secs_f64(),
+            senders: Vec::new(),
         });
         Some((summary, members.collect()))
     }
@@ -490,6 +491,7 @@ impl Swarm {
             progress: progress(owned, peers, pieces),
             age_seconds: (now - self.created).as_secs_f64(),
             changed_seconds: (now - self.changed).as_secs_f64(),
+            bytes_per_second: 0,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use eagle_core::{Digest, NodeId, PeerInfo, Timestamp};
 
-use crate::api::{PeerAt, PeerSummary};
+use crate::api::{NodeActivity, PeerAt, PeerSummary};
 
 /// A node that has announced itself.
 #[derive(Debug)]
@@ -78,6 +78,7 @@ impl Node {
             blobs: self.membership().blobs.len(),
             age_seconds: (now - self.joined).as_secs_f64(),
             last_announce_seconds: (now - self.last_announce()).as_secs_f64(),
+            activity: NodeActivity::default(),
         }
     }
 

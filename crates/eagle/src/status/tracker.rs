@@ -135,7 +135,7 @@ fn place(topology: &Topology) -> String {
 #[cfg(test)]
 mod tests {
     use eagle_core::{Digest, Geometry, PeerInfo};
-    use eagle_tracker::api::PeerAt;
+    use eagle_tracker::api::{NodeActivity, PeerAt};
 
     use super::*;
 
@@ -146,6 +146,7 @@ mod tests {
             blobs: 3,
             age_seconds: 9.0,
             last_announce_seconds: 2.4,
+            activity: NodeActivity::default(),
         };
         let text = peer_table(std::slice::from_ref(&peer));
         assert!(
@@ -162,6 +163,7 @@ mod tests {
             progress: 0.75,
             age_seconds: 1.0,
             changed_seconds: 1.0,
+            bytes_per_second: 0,
         };
         let text = swarm_table(&[swarm]);
         assert!(text.lines().nth(1).unwrap().ends_with("200000       4      3        1         2"), "{text}");

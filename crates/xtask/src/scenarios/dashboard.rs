@@ -72,11 +72,19 @@ pub(super) fn dashboard(scene: &Scene<'_>) -> Result<()> {
     browser.script("document.getElementById('theme').click()")?;
     ensure!(browser.script(dark)? != before, "dark and light look the same");
 
-    for (view, shown) in [("nodes", "tbody a"), ("topology", "svg")] {
+    for (view, shown) in [("nodes", "tbody a"), ("topology", ".square td")] {
         browser.open(&format!("http://{tracker}/#/{view}"))?;
         browser.wait(view, &format!("return document.querySelector('{shown}') !== null"))?;
         picture(&format!("{view}.png"))?;
     }
+    // What the proxies received is reported within seconds of the pulls, and the page shows what the tracker says.
+    let flows = browser.wait(
+        "the flows are those of the tracker",
+        "return fetch('/v1/topology').then((answer) => answer.json()).then(({ flows }) => { \
+            const shown = [...document.querySelectorAll('.square td')].map((cell) => cell.title); \
+            return flows.length && flows.every((flow) => flow.bytes > 0) && shown.some((text) => text.endsWith('so far')) && flows.length; })",
+    )?;
+    ensure!(flows == 1, "{flows} flows are shown; the nodes have no labels");
     let wide = browser.script("return document.documentElement.scrollWidth <= innerWidth")?;
     ensure!(wide == true, "the page is wider than the window");
     let problems = browser.problems()?;

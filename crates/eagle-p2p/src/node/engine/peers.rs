@@ -14,6 +14,7 @@ use tracing::{debug, info};
 
 use super::{Engine, Greeting, LOOKUP_TIMEOUT, MAX_LOOKUPS, Peer};
 use crate::{
+    identity,
     network::NetworkEvent,
     node::{
         blob::{Blob, Source},
@@ -67,7 +68,8 @@ impl Engine {
                 let key = PeerKey(self.next_key);
                 self.next_key += 1;
                 let role = self.roles.get(&peer).copied().unwrap_or(NodeRole::Proxy);
-                self.peers.insert(peer, Peer { key, data_address, encryption, role });
+                let id = identity::node_id(&peer).ok();
+                self.peers.insert(peer, Peer { key, data_address, encryption, role, id });
                 self.keys.insert(key, peer);
                 let waiting: Vec<Digest> = self
                     .blobs
@@ -111,6 +113,7 @@ impl Engine {
     /// Keeps where a peer is; its group when that is not in our rack.
     pub(super) fn note_group(&mut self, peer: PeerId, topology: &Topology) -> Option<FarGroup> {
         let group = topology.group_seen_from(&self.parts.topology);
+        self.places.put(peer, topology.clone());
         match group {
             Some(group) => self.far_groups.put(peer, group),
             None => self.far_groups.pop(&peer),

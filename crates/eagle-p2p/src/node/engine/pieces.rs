@@ -1,6 +1,6 @@
 //! Pieces: those that come in are verified and stored, those that are asked for are granted.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use eagle_core::{
@@ -12,7 +12,7 @@ use eagle_store::cache::PartialEntry;
 use libp2p::PeerId;
 use tracing::{debug, warn};
 
-use super::{BAN, Engine, Verified};
+use super::{Asked, BAN, Engine, Verified};
 use crate::{
     channel::ChannelEvent,
     node::{
@@ -25,16 +25,17 @@ impl Engine {
     pub(super) fn channel_event(&mut self, event: ChannelEvent) {
         match event {
             ChannelEvent::Started { id, piece, load, .. } => {
-                if let Some((digest, id, _)) = self.requests.get(&id).copied() {
+                if let Some(Asked { digest, id, .. }) = self.requests.get(&id).copied() {
                     self.with(digest, |blob, now| blob.swarm.handle_started(now, id, piece, load));
                 }
             }
             ChannelEvent::Progress { id, .. } => {
-                if let Some((digest, id, _)) = self.requests.get(&id).copied() {
+                if let Some(Asked { digest, id, .. }) = self.requests.get(&id).copied() {
                     self.with(digest, |blob, now| blob.swarm.handle_progress(now, id));
                 }
             }
-            ChannelEvent::Piece { peer, id, piece, bytes, .. } => {
+            ChannelEvent::Piece { peer, id, digest, piece, bytes, elapsed, .. } => {
+                self.count(peer, digest, bytes.len() as u64, elapsed);
                 let Some((digest, id, made)) = self.answered(id) else { return };
                 self.parts.piece_seconds.observe(made.elapsed().as_secs_f64());
                 let wanted = self.with(digest, |blob, now| {
@@ -69,6 +70,13 @@ impl Engine {
         }
     }
 
+    /// Counts what a peer sent, for trackers.
+    fn count(&self, peer: PeerId, digest: Digest, bytes: u64, elapsed: Duration) {
+        let id = self.peers.get(&peer).and_then(|state| state.id.as_ref());
+        let (Some(id), Some(place)) = (id, self.places.peek(&peer)) else { return };
+        self.parts.counted.add(digest, id, place, bytes, elapsed);
+    }
+
     /// Checks a piece against its hash and stores it, off this task.
     pub(super) fn verify(&mut self, digest: Digest, peer: PeerId, piece: PieceIndex, bytes: Bytes) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
@@ -81,8 +89,9 @@ impl Engine {
             let verdict = Verdict::NotStored;
             return self.verified(Verified { digest, generation, peer, piece, verdict });
         };
-        let entry = entry.clone();
+        let (entry, storing) = (entry.clone(), blob.counters.store());
         self.verifying.spawn(async move {
+            let _storing = storing;
             let verdict = check_and_store(&entry, piece, check, bytes).await;
             Verified { digest, generation, peer, piece, verdict }
         });

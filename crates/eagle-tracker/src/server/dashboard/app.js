@@ -60,6 +60,7 @@ function short(name) {
   return colon < 0 ? `${name.slice(0, 8)}…${name.slice(-6)}` : `${name.slice(0, colon + 13)}…`;
 }
 
+const rate = (value) => (value ? `${bytes(value)}/s` : "—");
 const place = (topology) => [topology.region, topology.zone, topology.rack].filter(Boolean).join(" / ") || "—";
 const swarmLink = (digest) => h("a", { href: `#/swarm/${digest}`, title: digest, class: "mono" }, short(digest));
 const nodeLink = (peer) =>
@@ -96,6 +97,7 @@ async function overview() {
     tile("of them seeders", number(page.seeders), page.seeders === 0),
     tile("blobs", number(page.blobs)),
     tile("pairs of blob and node", number(page.entries)),
+    tile("moving", rate(page.bytes_per_second)),
     tile("announces a second", page.announces_per_second.toFixed(1)),
     tile("state in", page.store.away ? `${page.store.kind}: away` : page.store.kind, page.store.away),
     tile("up", time(page.uptime_seconds)),
@@ -108,11 +110,12 @@ async function overview() {
     number(swarm.seeders),
     number(swarm.complete),
     bar(swarm.progress),
+    rate(swarm.bytes_per_second),
     time(swarm.changed_seconds),
   ]);
   const columns = [
     ["blob", ""], ["size", "number"], ["nodes", "number"], ["seeders", "number"], ["complete", "number"],
-    ["pieces owned", ""], ["last change", "number"],
+    ["pieces owned", ""], ["moving", "number"], ["last change", "number"],
   ];
   return [
     h("h2", {}, "Cluster"),
@@ -136,10 +139,15 @@ async function swarm(digest) {
     peer.role,
     place(peer.topology),
     bar(page.pieces ? peer.pieces / page.pieces : 1),
+    rate((peer.senders || []).reduce((sum, sender) => sum + sender.bytes_per_second, 0)),
+    senders(peer.senders || []),
     time(peer.age_seconds),
     time(peer.last_announce_seconds),
   ]);
-  const columns = [["node", ""], ["role", ""], ["place", ""], ["pieces owned", ""], ["joined", "number"], ["last announce", "number"]];
+  const columns = [
+    ["node", ""], ["role", ""], ["place", ""], ["pieces owned", ""], ["gets", "number"], ["most from", ""], ["joined", "number"],
+    ["last announce", "number"],
+  ];
   draw(canvas, members, page.pieces);
   return [
     h("h2", { class: "mono" }, page.digest),
@@ -150,6 +158,7 @@ async function swarm(digest) {
       tile("seeders", number(page.seeders)),
       tile("complete", number(page.complete)),
       tile("pieces owned", `${Math.floor(page.progress * 100)} %`),
+      tile("moving", rate(page.bytes_per_second)),
       tile("first announced", time(page.age_seconds)),
       tile("rarest piece at", number(least), least === 0),
     ]),
@@ -164,6 +173,12 @@ async function swarm(digest) {
   ];
 }
 
+// The first of those that a node gets a blob from; the others are counted.
+function senders(all) {
+  const links = all.slice(0, 2).flatMap((sender) => [nodeLink(sender), ` ${rate(sender.bytes_per_second)} `]);
+  return h("span", {}, links, all.length > 2 ? `and ${all.length - 2} more` : "");
+}
+
 async function nodes(after) {
   const query = after ? `&after=${encodeURIComponent(after)}` : "";
   const page = await get(`/v1/peers?limit=${PAGE}${query}`);
@@ -173,11 +188,15 @@ async function nodes(after) {
     peer.address,
     place(peer.topology),
     number(peer.blobs),
+    rate(peer.activity.received_bytes_per_second),
+    rate(peer.activity.sent_bytes_per_second),
+    peer.activity.load ? number(peer.activity.load.requests) : "—",
     time(peer.age_seconds),
     time(peer.last_announce_seconds),
   ]);
   const columns = [
-    ["node", ""], ["role", ""], ["address", "mono"], ["place", ""], ["blobs", "number"], ["known for", "number"],
+    ["node", ""], ["role", ""], ["address", "mono"], ["place", ""], ["blobs", "number"], ["gets", "number"], ["gives", "number"],
+    ["queue", "number"], ["known for", "number"],
     ["last announce", "number"],
   ];
   const links = [];
@@ -188,6 +207,7 @@ async function nodes(after) {
 
 async function node(id) {
   const page = await get(`/v1/peers/${encodeURIComponent(id)}?limit=1000`);
+  const load = page.activity.load;
   const rows = page.owns.map((blob) => [
     swarmLink(blob.digest),
     bytes(blob.size),
@@ -199,6 +219,8 @@ async function node(id) {
     h("h2", { class: "mono" }, page.id),
     h("div", { class: "tiles" }, [
       tile("role", page.role), tile("address", page.address), tile("place", place(page.topology)), tile("blobs", number(page.blobs)),
+      tile("gets", rate(page.activity.received_bytes_per_second)), tile("gives", rate(page.activity.sent_bytes_per_second)),
+      tile("requests in its queue", load ? number(load.requests) : "—"), tile("free upload slots", load ? number(load.free_slots) : "—"),
       tile("known for", time(page.age_seconds)), tile("last announce", `${time(page.last_announce_seconds)} ago`),
     ]),
     h("h2", {}, "Blobs"),
@@ -231,13 +253,51 @@ function map(zones) {
   return svg;
 }
 
+// What goes between the zones that move most, each row to each column.
+function square(flows) {
+  const { shown, left } = Flows.busiest(flows);
+  const rates = new Map(flows.map((flow) => [Flows.key(flow.from) + Flows.key(flow.to), flow]));
+  const most = Math.max(...flows.map((flow) => flow.bytes_per_second), 1);
+  const head = shown.map((zone) => h("th", { scope: "col", class: "number" }, Flows.name(zone)));
+  const rows = shown.map((from) => h("tr", {}, h("th", { scope: "row" }, Flows.name(from)), shown.map((to) => {
+    const flow = rates.get(Flows.key(from) + Flows.key(to));
+    const now = flow ? flow.bytes_per_second : 0;
+    const same = from === to ? " same" : "";
+    const title = flow ? `${bytes(flow.bytes)} so far` : "nothing was reported";
+    return h("td", { class: Flows.shade(now, most) + same, title }, rate(now));
+  })));
+  const caption = `What goes now from the zone of the row to that of the column` + (left ? `; the ${shown.length} that move most` : "");
+  const inner = h("table", { class: "square" }, h("caption", {}, caption),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "from \u2193 to \u2192"), head)), h("tbody", {}, rows));
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, inner);
+}
+
+function flowTable(page) {
+  const rows = page.flows.slice(0, PAGE).map((flow) => [
+    Flows.name(flow.from), Flows.name(flow.to), rate(flow.bytes_per_second), rate(flow.transfer_bytes_per_second), bytes(flow.bytes),
+  ]);
+  const columns = [["from", ""], ["to", ""], ["now", "number"], ["one transfer", "number"], ["so far", "number"]];
+  const more = page.next || page.flows.length > PAGE ? `The ${PAGE} fastest flows` : "Flows, the fastest first";
+  return table(`${more}, as the nodes that receive them report`, columns, rows, "No node has reported what it received.");
+}
+
 async function topology() {
-  const page = await get("/v1/topology");
+  const page = await get("/v1/topology?limit=1000");
+  const { all, between } = Flows.sums(page.flows);
   const rows = page.zones.map((zone) => [zone.region || "—", zone.zone || "—", number(zone.peers), number(zone.seeders), number(zone.racks.length)]);
   const columns = [["region", ""], ["zone", ""], ["nodes", "number"], ["seeders", "number"], ["racks", "number"]];
   return [
     h("h2", {}, "Topology"),
+    h("div", { class: "tiles" }, [
+      tile("moving", rate(all)), tile("of it between zones", rate(between)),
+      tile("zones", number(page.zones.length)), tile("flows", page.next ? "over 1,000" : number(page.flows.length)),
+    ]),
+    page.flows.length ? h("h2", {}, "Flows") : null,
+    page.flows.length ? square(page.flows) : null,
+    h("h2", {}, "Places"),
     page.zones.length ? map(page.zones) : null,
+    h("h2", {}, "Flows in words"),
+    flowTable(page),
     h("h2", {}, "Zones"),
     table("Nodes by the labels that they carry", columns, rows, "No node is alive."),
   ];

@@ -7,7 +7,7 @@ use redis::{AsyncCommands as _, RedisError, Value};
 
 use super::{RedisPeers, field, geometry, malformed, member, number, seconds, ttl_micros, whole};
 use crate::{
-    api::{PeerAt, PeerBlob, PeerSummary, SwarmMember, SwarmSummary},
+    api::{NodeActivity, PeerAt, PeerBlob, PeerSummary, SwarmMember, SwarmSummary},
     ownership::Ownership,
     store::progress,
 };
@@ -71,6 +71,7 @@ impl RedisPeers {
                 owned: Some(member.pieces.to_piece_set()),
                 age_seconds: seconds(self.shared(now), member.joined),
                 last_announce_seconds: seconds(self.shared(now), member.last),
+                senders: Vec::new(),
             })
         });
         let members = members.collect();
@@ -112,6 +113,7 @@ impl RedisPeers {
             progress: 0.0,
             age_seconds: seconds(at, number(created).unwrap_or(at)),
             changed_seconds: seconds(at, changed.map_or(at, whole)),
+            bytes_per_second: 0,
         };
         let mut owned = 0;
         for (id, last) in ids.into_iter().zip(last) {
@@ -221,6 +223,7 @@ impl RedisPeers {
                 blobs,
                 age_seconds: seconds(at, number(joined.as_bytes()).unwrap_or(at)),
                 last_announce_seconds: seconds(at, last),
+                activity: NodeActivity::default(),
             });
         }
         Ok(summaries)
