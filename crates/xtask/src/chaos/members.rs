@@ -98,6 +98,11 @@ impl Node {
         })
     }
 
+    /// Says in which zone it is, before it is started.
+    pub(crate) fn label(&mut self, zone: &str) {
+        self.environment.push(("EAGLE_P2P__TOPOLOGY__ZONE".into(), zone.into()));
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.directory.join("eagle.log")
     }

@@ -32,6 +32,8 @@ const CORRUPT_LONGER_THAN: u32 = 220;
 const SEND_BUFFERS: &str = "4096 131072 524288";
 /// Queue of a slow link, as time: what is longer is dropped.
 const QUEUE: &str = "300ms";
+/// Both ends of the link between two parts of the network.
+const SHARED_LINK: (&str, &str) = ("between0", "between1");
 
 /// The network of a run.
 #[derive(Debug)]
@@ -140,13 +142,8 @@ impl Network {
         if !self.namespaces {
             return None;
         }
-        // Of the namespace of this thread, which is that of the bridge.
-        let text = fs::read_to_string("/proc/thread-self/net/dev").ok()?;
-        let name = format!("{}:", link(member));
-        let counters = text.lines().find_map(|line| line.trim_start().strip_prefix(&name))?;
-        let mut counters = counters.split_whitespace().map(|counter| counter.parse().ok());
-        // Received, by the bridge's end: what the member sent. What was sent to it is eight places on.
-        Some((counters.next()??, counters.nth(7)??))
+        // Received, by the bridge's end: what the member sent.
+        counters(&link(member))
     }
 
     /// Cuts a member off, or connects it again.
@@ -199,6 +196,32 @@ impl Network {
         Ok(())
     }
 
+    /// Puts these members behind a link that all of them share for what they exchange with the others, bytes per second each way.
+    /// Once for a network with namespaces.
+    pub(crate) fn set_apart(&self, members: &[Member], rate: u64) -> Result<()> {
+        ensure!(self.namespaces, "a shared link needs network namespaces");
+        ip(&["link", "add", "br1", "type", "bridge"])?;
+        ip(&["link", "set", "br1", "up"])?;
+        ip(&["link", "add", SHARED_LINK.0, "type", "veth", "peer", "name", SHARED_LINK.1])?;
+        let rate = format!("{}bit", rate * 8);
+        for (link, bridge) in [(SHARED_LINK.0, "br0"), (SHARED_LINK.1, "br1")] {
+            ip(&["link", "set", link, "master", bridge, "up"])?;
+            let mut command = Command::new("tc");
+            command.args(["qdisc", "add", "dev", link, "root", "tbf", "rate", &rate]);
+            succeed(command.args(["burst", "64kb", "latency", QUEUE]), DEADLINE)?;
+        }
+        for member in members {
+            ip(&["link", "set", &link(*member), "master", "br1"])?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that have passed the link of [`Self::set_apart`], both ways.
+    pub(crate) fn crossed(&self) -> Result<u64> {
+        let (received, sent) = counters(SHARED_LINK.0).context("no link between the two parts")?;
+        Ok(received + sent)
+    }
+
     /// Replaces all rules at once.
     fn apply(&self) -> Result<()> {
         let mut rules = String::from("table bridge chaos\ndelete table bridge chaos\ntable bridge chaos {\n");
@@ -248,6 +271,16 @@ impl Network {
         ensure!(status.success(), "nft ended with {status} for\n{rules}");
         Ok(())
     }
+}
+
+/// Bytes that an interface of this thread's namespace, which is that of the bridge, has received and sent.
+fn counters(interface: &str) -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/thread-self/net/dev").ok()?;
+    let name = format!("{interface}:");
+    let counters = text.lines().find_map(|line| line.trim_start().strip_prefix(&name))?;
+    let mut counters = counters.split_whitespace().map(|counter| counter.parse().ok());
+    // What was sent is eight places on.
+    Some((counters.next()??, counters.nth(7)??))
 }
 
 /// The bridge's end of a member's link.

@@ -24,6 +24,7 @@ mod shared_storage;
 mod specification;
 mod split_views;
 mod tls_front;
+mod zones;
 
 use std::{path::Path, sync::Arc};
 
@@ -298,6 +299,11 @@ const ALL: &[Scenario] = &[
         name: "split-views",
         proves: "two seeders with disks of their own, eight nodes with different lists of them, half without a tracker: the registry serves every blob exactly once",
         run: split_views::fetched_once,
+    },
+    Scenario {
+        name: "zones-over-a-thin-link",
+        proves: "two zones of four nodes, half a node's rate between them: with labels, at most half of the bytes cross that do without",
+        run: zones::over_a_thin_link,
     },
     Scenario {
         name: "split-views-killed",
