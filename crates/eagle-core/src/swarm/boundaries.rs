@@ -34,6 +34,9 @@ const NEAR_PER_RESCUE: u32 = 5;
 /// seldom choose the same. Where few know a peer far away, this is how most comes to them: 10 nodes beside 990 took 12.5 s and
 /// 1.22 times the least crossed with 8, 15.4 s and 1.11 with 24, 17.2 s and 1.12 with 32 (simulated).
 const MISSING_PER_RESCUE: u32 = 24;
+/// Shortest mean time between two tries, each of which looks at all peers: with pieces that take no time to speak of there would be
+/// no end of them.
+const LEAST_RESCUE_PERIOD: Duration = Duration::from_millis(20);
 /// Times that a request may take before it counts as stalled, until a piece counts as known everywhere:
 /// it has to come into the other zones and be passed on twice there. With 1 instead of 2, 1.46
 /// times the least crossed and not 1.27 (simulated, 4 zones of 150 nodes, 16 peers per rescue).
@@ -362,7 +365,9 @@ impl Swarm {
         let present = |boundary: &Boundary| {
             self.peers.values().any(|state| state.group.is_some_and(|group| group.boundary == *boundary))
         };
-        widest.is_some() && Boundary::ALL.into_iter().filter(present).any(due)
+        // Of a boundary that nobody is behind any more the time is forgotten when it comes.
+        let over = || self.boundaries.rescue_at.values().any(|at| now >= *at);
+        widest.is_some() && (Boundary::ALL.into_iter().filter(present).any(due) || over())
     }
 
     /// Adds what the peers behind a boundary own, or the near ones.
@@ -413,7 +418,7 @@ impl Swarm {
             let missing = self.missing_over(boundary, &inside.owned);
             let seldom = self.far_patience() / NEAR_PER_RESCUE;
             let often = self.requests.service_time().saturating_mul(MISSING_PER_RESCUE) / missing.max(1);
-            let period = seldom.min(often).saturating_mul(nodes.max(1));
+            let period = seldom.min(often).saturating_mul(nodes.max(1)).max(LEAST_RESCUE_PERIOD);
             let at = now + period.mul_f64(self.rng.random_range(0.5..1.5));
             self.boundaries.rescue_at.insert(boundary, at);
         }
