@@ -31,7 +31,7 @@ const SPARED_KINDS: [&str; 4] = ["blob", "blob_head", "list", "manifest"];
 /// What becomes of a blob in the storage that seeders share.
 const SHARED_OUTCOMES: [&str; 6] = ["found", "absent", "stored", "not_stored", "damaged", "failed"];
 /// How it came to be a seeder's turn to fetch.
-const LEASE_OUTCOMES: [&str; 3] = ["granted", "alone", "followed"];
+const LEASE_OUTCOMES: [&str; 4] = ["granted", "alone", "followed", "lost"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OriginLabels {
@@ -193,7 +193,7 @@ impl Metrics {
         registry.register("shared_written_bytes", "Bytes given to that object store", inner.shared_written.clone());
         registry.register(
             "leases",
-            "Fetches by how it came to be this seeder's turn: granted, alone (nobody could be asked, or the holder gave nothing), followed",
+            "Fetches by how it came to be this seeder's turn: granted, alone (nobody could be asked, or the holder gave nothing), followed; lost is one that another seeder took over meanwhile",
             inner.leases.clone(),
         );
         registry.register(
