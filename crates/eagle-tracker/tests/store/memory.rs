@@ -46,7 +46,7 @@ proptest! {
     #[test]
     fn seeders_and_leases_follow_the_rules(steps in seeders_suite::steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(seeders_suite::run(&MemorySeeders::default(), steps));
+        runtime.block_on(seeders_suite::run(&MemorySeeders::default(), steps, at(3_600)));
     }
 }
 

@@ -69,7 +69,8 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// The same steps on a store and on the core's rules in memory: the same answers. Tokens may be others, but have to grow.
-pub(crate) async fn run(store: &dyn SeederStore, steps: Vec<Step>) {
+/// No later than `end` on the store's clock.
+pub(crate) async fn run(store: &dyn SeederStore, steps: Vec<Step>, end: Timestamp) {
     let rules = MemorySeeders::default();
     let mut now = Timestamp(0);
     // Of each lease that a seeder was given: its tokens in the store and in the rules, and how far it is.
@@ -116,7 +117,7 @@ pub(crate) async fn run(store: &dyn SeederStore, steps: Vec<Step>) {
                 store.leave(&id(number), now).await;
                 rules.leave(&id(number), now).await;
             }
-            Step::Wait(seconds) => now = now + std::time::Duration::from_secs(seconds),
+            Step::Wait(seconds) => now = end.min(now + std::time::Duration::from_secs(seconds)),
             Step::Sweep => {
                 store.sweep(now).await;
                 rules.sweep(now).await;
