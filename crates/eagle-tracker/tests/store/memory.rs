@@ -3,7 +3,10 @@
 use eagle_tracker::store::{MemorySeeders, MemoryStore, PeerStore, StoreLimits};
 use proptest::prelude::*;
 
-use crate::{seeders_suite, suite};
+use crate::{
+    seeders_suite,
+    suite::{self, at},
+};
 
 fn make(limits: StoreLimits) -> Box<dyn PeerStore> {
     Box::new(MemoryStore::new(limits))
