@@ -25,12 +25,15 @@ pub struct MemoryStorage {
     blobs: Arc<Blobs>,
 }
 
-type Blobs = Mutex<HashMap<Digest, Kept>>;
+type Blobs = Mutex<HashMap<Digest, Kept, lru::DefaultHasher>>;
 
 #[derive(Debug, Default)]
 struct Kept {
     content: Option<Arc<Content>>,
-    metainfo: Option<Metainfo>,
+    /// Apart, so that a table of many blobs stays small enough for the processor's caches.
+    metainfo: Option<Box<Metainfo>>,
+    /// Here and not with the content, so that a use costs one look into memory.
+    last_used: Option<SystemTime>,
 }
 
 /// The pieces of one blob, complete or not; shared by the storage, a writer and readers.
@@ -47,7 +50,8 @@ struct Content {
 struct State {
     pieces: Vec<Option<Bytes>>,
     phase: Phase,
-    last_used: SystemTime,
+    /// When it was begun, later when it became complete.
+    since: SystemTime,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +67,7 @@ impl MemoryStorage {
         Self::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Kept>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Kept, lru::DefaultHasher>> {
         self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,12 +101,12 @@ impl BlobStorage for MemoryStorage {
 
     async fn put_metainfo(&self, metainfo: &Metainfo) -> Result<(), StorageError> {
         check_metainfo(metainfo)?;
-        self.lock().entry(metainfo.digest).or_default().metainfo = Some(metainfo.clone());
+        self.lock().entry(metainfo.digest).or_default().metainfo = Some(Box::new(metainfo.clone()));
         Ok(())
     }
 
     async fn metainfo(&self, digest: Digest) -> Result<Option<Metainfo>, StorageError> {
-        Ok(self.lock().get(&digest).and_then(|kept| kept.metainfo.clone()))
+        Ok(self.lock().get(&digest).and_then(|kept| kept.metainfo.as_deref().cloned()))
     }
 
     async fn remove(&self, digest: Digest) -> Result<(), StorageError> {
@@ -119,23 +123,23 @@ impl BlobStorage for MemoryStorage {
 
     async fn list(&self) -> Result<Vec<StoredBlob>, StorageError> {
         let blobs = self.lock();
-        let contents = blobs.values().filter_map(|kept| kept.content.as_ref());
+        let contents = blobs.values().filter_map(|kept| Some((kept.content.as_ref()?, kept.last_used)));
         Ok(contents
-            .map(|content| {
+            .map(|(content, last_used)| {
                 let state = content.read();
                 StoredBlob {
                     digest: content.digest,
                     size: content.geometry.size(),
                     complete: state.phase == Phase::Complete,
-                    last_used: state.last_used,
+                    last_used: last_used.map_or(state.since, |used| used.max(state.since)),
                 }
             })
             .collect())
     }
 
     fn touch(&self, digest: Digest) {
-        if let Some(content) = self.lock().get(&digest).and_then(|kept| kept.content.as_ref()) {
-            content.write().last_used = SystemTime::now();
+        if let Some(kept) = self.lock().get_mut(&digest) {
+            kept.last_used = Some(SystemTime::now());
         }
     }
 }
@@ -143,7 +147,7 @@ impl BlobStorage for MemoryStorage {
 impl Content {
     fn new(digest: Digest, geometry: Geometry) -> Self {
         let pieces = vec![None; geometry.pieces() as usize];
-        let state = State { pieces, phase: Phase::Writing, last_used: SystemTime::now() };
+        let state = State { pieces, phase: Phase::Writing, since: SystemTime::now() };
         Self { digest, geometry, state: RwLock::new(state), in_use: AtomicBool::new(false) }
     }
 
@@ -274,7 +278,7 @@ impl PartialBlob for MemoryPartial {
             return Err(StorageError::Incomplete { digest, missing: u32::try_from(missing).unwrap_or(u32::MAX) });
         }
         state.phase = Phase::Complete;
-        state.last_used = SystemTime::now();
+        state.since = SystemTime::now();
         drop(state);
         Ok(Arc::clone(&self.content) as Arc<dyn BlobReader>)
     }
