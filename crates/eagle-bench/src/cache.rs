@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::{
     cli::CacheArgs,
     host::ProcessUse,
-    report::{Circumstances, write_json},
+    report::Circumstances,
     stats::{percentile, sorted},
 };
 
@@ -94,16 +94,14 @@ struct Eviction {
 /// # Errors
 /// When the disk fails.
 pub(crate) async fn run(args: CacheArgs) -> Result<()> {
-    let circumstances = Circumstances::now(None);
+    let circumstances = Circumstances::now("cache", None);
     let directory = tempfile::Builder::new().prefix("eagle-bench-").tempdir()?;
     let bookkeeping = bookkeeping(args.entries).await?;
     let reads = reads(&directory.path().join("reads"), args.size.0).await?;
     let start = start(&directory.path().join("start"), args.blobs).await?;
     let eviction = eviction(&directory.path().join("eviction"), args.victims, args.rounds).await?;
     let report = CacheReport { circumstances, bookkeeping, reads, start, eviction };
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
+    args.output.write(&report)?;
     let CacheReport { bookkeeping, reads, start, eviction, .. } = &report;
     println!("{} entries, one thread", bookkeeping.entries);
     println!("  {:<50} {:>12.0} /s", "uses (least recently used order kept)", bookkeeping.uses_per_second);

@@ -11,6 +11,8 @@ use eagle_registry::ImageReference;
 use serde::Serialize;
 use url::Url;
 
+use crate::{compare::CompareArgs, report::Output, show::ReportArgs};
+
 /// Load tests and benchmarks of Eagle: real processes and real sockets, and simulated swarms.
 #[derive(Debug, Parser)]
 #[command(
@@ -19,13 +21,14 @@ use url::Url;
     max_term_width = 110,
     after_help = "\
 Examples:
-  eagle-bench swarm --nodes 8 --size 128MiB --rate 20MB/s --json swarm.json
+  eagle-bench swarm --nodes 8 --size 128MiB --rate 20MB/s --html swarm.html
   eagle-bench pull --local --nodes 4 --size 64MiB
   eagle-bench pull --image registry.example/app:1 --direct --proxy http://node-1:43002 --csv pulls.csv
   eagle-bench floor
   eagle-bench serve
   eagle-bench limits
-  eagle-bench tracker --peers 15000 --blobs 5000"
+  eagle-bench tracker --peers 15000 --blobs 5000
+  eagle-bench compare before.json after.json --html compared.html"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -50,6 +53,10 @@ pub(crate) enum Command {
     Sim(SimArgs),
     /// Measure how many announces a tracker takes, how fast it answers, and what it needs for that.
     Tracker(TrackerArgs),
+    /// Compare two results of the same benchmark, with confidence intervals.
+    Compare(CompareArgs),
+    /// Show results that were written before as one page with plots.
+    Report(ReportArgs),
     /// An HTTP server that does nothing.
     #[command(hide = true)]
     Nothing(NothingArgs),
@@ -109,9 +116,8 @@ pub(crate) struct SwarmArgs {
     /// Time over which the nodes start one after another, evenly, as in 5s: the first at 0, the last at its end
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) stagger: Duration,
-    /// Write the result to this file as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -146,9 +152,8 @@ pub(crate) struct PullArgs {
     /// Write a line per pull to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
-    /// Write the result to this file as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
     /// Start a registry, a tracker, a seeder and proxies on this machine and pull from them
     #[arg(long)]
     pub(crate) local: bool,
@@ -161,9 +166,8 @@ pub(crate) struct FloorArgs {
     /// Bytes to move
     #[arg(long, default_value = "1GiB", value_name = "SIZE")]
     pub(crate) size: Size,
-    /// Write the result to this file as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -189,9 +193,8 @@ pub(crate) struct CacheArgs {
     /// Times that they are
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
-    /// Write the result to this file as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -225,9 +228,8 @@ pub(crate) struct ServeArgs {
     /// The eagle program; the one beside this program unless given
     #[arg(long, value_name = "FILE")]
     pub(crate) eagle: Option<PathBuf>,
-    /// Write the result to this file as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
     /// Keep logs and configurations of all processes in this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) keep_logs: Option<PathBuf>,
@@ -256,9 +258,8 @@ pub(crate) struct SimArgs {
     /// Take this share of the plan's nodes and bytes, from 0 to 1, for a quick look
     #[arg(long, default_value_t = 1.0, value_name = "SHARE", value_parser = share)]
     pub(crate) scale: f64,
-    /// Write the result to this file as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
     /// Draw completion over time and the spread of pieces to this file as SVG
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
@@ -311,9 +312,8 @@ pub(crate) struct LimitsArgs {
     /// The eagle program; the one beside this program unless given
     #[arg(long, value_name = "FILE")]
     pub(crate) eagle: Option<PathBuf>,
-    /// Write the result to this file as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
     /// Keep logs and configurations of all processes in this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) keep_logs: Option<PathBuf>,
@@ -361,9 +361,8 @@ pub(crate) struct TrackerArgs {
     /// The eagle program; the one beside this program unless given
     #[arg(long, value_name = "FILE")]
     pub(crate) eagle: Option<PathBuf>,
-    /// Write the result to this file as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 fn count(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {

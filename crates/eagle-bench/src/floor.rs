@@ -18,11 +18,7 @@ use eagle_core::{Digest, digest::Algorithm, digest::Hasher};
 use rustix::fs::sendfile;
 use serde::Serialize;
 
-use crate::{
-    cli::FloorArgs,
-    host::ProcessUse,
-    report::{Circumstances, write_json},
-};
+use crate::{cli::FloorArgs, host::ProcessUse, report::Circumstances};
 
 /// Bytes read, hashed and written at a time: fits the second-level cache, and few enough system calls.
 const CHUNK: usize = 256 << 10;
@@ -55,7 +51,7 @@ struct Cost {
 /// # Errors
 /// When a socket or file fails.
 pub(crate) fn run(args: &FloorArgs) -> Result<()> {
-    let circumstances = Circumstances::now(None);
+    let circumstances = Circumstances::now("floor", None);
     let size = args.size.0;
     ensure!(size > 0, "--size 0 leaves nothing to measure");
     let directory = tempfile::Builder::new().prefix("eagle-bench-").tempdir()?;
@@ -84,9 +80,7 @@ pub(crate) fn run(args: &FloorArgs) -> Result<()> {
         verified_download,
         delivered_download,
     };
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
+    args.output.write(&report)?;
     println!("{size} bytes over loopback, every end counted\n");
     for (name, cost) in [
         ("SHA-256 of a file in the page cache", report.hash),

@@ -16,9 +16,46 @@ pub(crate) struct Host {
     /// Usable by this process.
     pub(crate) cores: usize,
     pub(crate) memory_bytes: u64,
+    /// The distribution, as `/etc/os-release` names it.
+    pub(crate) system: Option<String>,
     pub(crate) kernel: String,
+    pub(crate) limits: Limits,
     /// Mean number of runnable processes in the minute before; anything above a few tenths is somebody else.
     pub(crate) load_before: f64,
+}
+
+/// What this process may use; absent where nothing limits it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Limits {
+    /// Descriptors (`RLIMIT_NOFILE`, the soft limit).
+    pub(crate) open_files: Option<u64>,
+    /// Cores' worth of time, by the control group.
+    pub(crate) cpus: Option<f64>,
+    /// Memory, by the control group.
+    pub(crate) memory_bytes: Option<u64>,
+}
+
+impl Limits {
+    /// Of this process. Groups above its own are not looked at.
+    fn own() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        // cgroups(7): version 2 has one line, `0::/path`.
+        let group = read("/proc/self/cgroup");
+        let group = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").trim_end_matches('/');
+        let of_group = |file: &str| read(&format!("/sys/fs/cgroup{group}/{file}"));
+        Self {
+            open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+            cpus: cpus(&of_group("cpu.max")),
+            memory_bytes: of_group("memory.max").trim().parse().ok(),
+        }
+    }
+}
+
+/// `cpu.max` of a control group: microseconds of time in a period of so many, or `max`.
+fn cpus(text: &str) -> Option<f64> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period) = (quota.parse::<f64>().ok()?, period.parse::<f64>().ok()?);
+    (period > 0.0).then(|| quota / period)
 }
 
 impl Host {
@@ -31,6 +68,11 @@ impl Host {
             cpu,
             cores: available_parallelism().map_or(1, usize::from),
             memory_bytes: kibibytes(&read("/proc/meminfo"), "MemTotal").unwrap_or_default(),
+            system: read("/etc/os-release")
+                .lines()
+                .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+                .map(|name| name.trim_matches('"').to_owned()),
+            limits: Limits::own(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             load_before: load,
         }
@@ -92,6 +134,9 @@ mod tests {
         let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 12345 1000 200 184";
         assert_eq!(cpu_seconds(stat), Some(3.0));
         assert_eq!(kibibytes("VmPeak:\t 100 kB\nVmHWM:\t    2048 kB\n", "VmHWM"), Some(2 << 20));
+        assert_eq!(cpus("150000 100000\n"), Some(1.5));
+        assert_eq!(cpus("max 100000\n"), None);
+        assert_eq!(cpus("1 0"), None);
         assert_eq!(field("model name\t: A CPU: fast\n", "model name").as_deref(), Some("A CPU: fast"));
     }
 

@@ -18,7 +18,7 @@ use self::{
 use crate::{
     cli::{Encryption, LimitsArgs},
     cluster::find_eagle,
-    report::{Circumstances, write_json},
+    report::Circumstances,
     stats::{percentile, sorted},
 };
 
@@ -45,7 +45,7 @@ const COMPARISON: Duration = Duration::from_secs(1);
 /// When something does not start, or nothing moves.
 pub(crate) async fn run(args: LimitsArgs) -> Result<()> {
     let eagle = find_eagle(args.eagle.as_deref())?;
-    let circumstances = Circumstances::now(Some(&eagle));
+    let circumstances = Circumstances::now("limits", Some(&eagle));
     let encryption = match args.encryption {
         Encryption::Tls => Wire::Tls,
         Encryption::None => Wire::None,
@@ -80,9 +80,7 @@ pub(crate) async fn run(args: LimitsArgs) -> Result<()> {
         changes.extend(measured.changes);
     }
     let report = LimitsReport::new(circumstances, &args, &unlimited, rates, beyond, shares, changes);
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
+    args.output.write(&report)?;
     println!("{report}");
     Ok(())
 }

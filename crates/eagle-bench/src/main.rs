@@ -4,6 +4,7 @@ mod cache;
 mod cli;
 mod client;
 mod cluster;
+mod compare;
 mod floor;
 mod host;
 mod limits;
@@ -13,10 +14,12 @@ mod progress;
 mod pull;
 mod report;
 mod serve;
+mod show;
 mod sim;
 mod stats;
 mod swarm;
 mod tracker;
+mod views;
 
 use std::process::ExitCode;
 
@@ -42,9 +45,11 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        // These two need no runtime: one becomes another program, one measures with plain threads.
+        // These need no runtime: they become another program, measure with plain threads, or read files.
         Command::Owned(args) => process::become_owned(&args),
         Command::Floor(args) => floor::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Compare(args) => compare::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Report(args) => show::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Sim(args) => sim::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Swarm(args) => block_on(swarm::run(*args)),
         Command::Pull(args) => block_on(pull::run(*args)),

@@ -21,7 +21,7 @@ use crate::{
     client::{Mirror, Progress, Route},
     cluster::{Cluster, find_eagle},
     progress,
-    report::{Circumstances, write_json},
+    report::Circumstances,
 };
 
 /// Pulls that are compared with others.
@@ -54,7 +54,7 @@ impl Way {
 /// the same.
 pub(crate) async fn run(args: PullArgs) -> Result<()> {
     let eagle = args.local.then(|| find_eagle(args.cluster.eagle.as_deref())).transpose()?;
-    let circumstances = Circumstances::now(eagle.as_deref());
+    let circumstances = Circumstances::now("pull", eagle.as_deref());
     let mut cluster = None;
     let (image, series) = if args.local {
         eprintln!("Starting an origin registry, a tracker, a seeder and {} proxies ...", args.cluster.nodes);
@@ -85,9 +85,7 @@ pub(crate) async fn run(args: PullArgs) -> Result<()> {
     if let Some(path) = &args.csv {
         std::fs::write(path, report.csv()).with_context(|| format!("{} cannot be written", path.display()))?;
     }
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
+    args.output.write(&report)?;
     println!("{report}");
     let failed = report.pulls.iter().filter(|pull| !pull.success).count();
     if let Some(error) = report.pulls.iter().find_map(|pull| pull.error.as_ref()) {

@@ -1,19 +1,66 @@
-//! What every report has: what was run, when, on which machine.
+//! What every report has: what was run, when, on which machine; and the forms in which it is written.
 
-use std::{path::Path, process::Command, time::SystemTime};
+mod html;
+#[cfg(test)]
+pub(crate) mod markup;
+pub(crate) mod model;
+pub(crate) mod plot;
+pub(crate) mod read;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::SystemTime,
+};
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use serde::Serialize;
 
+pub(crate) use self::html::{Section, document, write as write_html};
 use crate::host::Host;
+
+/// Where a benchmark writes its result besides the terminal.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct Output {
+    /// Write the result to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Write the result to this file as a page with plots, which needs no other file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+}
+
+impl Output {
+    /// Writes a result in the forms that were asked for.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub(crate) fn write(&self, result: &impl Serialize) -> Result<()> {
+        if let Some(path) = &self.json {
+            write_json(path, result)?;
+        }
+        if let Some(path) = &self.html {
+            let report = read::report(&serde_json::to_value(result)?)?;
+            let name = format!("eagle-bench {}", report.command);
+            write_html(path, &name, &[Section { name: name.clone(), report: Ok(&report) }])?;
+        }
+        Ok(())
+    }
+}
 
 /// The circumstances of a result.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Circumstances {
+    /// The subcommand that measured.
+    pub(crate) command: &'static str,
     /// Of this program.
     pub(crate) version: &'static str,
     /// What the measured program says of its version; absent where none was started.
     pub(crate) eagle_version: Option<String>,
+    /// How this program was built: `release` or `debug`.
+    pub(crate) build: &'static str,
     /// RFC 3339, UTC.
     pub(crate) started_at: String,
     pub(crate) command_line: String,
@@ -21,15 +68,17 @@ pub(crate) struct Circumstances {
 }
 
 impl Circumstances {
-    /// Of a run that starts now, of this eagle program if any.
-    pub(crate) fn now(eagle: Option<&Path>) -> Self {
+    /// Of a run of this subcommand that starts now, of this eagle program if any.
+    pub(crate) fn now(command: &'static str, eagle: Option<&Path>) -> Self {
         let eagle_version = eagle.and_then(|eagle| {
             let output = Command::new(eagle).arg("--version").output().ok()?;
             Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
         });
         Self {
+            command,
             version: env!("CARGO_PKG_VERSION"),
             eagle_version,
+            build: if cfg!(debug_assertions) { "debug" } else { "release" },
             started_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             command_line: std::env::args().map(|word| quoted(&word)).collect::<Vec<_>>().join(" "),
             host: Host::this(),
@@ -38,7 +87,7 @@ impl Circumstances {
 }
 
 /// A word as a shell would need it.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

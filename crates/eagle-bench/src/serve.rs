@@ -20,7 +20,7 @@ use crate::{
     cluster::{Cluster, find_eagle},
     host::{Host, ProcessUse},
     process::Process,
-    report::{Circumstances, write_json},
+    report::Circumstances,
 };
 
 /// Names of the files at nginx.
@@ -34,7 +34,7 @@ const SMALL: &str = "/small";
 pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let eagle = find_eagle(args.eagle.as_deref())?;
     let program = nginx::find(args.nginx.as_deref())?;
-    let circumstances = Circumstances::now(Some(&eagle));
+    let circumstances = Circumstances::now("serve", Some(&eagle));
     eprintln!("Starting a proxy and filling its cache ...");
     let mut cluster = Cluster::with_config(&cluster_args(&args), &[args.large.0], args.small.0)
         .await
@@ -84,9 +84,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     measure(&args, &mut cluster, nginx.as_ref(), &mut cases).await?;
     let report = ServeReport::new(circumstances, &args, nginx.map(|nginx| nginx.version), &cases)?;
     cluster.stop().await;
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
+    args.output.write(&report)?;
     println!("{report}");
     Ok(())
 }

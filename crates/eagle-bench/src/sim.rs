@@ -19,7 +19,7 @@ use self::{
 use crate::{
     cli::{SimArgs, SimPolicy},
     host::ProcessUse,
-    report::{Circumstances, write_json},
+    report::Circumstances,
 };
 
 /// Simulates a plan, prints what came of it and writes it.
@@ -27,7 +27,7 @@ use crate::{
 /// # Errors
 /// When the plan is not one, or a file cannot be written.
 pub(crate) fn run(args: &SimArgs) -> Result<()> {
-    let circumstances = Circumstances::now(None);
+    let circumstances = Circumstances::now("sim", None);
     let file = PlanFile::read(&args.plan)?;
     let seed = args.seed.unwrap_or(file.seed);
     let plan = file.scaled(args.scale).plan(seed).with_context(|| format!("{} cannot be run", args.plan.display()))?;
@@ -53,8 +53,6 @@ pub(crate) fn run(args: &SimArgs) -> Result<()> {
     let outcome = Outcome { simulated: &simulated, knows_places, twin: twin.as_ref(), wall, memory };
     let report = SimReport::new(circumstances, &name, &file, &plan, &outcome);
     print!("{report}");
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
+    args.output.write(&report)?;
     Ok(())
 }

@@ -12,9 +12,14 @@ const DIGITS: u8 = 3;
 /// The value below or at which a share of the sorted values lie (nearest rank, so always one of the values).
 /// `None` without values.
 pub(crate) fn percentile(sorted: &[f64], percent: u32) -> Option<f64> {
-    let count = u64::try_from(sorted.len()).ok()?;
-    let rank = (count * u64::from(percent)).div_ceil(100).max(1);
-    sorted.get(usize::try_from(rank - 1).ok()?).copied()
+    sorted.get(rank(sorted.len(), percent)?).copied()
+}
+
+/// Where that value is among so many, counted from 0.
+pub(crate) fn rank(count: usize, percent: u32) -> Option<usize> {
+    let count = u64::try_from(count).ok()?;
+    let rank = (count * u64::from(percent.min(100))).div_ceil(100).max(1);
+    (rank <= count).then(|| usize::try_from(rank - 1).ok()).flatten()
 }
 
 /// A sorted copy.

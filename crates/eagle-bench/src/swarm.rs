@@ -21,7 +21,7 @@ use crate::{
     host::ProcessUse,
     origin::Layer,
     progress,
-    report::{Circumstances, write_json},
+    report::Circumstances,
     stats::{percentile, sorted},
 };
 
@@ -38,15 +38,13 @@ type Slot = Arc<OnceLock<Progress>>;
 /// report is written all the same.
 pub(crate) async fn run(args: SwarmArgs) -> Result<()> {
     let eagle = find_eagle(args.cluster.eagle.as_deref())?;
-    let circumstances = Circumstances::now(Some(&eagle));
+    let circumstances = Circumstances::now("swarm", Some(&eagle));
     eprintln!("Starting an origin registry, a tracker, a seeder and {} proxies ...", args.cluster.nodes);
     let mut cluster = Cluster::start(&args.cluster, &[args.cluster.size.0]).await?;
     let measured = measure(&args, &mut cluster).await?;
     cluster.stop().await;
     let report = SwarmReport::new(circumstances, &args, measured)?;
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
+    args.output.write(&report)?;
     println!("{report}");
     let failed: Vec<String> = report
         .per_node

@@ -34,7 +34,7 @@ use crate::{
     client::get_json,
     cluster::{Ready, find_eagle},
     process::Process,
-    report::{Circumstances, write_json},
+    report::Circumstances,
 };
 
 /// Core of the servers, and core of the nodes.
@@ -53,7 +53,7 @@ const SWEPT: f64 = 1.25;
 /// When a server does not start, or answers an announce with an error.
 pub(crate) async fn run(args: TrackerArgs) -> Result<()> {
     let eagle = find_eagle(args.eagle.as_deref())?;
-    let circumstances = Circumstances::now(Some(&eagle));
+    let circumstances = Circumstances::now("tracker", Some(&eagle));
     let cores = circumstances.host.cores;
     let directory = tempfile::Builder::new().prefix("eagle-bench-").tempdir()?;
     let model = Model::new(&args)?;
@@ -93,9 +93,7 @@ pub(crate) async fn run(args: TrackerArgs) -> Result<()> {
     };
 
     let report = TrackerReport::new(circumstances, &args, ceiling, fill, most, half, expiry);
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
+    args.output.write(&report)?;
     println!("{report}");
     Ok(())
 }

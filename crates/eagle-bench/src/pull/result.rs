@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn errors_are_quoted_in_csv() {
         let report = PullReport {
-            circumstances: Circumstances::now(None),
+            circumstances: Circumstances::now("pull", None),
             image: "x".to_owned(),
             iterations: 1,
             steps: Vec::new(),

@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use eagle_core::units::Size;
-use eagle_sim::{Plan, Quantiles, Report};
+use eagle_sim::{Plan, Quantiles, Report, Sample};
 use serde::Serialize;
 
 use super::plan_file::{PlanFile, Targets};
@@ -50,6 +50,27 @@ pub(super) struct SimReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     blind: Option<Twin>,
     targets: Vec<Target>,
+    /// The swarm over time, from the start to the end.
+    samples: Vec<Moment>,
+}
+
+/// The swarm at one moment; shares.
+#[derive(Debug, Clone, Serialize)]
+struct Moment {
+    seconds: f64,
+    /// Of everything that the node with least, the one in the middle and the one with most own.
+    owned: [f64; 3],
+    /// Of the nodes that are done.
+    done: f64,
+    /// Of the nodes that own the rarest piece, the one in the middle and the commonest.
+    spread: [f64; 3],
+}
+
+impl From<&Sample> for Moment {
+    fn from(sample: &Sample) -> Self {
+        let Sample { seconds, owned, done, spread } = *sample;
+        Self { seconds, owned, done, spread }
+    }
 }
 
 /// Bytes over the boundaries of one kind.
@@ -190,6 +211,7 @@ impl SimReport {
             policy: if knows_places { "topology" } else { "blind" },
             blind: twin.map(|twin| Twin::new(twin, simulated, plan)),
             targets: Vec::new(),
+            samples: simulated.samples.iter().map(Moment::from).collect(),
         };
         report.targets = report.against(&file.targets);
         report
