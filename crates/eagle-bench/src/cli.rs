@@ -11,7 +11,7 @@ use eagle_registry::ImageReference;
 use serde::Serialize;
 use url::Url;
 
-use crate::{compare::CompareArgs, report::Output, show::ReportArgs};
+use crate::{compare::CompareArgs, report::Output, show::ReportArgs, suite::SuiteArgs};
 
 /// Load tests and benchmarks of Eagle: real processes and real sockets, and simulated swarms.
 #[derive(Debug, Parser)]
@@ -28,6 +28,7 @@ Examples:
   eagle-bench serve
   eagle-bench limits
   eagle-bench tracker --peers 15000 --blobs 5000
+  eagle-bench suite --output results/
   eagle-bench compare before.json after.json --html compared.html"
 )]
 pub(crate) struct Cli {
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     Sim(SimArgs),
     /// Measure how many announces a tracker takes, how fast it answers, and what it needs for that.
     Tracker(TrackerArgs),
+    /// Run the standard set of benchmarks and show all results on one page.
+    Suite(SuiteArgs),
     /// Compare two results of the same benchmark, with confidence intervals.
     Compare(CompareArgs),
     /// Show results that were written before as one page with plots.
@@ -123,7 +126,8 @@ pub(crate) struct SwarmArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  eagle-bench pull --local --nodes 4 --size 64MiB
+  eagle-bench pull --local --nodes 4 --size 64MiB --warm-up 1 --html pulls.html
+  eagle-bench pull --local --nodes 4 --size 64MiB --unique
   eagle-bench pull --image docker.io/library/debian:12 --proxy http://127.0.0.1:43002 --concurrency 1,10
   eagle-bench pull --image registry.example:5000/app:1 --direct http://registry.example:5000 \\
       --proxy http://node-1:43002 --proxy http://node-2:43002 --csv pulls.csv --json pulls.json
@@ -143,9 +147,15 @@ pub(crate) struct PullArgs {
     #[arg(long = "proxy", value_name = "URL", conflicts_with = "local")]
     pub(crate) proxies: Vec<Url>,
     /// Numbers of clients that pull at the same time, one step after the other
-    #[arg(long, value_delimiter = ',', default_value = "1,10,30", value_name = "N,...",
+    #[arg(long, value_delimiter = ',', default_value = "1,10,30,50,100", value_name = "N,...",
         value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) concurrency: Vec<u32>,
+    /// Pulls through each proxy, and from the registry, before the first step, which do not count
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) warm_up: u32,
+    /// Generate an image for each iteration, so that nobody has it when its first client asks; with --local
+    #[arg(long, requires = "local")]
+    pub(crate) unique: bool,
     /// Pulls of every client in a step
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) iterations: u32,
@@ -391,6 +401,9 @@ pub(crate) struct OriginArgs {
     /// Size of a layer of the image; repeatable
     #[arg(long = "layer", value_name = "SIZE", required = true)]
     pub(crate) layers: Vec<Size>,
+    /// Images to generate, alike but for their content
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) images: u32,
     /// Least size of the image's configuration
     #[arg(long, default_value = "0", value_name = "SIZE")]
     pub(crate) config_size: Size,

@@ -45,13 +45,19 @@ const MAX_ERROR: usize = 4096;
 pub(crate) struct Progress {
     started: Instant,
     bytes: AtomicU64,
+    manifest: OnceLock<Duration>,
     first_byte: OnceLock<Duration>,
 }
 
 impl Progress {
     /// A pull that starts now.
     pub(crate) fn start() -> Self {
-        Self { started: Instant::now(), bytes: AtomicU64::new(0), first_byte: OnceLock::new() }
+        Self {
+            started: Instant::now(),
+            bytes: AtomicU64::new(0),
+            manifest: OnceLock::new(),
+            first_byte: OnceLock::new(),
+        }
     }
 
     /// Since the start.
@@ -62,6 +68,11 @@ impl Progress {
     /// Bytes of blobs that arrived.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// From the start to the manifest of the image, read and checked.
+    pub(crate) fn manifest(&self) -> Option<Duration> {
+        self.manifest.get().copied()
     }
 
     /// From the start to the first byte of a blob.
@@ -146,6 +157,7 @@ impl Route {
     /// What failed, and of which manifest or blob; also when a digest is wrong.
     pub(crate) async fn pull(&self, image: &ImageReference, progress: &Progress) -> Result<()> {
         let manifest = self.resolve(image).await?;
+        progress.manifest.get_or_init(|| progress.elapsed());
         // Layers may repeat; a runtime fetches each content once.
         let blobs: BTreeMap<Digest, u64> =
             manifest.blobs.iter().filter(|blob| !blob.is_foreign()).map(|blob| (blob.digest, blob.size)).collect();

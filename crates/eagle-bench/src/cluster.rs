@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use crate::{
     cli::ClusterArgs,
     client::get_json,
-    origin::{Layer, OriginReady},
+    origin::{Layer, OriginReady, tag},
     process::Process,
 };
 
@@ -71,6 +71,17 @@ pub(crate) struct Cluster {
     directory: TempDir,
 }
 
+/// What the origin has.
+#[derive(Debug)]
+pub(crate) struct Images<'a> {
+    /// Sizes of the layers of each.
+    pub(crate) layers: &'a [u64],
+    /// Least size of the configuration of each.
+    pub(crate) config_size: u64,
+    /// How many of different content.
+    pub(crate) count: u32,
+}
+
 /// What the processes are started with.
 struct Launch<'a> {
     args: &'a ClusterArgs,
@@ -104,14 +115,14 @@ impl Cluster {
     /// # Errors
     /// What did not start, with the end of its log.
     pub(crate) async fn start(args: &ClusterArgs, layers: &[u64]) -> Result<Self> {
-        Self::with_config(args, layers, 0).await
+        Self::with_images(args, &Images { layers, config_size: 0, count: 1 }).await
     }
 
-    /// The same, with an image whose configuration has at least `config_size` bytes.
+    /// The same, with these images.
     ///
     /// # Errors
     /// What did not start, with the end of its log.
-    pub(crate) async fn with_config(args: &ClusterArgs, layers: &[u64], config_size: u64) -> Result<Self> {
+    pub(crate) async fn with_images(args: &ClusterArgs, images: &Images<'_>) -> Result<Self> {
         let eagle = find_eagle(args.eagle.as_deref())?;
         let directory = tempfile::Builder::new().prefix("eagle-bench-").tempdir();
         let directory =
@@ -119,7 +130,7 @@ impl Cluster {
         let logs = args.keep_logs.clone().unwrap_or_else(|| directory.path().join("logs"));
         fs::create_dir_all(&logs).with_context(|| format!("{} cannot be made", logs.display()))?;
 
-        let (origin, ready) = start_origin(layers, config_size, directory.path(), &logs).await?;
+        let (origin, ready) = start_origin(images, directory.path(), &logs).await?;
         let launch = Launch { args, eagle: &eagle, directory: directory.path(), logs: &logs, origin: ready.listen };
         let tracker = launch.start("tracker", "tracker", json!({})).await?;
         let trackers = json!([format!("http://{}", tracker.ready.listen)]);
@@ -139,13 +150,21 @@ impl Cluster {
         Ok(Self { proxies, seeder, tracker, origin, ready, directory })
     }
 
-    /// The image at the origin.
+    /// The first image at the origin.
     ///
     /// # Errors
     /// Never, unless the origin is not the one that this program starts.
     pub(crate) fn image(&self) -> Result<ImageReference> {
-        let OriginReady { listen, repository, tag, .. } = &self.ready;
-        Ok(format!("{listen}/{repository}:{tag}").parse()?)
+        self.numbered_image(0)
+    }
+
+    /// The image of this number, counted from 0.
+    ///
+    /// # Errors
+    /// As [`Cluster::image`].
+    pub(crate) fn numbered_image(&self, number: u32) -> Result<ImageReference> {
+        let OriginReady { listen, repository, .. } = &self.ready;
+        Ok(format!("{listen}/{repository}:{}", tag(number)).parse()?)
     }
 
     /// Where the origin listens.
@@ -223,16 +242,12 @@ impl Cluster {
     }
 }
 
-async fn start_origin(
-    layers: &[u64],
-    config_size: u64,
-    directory: &Path,
-    logs: &Path,
-) -> Result<(Process, OriginReady)> {
+async fn start_origin(images: &Images<'_>, directory: &Path, logs: &Path) -> Result<(Process, OriginReady)> {
     let file = directory.join("origin.ready");
     let mut arguments: Vec<OsString> = vec!["origin".into(), "--ready-file".into(), file.clone().into()];
-    arguments.extend(["--config-size".into(), config_size.to_string().into()]);
-    for size in layers {
+    arguments.extend(["--config-size".into(), images.config_size.to_string().into()]);
+    arguments.extend(["--images".into(), images.count.to_string().into()]);
+    for size in images.layers {
         arguments.extend(["--layer".into(), size.to_string().into()]);
     }
     let program = std::env::current_exe().context("cannot find this program")?;

@@ -17,6 +17,7 @@ mod serve;
 mod show;
 mod sim;
 mod stats;
+mod suite;
 mod swarm;
 mod tracker;
 mod views;
@@ -54,6 +55,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Swarm(args) => block_on(swarm::run(*args)),
         Command::Pull(args) => block_on(pull::run(*args)),
         Command::Serve(args) => block_on(serve::run(args)),
+        Command::Suite(args) => block_on(suite::run(args)),
         Command::Cache(args) => block_on(cache::run(args)),
         Command::Limits(args) => block_on(limits::run(args)),
         Command::Tracker(args) => block_on(tracker::run(args)),

@@ -18,16 +18,20 @@ use serde::{Deserialize, Serialize};
 use crate::cli::OriginArgs;
 
 const REPOSITORY: &str = "bench/image";
-const TAG: &str = "latest";
-/// The same bytes in every run.
+/// The same bytes in every run: of the first image, and of each further one the next number.
 const SEED: u64 = 1;
+
+/// The tag of an image, counted from 0.
+pub(crate) fn tag(image: u32) -> String {
+    if image == 0 { "latest".to_owned() } else { format!("image-{image}") }
+}
 
 /// What the origin says of itself once it listens.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct OriginReady {
     pub(crate) listen: SocketAddr,
     pub(crate) repository: String,
-    pub(crate) tag: String,
+    /// Of the first image.
     pub(crate) layers: Vec<Layer>,
     pub(crate) config: Layer,
 }
@@ -44,15 +48,18 @@ pub(crate) struct Layer {
 /// # Errors
 /// When it cannot listen, the image cannot be, or the ready file not be written.
 pub(crate) async fn run(args: OriginArgs) -> Result<()> {
-    let image = GeneratedImage {
-        repository: REPOSITORY.parse()?,
-        tag: TAG.parse()?,
-        layers: args.layers.iter().map(|size| size.0).collect(),
-        seed: SEED,
-        config_size: usize::try_from(args.config_size.0)?,
+    let image = |number: u32| -> Result<GeneratedImage> {
+        Ok(GeneratedImage {
+            repository: REPOSITORY.parse()?,
+            tag: tag(number).parse()?,
+            layers: args.layers.iter().map(|size| size.0).collect(),
+            seed: SEED + u64::from(number),
+            config_size: usize::try_from(args.config_size.0)?,
+        })
     };
+    let images = (0..args.images.max(1)).map(image).collect::<Result<Vec<_>>>()?;
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let registry = EmbeddedRegistry::start(EmbeddedConfig::new(any_port, vec![image])).await?;
+    let registry = EmbeddedRegistry::start(EmbeddedConfig::new(any_port, images)).await?;
     let published = registry.images().first().context("the registry has no image")?;
     let layers: Vec<_> =
         published.layers.iter().map(|layer| Layer { digest: layer.digest, size: layer.size }).collect();
@@ -67,7 +74,6 @@ pub(crate) async fn run(args: OriginArgs) -> Result<()> {
     let ready = OriginReady {
         listen: registry.local_addr(),
         repository: REPOSITORY.to_owned(),
-        tag: TAG.to_owned(),
         layers,
         config: Layer { digest: published.config.digest, size: published.config.size },
     };

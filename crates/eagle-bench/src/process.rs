@@ -9,7 +9,7 @@ use std::{
     fs::File,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, Stdio},
+    process::{Child, Command, ExitCode, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -104,7 +104,7 @@ impl Process {
     /// # Errors
     /// When it has ended.
     pub(crate) fn check_running(&mut self) -> Result<()> {
-        match self.child.try_wait().with_context(|| format!("cannot look at {}", self.name))? {
+        match self.ended()? {
             None => Ok(()),
             Some(status) => Err(anyhow!("{} ended with {status}\n{}", self.name, self.tail())),
         }
@@ -124,6 +124,14 @@ impl Process {
             // Fails only if it is gone, which is the aim.
             let _ = kill_process(pid, Signal::TERM);
         }
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().with_context(|| format!("cannot look at {}", self.name))
     }
 
     /// Whether it has ended.

@@ -3,6 +3,7 @@
 mod result;
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -11,15 +12,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use eagle_registry::{ImageReference, Registries, Registry, RegistryConfig};
+use eagle_registry::{ImageReference, Registries, Registry, RegistryConfig, embedded::RegistryStats};
 use tokio::task::JoinSet;
 use url::Url;
 
-use self::result::{PullRecord, PullReport, StepResult};
+use self::result::{PullRecord, PullReport, StepResult, Whole};
 use crate::{
     cli::PullArgs,
-    client::{Mirror, Progress, Route},
-    cluster::{Cluster, find_eagle},
+    client::{Mirror, Progress, Route, get_json},
+    cluster::{Cluster, Images, find_eagle},
     progress,
     report::Circumstances,
 };
@@ -56,20 +57,22 @@ pub(crate) async fn run(args: PullArgs) -> Result<()> {
     let eagle = args.local.then(|| find_eagle(args.cluster.eagle.as_deref())).transpose()?;
     let circumstances = Circumstances::now("pull", eagle.as_deref());
     let mut cluster = None;
-    let (image, series) = if args.local {
+    let (images, series) = if args.local {
         eprintln!("Starting an origin registry, a tracker, a seeder and {} proxies ...", args.cluster.nodes);
-        let cluster = &*cluster.insert(Cluster::start(&args.cluster, &layer_sizes(args.cluster.size.0)).await?);
+        let cluster = &*cluster.insert(start(&args).await?);
         let origin = format!("http://{}", cluster.origin()).parse()?;
         let proxies = cluster.proxies.iter().map(|proxy| Ok(format!("http://{}", proxy.ready.listen).parse()?));
-        let image = cluster.image()?;
-        let series = series(&image, Some(Some(origin)), proxies.collect::<Result<_>>()?)?;
-        (image, series)
+        let images = (0..image_count(&args)).map(|number| cluster.numbered_image(number));
+        let images = images.collect::<Result<Vec<_>>>()?;
+        let series = series(&cluster.image()?, Some(Some(origin)), proxies.collect::<Result<_>>()?)?;
+        (images, series)
     } else {
         let image = args.image.clone().context("--image is missing")?;
         let series = series(&image, args.direct.clone(), args.proxies.clone())?;
-        (image, series)
+        (vec![image], series)
     };
-    let measuring = measure(&args, &image, &series);
+    let origin = cluster.as_ref().map(Cluster::origin);
+    let measuring = measure(&args, &images, &series, origin);
     let (records, steps) = match &mut cluster {
         Some(cluster) => tokio::select! {
             result = measuring => result?,
@@ -80,8 +83,16 @@ pub(crate) async fn run(args: PullArgs) -> Result<()> {
     if let Some(cluster) = cluster {
         cluster.stop().await;
     }
-    let report =
-        PullReport { circumstances, image: image.to_string(), iterations: args.iterations, steps, pulls: records };
+    let report = PullReport {
+        circumstances,
+        image: images.first().map(ToString::to_string).unwrap_or_default(),
+        local: args.local,
+        unique: args.unique,
+        warm_up: args.warm_up,
+        iterations: args.iterations,
+        steps,
+        pulls: records,
+    };
     if let Some(path) = &args.csv {
         std::fs::write(path, report.csv()).with_context(|| format!("{} cannot be written", path.display()))?;
     }
@@ -119,32 +130,75 @@ fn series(image: &ImageReference, direct: Option<Option<Url>>, proxies: Vec<Url>
     Ok(series)
 }
 
+/// The local cluster.
+async fn start(args: &PullArgs) -> Result<Cluster> {
+    let layers = layer_sizes(args.cluster.size.0);
+    let images = Images { layers: &layers, config_size: 0, count: image_count(args) };
+    Cluster::with_images(&args.cluster, &images).await
+}
+
+/// Images of a local run: one for warming up, and with `--unique` one for each iteration of each step.
+fn image_count(args: &PullArgs) -> u32 {
+    let steps = u32::try_from(args.concurrency.len()).unwrap_or(u32::MAX);
+    if args.unique { steps.saturating_mul(args.iterations).saturating_add(1) } else { 1 }
+}
+
 async fn measure(
     args: &PullArgs,
-    image: &ImageReference,
+    images: &[ImageReference],
     series: &[Series],
+    origin: Option<SocketAddr>,
 ) -> Result<(Vec<PullRecord>, Vec<StepResult>)> {
+    let first = images.first().context("there is no image")?;
+    for series in series {
+        warm_up(series, first, args.warm_up).await?;
+    }
     let (mut records, mut steps) = (Vec::new(), Vec::new());
+    // With `--unique` the first is for warming up, and the following ones are for the steps in turn.
+    let iterations = usize::try_from(args.iterations)?;
+    let mut unique = images.get(1..).unwrap_or_default().chunks(iterations);
     for &concurrency in &args.concurrency {
+        let images = if args.unique { unique.next().context("there are too few images")? } else { &images[..1] };
         for series in series {
             let total = concurrency.checked_mul(args.iterations).context("too many pulls")?;
             eprintln!("{total} pulls, {} at a time, {}:", concurrency, series.name);
+            let before = origin_bytes(origin).await?;
             let started = Instant::now();
-            let pulls = step(series, image, concurrency, total).await?;
-            steps.push(StepResult::new(series.name, concurrency, &pulls, started.elapsed())?);
+            let pulls = step(series, images, concurrency, total).await?;
+            let elapsed = started.elapsed();
+            let sent = origin_bytes(origin).await?.zip(before).map(|(after, before)| after.saturating_sub(before));
+            steps.push(StepResult::new(series.name, concurrency, &pulls, Whole { elapsed, origin_bytes: sent })?);
             records.extend(pulls);
         }
     }
     Ok((records, steps))
 }
 
-/// `total` pulls, `concurrency` at a time.
-async fn step(series: &Series, image: &ImageReference, concurrency: u32, total: u32) -> Result<Vec<PullRecord>> {
+/// Pulls that do not count, through each way.
+async fn warm_up(series: &Series, image: &ImageReference, pulls: u32) -> Result<()> {
+    for way in &series.ways {
+        for _ in 0..pulls {
+            let pull = way.route();
+            pull.pull(image, &Progress::start()).await.with_context(|| format!("warming up, {}", series.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of blobs that our own origin has sent so far.
+async fn origin_bytes(origin: Option<SocketAddr>) -> Result<Option<u64>> {
+    let Some(origin) = origin else { return Ok(None) };
+    let stats: RegistryStats = get_json(origin, "/_stats").await?;
+    Ok(Some(stats.blob_bytes))
+}
+
+/// `total` pulls, `concurrency` at a time: as many of each image before the next.
+async fn step(series: &Series, images: &[ImageReference], concurrency: u32, total: u32) -> Result<Vec<PullRecord>> {
     let taken = Arc::new(AtomicU32::new(0));
     let (done, bytes) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU64::new(0)));
     let mut clients = JoinSet::new();
     for _ in 0..concurrency {
-        let (name, ways, image) = (series.name, series.ways.clone(), image.clone());
+        let (name, ways, images) = (series.name, series.ways.clone(), images.to_owned());
         let (taken, done, bytes) = (Arc::clone(&taken), Arc::clone(&done), Arc::clone(&bytes));
         clients.spawn(async move {
             let mut records = Vec::new();
@@ -154,8 +208,9 @@ async fn step(series: &Series, image: &ImageReference, concurrency: u32, total: 
                     return records;
                 }
                 let way = &ways[usize::try_from(iteration).unwrap_or_default() % ways.len()];
+                let image = &images[usize::try_from(iteration / concurrency).unwrap_or_default() % images.len()];
                 let progress = Progress::start();
-                let result = way.route().pull(&image, &progress).await;
+                let result = way.route().pull(image, &progress).await;
                 let seconds = progress.elapsed().as_secs_f64();
                 done.fetch_add(1, Ordering::Relaxed);
                 bytes.fetch_add(progress.bytes(), Ordering::Relaxed);
@@ -166,6 +221,7 @@ async fn step(series: &Series, image: &ImageReference, concurrency: u32, total: 
                     success: result.is_ok(),
                     seconds,
                     bytes: progress.bytes(),
+                    manifest_seconds: progress.manifest().map(|time| time.as_secs_f64()),
                     first_byte_seconds: progress.first_byte().map(|time: Duration| time.as_secs_f64()),
                     error: result.err().map(|error| format!("{error:#}")),
                 });

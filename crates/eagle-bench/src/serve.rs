@@ -17,7 +17,7 @@ use self::{
 use crate::{
     cli::{ClusterArgs, Encryption, PieceLength, ServeArgs},
     client::{Mirror, Progress, Route},
-    cluster::{Cluster, find_eagle},
+    cluster::{Cluster, Images, find_eagle},
     host::{Host, ProcessUse},
     process::Process,
     report::Circumstances,
@@ -36,9 +36,8 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let program = nginx::find(args.nginx.as_deref())?;
     let circumstances = Circumstances::now("serve", Some(&eagle));
     eprintln!("Starting a proxy and filling its cache ...");
-    let mut cluster = Cluster::with_config(&cluster_args(&args), &[args.large.0], args.small.0)
-        .await
-        .context("no proxy to measure")?;
+    let images = Images { layers: &[args.large.0], config_size: args.small.0, count: 1 };
+    let mut cluster = Cluster::with_images(&cluster_args(&args), &images).await.context("no proxy to measure")?;
     let (large, small) = (*cluster.layers().first().context("the image has no layer")?, cluster.config());
     ensure!(small.size == args.small.0, "the small blob has {} bytes instead of {}", small.size, args.small.0);
     let proxy = cluster.proxies.first().context("there is no proxy")?.ready.listen;

@@ -4,6 +4,9 @@
 //! build it.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+#[path = "../src/report/markup.rs"]
+mod markup;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader},
@@ -130,15 +133,22 @@ fn pulls_are_counted_one_by_one() {
     let (csv, file) = (results.path().join("pulls.csv"), results.path().join("pulls.json"));
     let mut command = bench(&temporary);
     command.args(["pull", "--local", "--nodes", "2", "--size", "2MiB", "--concurrency", "1,3", "--iterations", "2"]);
+    command.arg("--html").arg(results.path().join("pulls.html"));
     let text = succeed(command.arg("--csv").arg(&csv).arg("--json").arg(&file));
     assert!(text.contains("direct") && text.contains("eagle") && text.contains("100.0 %"), "{text}");
     let csv = fs::read_to_string(&csv).unwrap();
     let lines: Vec<_> = csv.lines().collect();
-    assert_eq!(lines[0], "series,concurrency,iteration,success,seconds,bytes,first_byte_seconds,error");
+    assert_eq!(
+        lines[0],
+        "iteration,success,seconds,series,concurrency,bytes,manifest_seconds,first_byte_seconds,error"
+    );
     // Two series, and two pulls of each of 1 + 3 clients.
     assert_eq!(lines.len(), 1 + 2 * 2 * 4);
-    assert!(lines[1].starts_with("direct,1,1,true,"), "{csv}");
-    assert!(lines[16].starts_with("eagle,3,6,true,"), "{csv}");
+    assert!(lines[1].starts_with("1,true,") && lines[1].contains(",direct,1,"), "{csv}");
+    assert!(lines[16].starts_with("6,true,") && lines[16].contains(",eagle,3,"), "{csv}");
+    let page = fs::read_to_string(results.path().join("pulls.html")).unwrap();
+    markup::check(&page).unwrap();
+    assert!(page.contains("Time of each pull, 3 at a time"), "{page}");
     let report = json(&file);
     let steps = report["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 4);
@@ -146,8 +156,28 @@ fn pulls_are_counted_one_by_one() {
         assert_eq!(step["success_rate"], 1.0);
         let at = |name: &str| step["seconds"][name].as_f64().unwrap();
         assert!(at("min") <= at("p50") && at("p50") <= at("p99") && at("p99") <= at("max"), "{step:#}");
+        assert!(step["manifest_seconds"]["max"].as_f64().unwrap() <= at("max"), "{step:#}");
         // The configuration comes on top of the layers.
         assert!(step["bytes"].as_u64().unwrap() > step["pulls"].as_u64().unwrap() * (2 << 20));
+    }
+    assert_eq!(files(&temporary), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn an_image_of_its_own_is_cold_in_every_iteration() {
+    let (temporary, results) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let file = results.path().join("pulls.json");
+    let mut command = bench(&temporary);
+    command.args(["pull", "--local", "--nodes", "2", "--size", "1MiB", "--concurrency", "1,4", "--iterations", "3"]);
+    succeed(command.args(["--unique", "--warm-up", "1", "--json"]).arg(&file));
+    let report = json(&file);
+    assert_eq!((&report["unique"], &report["warm_up"]), (&Value::from(true), &Value::from(1)));
+    for step in report["steps"].as_array().unwrap() {
+        let (sent, got) = (step["origin_bytes"].as_u64().unwrap(), step["bytes"].as_u64().unwrap());
+        let pulls = step["pulls"].as_u64().unwrap();
+        // Eagle fetches each image once, whoever asks and how often; without it each pull is the registry's.
+        let images = if step["series"] == "eagle" { 3 } else { pulls };
+        assert_eq!(sent, got / pulls * images, "{step:#}");
     }
     assert_eq!(files(&temporary), [] as [PathBuf; 0]);
 }
