@@ -5,7 +5,8 @@
 //! ([`ClusterKey::derive`]), so that no part can be turned against another.
 //!
 //! HTTP between members goes through [`MemberTls`]: a [`MemberClient`] or [`MemberConnector`] at one end, a
-//! [`MemberAcceptor`] at the other, which lets plain HTTP in as that of a [`Who::Stranger`].
+//! [`MemberAcceptor`] at the other, which lets plain HTTP in as that of a [`Who::Stranger`]. How many connections a listener has at a
+//! time, and which of them give way, is in [`places`].
 
 mod acceptor;
 mod authority;
@@ -15,6 +16,7 @@ mod files;
 mod key;
 mod keys;
 pub mod parsers;
+pub mod places;
 mod stream;
 mod tls;
 mod verify;

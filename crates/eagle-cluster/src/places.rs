@@ -2,7 +2,7 @@
 //!
 //! A connection is **idle** until its first request has come, and between requests. When all places are taken, the one that has
 //! been idle longest gives way to a newcomer, so that nobody can keep others out by opening connections and saying nothing, or
-//! saying it very slowly. Connections with a request under way stay, unless their reader has taken nothing of the answer for
+//! saying it very slowly; those of strangers before those of members. Connections with a request under way stay, unless their reader has taken nothing of the answer for
 //! ten seconds: then the one that has taken nothing for longest gives way. When all others are busy, newcomers wait.
 
 use std::{
@@ -18,8 +18,10 @@ use std::{
 };
 
 use http_body::{Body, Frame, SizeHint};
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     sync::Notify,
     time::{Instant, timeout},
 };
@@ -49,8 +51,8 @@ struct State {
     taken: usize,
     /// Numbers the moments at which connections become idle.
     clock: u64,
-    /// By the moment since when they are idle.
-    idle: BTreeMap<u64, CancellationToken>,
+    /// Strangers first, then by the moment since when they are idle.
+    idle: BTreeMap<(Standing, u64), CancellationToken>,
     /// Those with a request under way, by the moment until which they were idle.
     busy: HashMap<u64, (CancellationToken, Arc<Waiting>)>,
 }
@@ -58,6 +60,15 @@ struct State {
 /// Since when a connection cannot be written to, in milliseconds from the first moment on and one more; 0 when it can.
 #[derive(Debug, Default)]
 struct Waiting(AtomicU64);
+
+/// Who gives way first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// Anybody.
+    Stranger,
+    /// A member, whose connections are kept between requests for good reason.
+    Member,
+}
 
 /// The place of one connection; given back when all clones are dropped.
 #[derive(Debug, Clone)]
@@ -67,9 +78,17 @@ pub struct Place(Arc<Taken>);
 struct Taken {
     places: Places,
     given_way: CancellationToken,
-    /// Requests under way, and since when there are none.
-    work: Mutex<(usize, u64)>,
+    work: Mutex<Work>,
     waiting: Arc<Waiting>,
+}
+
+#[derive(Debug)]
+struct Work {
+    standing: Standing,
+    /// Requests under way.
+    requests: usize,
+    /// Since when there are none; while there are, until when there were none.
+    idle: u64,
 }
 
 /// A request under way; its connection keeps its place until this is dropped.
@@ -80,6 +99,15 @@ impl Places {
     /// So many places.
     pub fn new(most: usize) -> Self {
         Self(Arc::new(Shared { most, state: Mutex::default(), left: Notify::new(), start: Instant::now() }))
+    }
+
+    /// So many places, or fewer where the process may not open as many files: the accept of a connection that fails for want of a
+    /// descriptor would close no idle one.
+    pub fn within_descriptors(most: usize) -> Self {
+        let descriptors = getrlimit(Resource::Nofile)
+            .current
+            .map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        Self::new(most.min(descriptors / 4 * 3).max(1))
     }
 
     /// A place, as soon as one is free, idle or stalled.
@@ -106,9 +134,10 @@ impl Places {
         } else {
             state.taken += 1;
         }
-        let since = state.rest(&given_way);
-        let (work, waiting) = (Mutex::new((0, since)), Arc::default());
-        Some(Place(Arc::new(Taken { places: self.clone(), given_way, work, waiting })))
+        let standing = Standing::Stranger;
+        let idle = state.rest(standing, &given_way);
+        let work = Mutex::new(Work { standing, requests: 0, idle });
+        Some(Place(Arc::new(Taken { places: self.clone(), given_way, work, waiting: Arc::default() })))
     }
 
     /// Milliseconds from the first moment on, and one more.
@@ -123,9 +152,9 @@ impl Places {
 }
 
 impl State {
-    fn rest(&mut self, connection: &CancellationToken) -> u64 {
+    fn rest(&mut self, standing: Standing, connection: &CancellationToken) -> u64 {
         self.clock += 1;
-        self.idle.insert(self.clock, connection.clone());
+        self.idle.insert((standing, self.clock), connection.clone());
         self.clock
     }
 
@@ -145,13 +174,37 @@ impl Place {
         self.0.given_way.cancelled().await;
     }
 
+    /// Waits for the first byte of a client; false when none comes in this time, when the place is needed, or on `shutdown`.
+    ///
+    /// Until then a connection costs a kilobyte. What serves it takes 20 to 30: with crowds that say nothing, hundreds of megabytes.
+    pub async fn first_byte(&self, stream: &TcpStream, within: Duration, shutdown: &CancellationToken) -> bool {
+        let mut byte = [0];
+        tokio::select! {
+            biased;
+            () = self.given_way() => false,
+            () = shutdown.cancelled() => false,
+            // The system calls a stream readable too soon at times, so one byte is really looked at.
+            peeked = timeout(within, stream.peek(&mut byte)) => matches!(peeked, Ok(Ok(1..))),
+        }
+    }
+
+    /// The connection has turned out to be a member's: those of strangers give way before it.
+    pub fn of_member(&self) {
+        let mut state = self.0.places.lock();
+        let mut work = self.0.lock();
+        if let Some(connection) = state.idle.remove(&(work.standing, work.idle)) {
+            state.idle.insert((Standing::Member, work.idle), connection);
+        }
+        work.standing = Standing::Member;
+    }
+
     /// A request has begun.
     pub fn busy(&self) -> Busy {
         let mut state = self.0.places.lock();
-        let mut work = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
-        work.0 += 1;
-        if state.idle.remove(&work.1).is_some() {
-            state.busy.insert(work.1, (self.0.given_way.clone(), Arc::clone(&self.0.waiting)));
+        let mut work = self.0.lock();
+        work.requests += 1;
+        if state.idle.remove(&(work.standing, work.idle)).is_some() {
+            state.busy.insert(work.idle, (self.0.given_way.clone(), Arc::clone(&self.0.waiting)));
         }
         Busy(self.clone())
     }
@@ -161,11 +214,11 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let taken = &self.0.0;
         let mut state = taken.places.lock();
-        let mut work = taken.work.lock().unwrap_or_else(PoisonError::into_inner);
-        work.0 -= 1;
-        if work.0 == 0 && !taken.given_way.is_cancelled() {
-            state.busy.remove(&work.1);
-            work.1 = state.rest(&taken.given_way);
+        let mut work = taken.lock();
+        work.requests -= 1;
+        if work.requests == 0 && !taken.given_way.is_cancelled() {
+            state.busy.remove(&work.idle);
+            work.idle = state.rest(work.standing, &taken.given_way);
             drop(state);
             // Whoever waits may have this place.
             taken.places.0.left.notify_one();
@@ -173,12 +226,18 @@ impl Drop for Busy {
     }
 }
 
+impl Taken {
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Drop for Taken {
     fn drop(&mut self) {
         let mut state = self.places.lock();
-        let since = self.work.get_mut().unwrap_or_else(PoisonError::into_inner).1;
-        state.idle.remove(&since);
-        state.busy.remove(&since);
+        let Work { standing, idle, .. } = *self.lock();
+        state.idle.remove(&(standing, idle));
+        state.busy.remove(&idle);
         // Whoever gave way has left its place to another already.
         if !self.given_way.is_cancelled() {
             state.taken -= 1;
@@ -308,6 +367,38 @@ mod tests {
         drop((first, third));
         let state = places.lock();
         assert_eq!((state.taken, state.idle.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_not_served() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (places, shutdown) = (Places::new(1), CancellationToken::new());
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let place = places.take().await;
+        assert!(!place.first_byte(&stream, Duration::from_millis(10), &shutdown).await, "no byte came");
+        client.write_all(b"G").await.unwrap();
+        assert!(place.first_byte(&stream, Duration::from_secs(60), &shutdown).await);
+        assert_eq!(stream.try_read(&mut [0; 2]).unwrap(), 1, "it is still to be read");
+        let _next = places.take().await;
+        assert!(!place.first_byte(&stream, Duration::from_secs(60), &shutdown).await, "its place was needed");
+    }
+
+    #[tokio::test]
+    async fn strangers_give_way_before_members() {
+        let places = Places::new(2);
+        let (member, stranger) = (places.take().await, places.take().await);
+        member.of_member();
+        drop((member.busy(), stranger.busy()));
+        let (late, later) = (places.take().await, places.take().await);
+        assert_eq!([&member, &stranger, &late, &later].map(is_out), [false, true, true, false]);
+        // With no stranger left a member gives way too.
+        later.of_member();
+        let last = places.take().await;
+        assert_eq!([&member, &later, &last].map(is_out), [true, false, false]);
+        drop((member, stranger, late, later, last));
+        let state = places.lock();
+        assert_eq!((state.taken, state.idle.len(), state.busy.len()), (0, 0, 0));
     }
 
     #[tokio::test]

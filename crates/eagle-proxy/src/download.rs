@@ -8,7 +8,6 @@
 //! is relayed (`passthrough`).
 
 mod again;
-mod blocks;
 mod feed;
 mod filler;
 mod keep;
@@ -48,7 +47,6 @@ use self::{
     state::{Download, Phase, Ticket, Whole},
 };
 pub(crate) use self::{
-    blocks::Answers,
     reader::{BlobProgress, Opened},
     sources::Failure,
 };
@@ -148,7 +146,7 @@ pub(crate) struct Context {
     pub(crate) registries: Arc<Registries>,
     pub(crate) metrics: Metrics,
     pub(crate) settings: Settings,
-    pub(crate) answers: Answers,
+    pub(crate) answers: eagle_store::answers::Answers,
     pub(crate) tasks: TaskTracker,
     /// Ends everything at once; comes after the server has drained.
     pub(crate) stop: CancellationToken,

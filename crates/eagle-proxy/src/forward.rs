@@ -15,6 +15,7 @@ mod tunnel;
 
 use std::{net::SocketAddr, sync::Arc};
 
+use eagle_cluster::places::Place;
 use eagle_registry::{RegistryName, errors::ErrorCode};
 use http::{Method, Request, Response, StatusCode, Uri, header, uri::Authority};
 use hyper::body::Incoming;
@@ -25,7 +26,6 @@ use self::{authority::Certificates, policy::Verdict};
 use crate::{
     answer::{self, ResponseBody},
     config::ForwardMode,
-    places::Place,
     service::{Service, Via},
     web,
 };

@@ -16,7 +16,6 @@ pub mod metrics;
 #[doc(hidden)]
 pub mod parsers;
 pub mod path;
-pub mod places;
 pub mod proxy;
 mod pull;
 mod remembered;

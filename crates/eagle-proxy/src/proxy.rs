@@ -32,7 +32,7 @@ use tokio_util::{
 
 use crate::{
     config::{ConfigError, ProxyConfig},
-    download::{Answers, Context, Downloads, Settings},
+    download::{Context, Downloads, Settings},
     forward::{
         Front, Policy,
         authority::{AuthorityError, Certificates},
@@ -191,7 +191,7 @@ impl Proxy {
             registries: Arc::clone(&deps.registries),
             metrics: metrics.clone(),
             settings: Settings { stall_timeout: config.stall_timeout, origin_fallback: config.origin_fallback },
-            answers: Answers::default(),
+            answers: eagle_store::answers::Answers::default(),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });

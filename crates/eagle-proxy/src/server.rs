@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use eagle_cluster::places::{BusyBody, Places, Watched};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
@@ -11,10 +12,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
-    forward::{Connection, Front},
-    places::{BusyBody, Places, Watched},
-};
+use crate::forward::{Connection, Front};
 
 /// Connections at a time. A runtime opens a handful for each image it pulls; docker opens one per
 /// request. Each one costs some tens of KiB besides the blocks that it reads ahead.
@@ -56,7 +54,12 @@ pub(crate) async fn serve(
                 let Ok(local) = stream.local_addr() else { continue };
                 let (shutdown, stop, tasks) = (shutdown.clone(), stop.clone(), connections.clone());
                 let about = Connection { local, tasks, shutdown, stop, place };
-                connections.spawn(connection(stream, Arc::clone(&front), about));
+                let front = Arc::clone(&front);
+                connections.spawn(async move {
+                    if about.place.first_byte(&stream, HEADER_TIMEOUT, &about.shutdown).await {
+                        Box::pin(connection(stream, front, about)).await;
+                    }
+                });
             }
             (_, Err(error)) => {
                 tracing::warn!(%error, "a connection of a runtime could not be accepted");

@@ -14,7 +14,10 @@ use eagle_registry::{
     headers::DOCKER_CONTENT_DIGEST,
     range::{self, ContentRange},
 };
-use eagle_store::{BlobReader, Cache, CachedBlob};
+use eagle_store::{
+    BlobReader, Cache, CachedBlob,
+    answers::{Answer, Answers},
+};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio::sync::Mutex;
@@ -38,7 +41,7 @@ pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const INLINE_PATIENCE: Duration = Duration::from_secs(1);
 /// Most bytes that are read, paid for and sent to one reader at a time: those that wait for a reader who takes nothing are
 /// lost to all others.
-const HTTP_BLOCK: usize = 128 << 10;
+const HTTP_BLOCK: u64 = 128 << 10;
 
 /// What answers requests for blobs; clones share it.
 #[derive(Debug, Clone)]
@@ -52,6 +55,8 @@ pub(crate) struct Blobs {
     /// that fall back to HTTP at once would otherwise leave little of it for the pieces that each go to one node
     /// and on from there, and so keep falling back.
     pub(crate) http_turn: Arc<Mutex<()>>,
+    /// What of blobs is in memory for answers over HTTP.
+    pub(crate) answers: Answers,
     pub(crate) metrics: Metrics,
     /// Tasks that write bodies.
     pub(crate) writers: TaskTracker,
@@ -270,7 +275,7 @@ impl Blobs {
         let (writer, body) = answer::streamed();
         let this = self.clone();
         self.writers.spawn(async move {
-            if let Err(error) = this.write_content(content, range, &writer).await {
+            if let Err(error) = this.write_content(content, range, &writer, &this.answers.begin()).await {
                 tracing::debug!(blob = %digest, %error, "the content of a blob ended early");
                 writer.fail(error).await;
             }
@@ -302,9 +307,15 @@ impl Blobs {
         }
     }
 
-    async fn write_content(&self, content: Content, range: Range<u64>, writer: &BodyWriter) -> Result<(), BodyError> {
+    async fn write_content(
+        &self,
+        content: Content,
+        range: Range<u64>,
+        writer: &BodyWriter,
+        answer: &Answer,
+    ) -> Result<(), BodyError> {
         match content {
-            Content::Stored(reader) => self.copy(&reader, range, writer).await,
+            Content::Stored(reader) => self.copy(&reader, range, writer, answer).await,
             Content::Running(fetch, piece_length) => {
                 let mut offset = range.start;
                 while offset < range.end {
@@ -312,7 +323,7 @@ impl Blobs {
                     let end = ((number + 1) * u64::from(piece_length)).min(range.end);
                     let piece = PieceIndex(u32::try_from(number).map_err(|_| BodyError::Abandoned)?);
                     let reader = fetch.piece(piece).await?;
-                    self.copy(&reader, offset..end, writer).await?;
+                    self.copy(&reader, offset..end, writer, answer).await?;
                     offset = end;
                 }
                 Ok(())
@@ -334,16 +345,19 @@ impl Blobs {
         reader: &Arc<dyn BlobReader>,
         range: Range<u64>,
         writer: &BodyWriter,
+        answer: &Answer,
     ) -> Result<(), BodyError> {
         let limiter = self.node.upload_limiter();
         let mut offset = range.start;
         while offset < range.end {
-            let left = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
-            let length = left.min(limiter.chunk()).min(HTTP_BLOCK);
             let room = writer.room().await?;
+            // Now, not before: a reader who has waited for others to take theirs may have more.
+            let block = answer.block().min(HTTP_BLOCK).min(range.end - offset);
+            let length = usize::try_from(block).unwrap_or(usize::MAX).min(limiter.chunk());
             let bytes = reader.read_at(offset, length).await?;
             self.pay_upload(length as u64).await;
             room.take(bytes);
+            answer.gave(length as u64);
             self.metrics.http_bytes(length as u64);
             offset += length as u64;
         }

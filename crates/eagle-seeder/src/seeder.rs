@@ -15,7 +15,7 @@ use eagle_p2p::{
     node::{Node, NodeConfig},
 };
 use eagle_registry::Registries;
-use eagle_store::{BlobStorage, Cache, StorageError};
+use eagle_store::{BlobStorage, Cache, StorageError, answers::Answers};
 use eagle_tracker::{Announcer, BlobStatus, Registration};
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -194,6 +194,7 @@ impl Seeder {
             cache: Arc::clone(&cache),
             node: node.clone(),
             http_turn: Arc::default(),
+            answers: Answers::default(),
             metrics: metrics.clone(),
             writers: writers.clone(),
             draining: shutdown.clone(),

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use eagle_cluster::{Accepted, MemberAcceptor, Who};
+use eagle_cluster::{
+    Accepted, MemberAcceptor, Who,
+    places::{BusyBody, Place, Places, Watched},
+};
 use eagle_core::Digest;
 use eagle_registry::{Caller, ForwardRequest, RequestId, Secret, errors::ErrorCode, path::Endpoint};
 use eagle_store::Cache;
@@ -17,10 +20,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use socket2::SockRef;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, Span};
 
@@ -33,7 +33,7 @@ use crate::{
     route::Route,
 };
 
-/// Connections at once: a few per proxy of a large cluster. More wait in the kernel's queue.
+/// Connections at once: a few per proxy of a large cluster. When there are more, idle ones give way.
 const MAX_CONNECTIONS: usize = 8192;
 /// How long a client may take to send a request, and how long an idle connection is kept. Longer than
 /// the 20 s for which the client of this crate keeps idle connections.
@@ -74,18 +74,19 @@ pub(crate) async fn listen(
     draining: CancellationToken,
 ) {
     let connections = TaskTracker::new();
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::within_descriptors(MAX_CONNECTIONS);
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listener, &places) => accepted,
             () = draining.cancelled() => break,
         };
         match accepted {
-            Some((stream, peer, slot)) => {
+            Some((stream, peer, place)) => {
                 let (acceptor, api, draining) = (acceptor.clone(), Arc::clone(&api), draining.clone());
                 connections.spawn(async move {
-                    serve(stream, peer, acceptor, api, draining).await;
-                    drop(slot);
+                    if place.first_byte(&stream, HEADER_TIMEOUT, &draining).await {
+                        Box::pin(serve(stream, peer, place, acceptor, api, draining)).await;
+                    }
                 });
             }
             None => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -96,14 +97,10 @@ pub(crate) async fn listen(
     connections.wait().await;
 }
 
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    // The semaphore is never closed.
-    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener, places: &Places) -> Option<(TcpStream, SocketAddr, Place)> {
     match listener.accept().await {
-        Ok((stream, peer)) => Some((stream, peer, slot)),
+        // When every connection is busy this one waits, and the kernel's queue holds what comes after it.
+        Ok((stream, peer)) => Some((stream, peer, places.take().await)),
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");
             None
@@ -114,6 +111,7 @@ async fn accept(
 async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
+    place: Place,
     acceptor: MemberAcceptor,
     api: Arc<Api>,
     draining: CancellationToken,
@@ -126,6 +124,7 @@ async fn serve(
     let accepted = tokio::select! {
         accepted = acceptor.accept(stream) => accepted,
         () = draining.cancelled() => return,
+        () = place.given_way() => return,
     };
     let Accepted { stream, who } = match accepted {
         Ok(accepted) => accepted,
@@ -134,13 +133,21 @@ async fn serve(
             return;
         }
     };
+    if who == Who::Member {
+        place.of_member();
+    }
+    let stream = Watched::new(stream, place.clone());
+    let at = place.clone();
     let service = service_fn(move |request| {
-        let api = Arc::clone(&api);
+        let (api, busy) = (Arc::clone(&api), at.busy());
         let span = match RequestId::of(request.headers()) {
             Some(id) => tracing::info_span!("request", request = %id),
             None => Span::none(),
         };
-        async move { Ok::<_, Infallible>(api.answer(request, peer.ip(), who).instrument(span).await) }
+        async move {
+            let response = api.answer(request, peer.ip(), who).instrument(span).await;
+            Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy)))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -153,6 +160,10 @@ async fn serve(
     let mut connection = pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = place.given_way() => {
+            tracing::debug!(%peer, "an idle connection gave way to a new one");
+            return;
+        }
         () = draining.cancelled() => {
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(DRAIN, connection).await {

@@ -8,6 +8,7 @@
 #[cfg(test)]
 extern crate self as eagle_store;
 
+pub mod answers;
 pub mod cache;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use eagle_cluster::Membership;
-use eagle_proxy::places::{BusyBody, Places};
+use eagle_cluster::places::{BusyBody, Places};
 use eagle_seeder::images::Images;
 use eagle_tracker::TrackerPages;
 use http::{Method, Request, Response, StatusCode, header};

@@ -49,10 +49,38 @@ pub(crate) struct InsideArgs {
     newer: Option<PathBuf>,
     #[arg(long)]
     only: Option<String>,
+    #[arg(long)]
+    rounds: u32,
+}
+
+/// What to run, and how.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// Run only scenarios whose name contains this.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Option<String>,
+    /// Keep the working directory (configurations, logs, data) and print where it is.
+    #[arg(long)]
+    keep: bool,
+    /// Test this `eagle` program instead of building one.
+    #[arg(long, value_name = "FILE")]
+    eagle: Option<PathBuf>,
+    /// Measure so often what is measured (hostile-crowds).
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+}
+
+impl Options {
+    /// As a part of all tests.
+    pub(crate) fn test(only: Option<String>) -> Self {
+        Self { only, keep: false, eagle: None, rounds: 1 }
+    }
 }
 
 /// Runs the scenarios and adds to the report how they went.
-pub(crate) fn run(report: &mut Report, only: Option<&str>, keep: bool, eagle: Option<PathBuf>) -> Result<()> {
+pub(crate) fn run(report: &mut Report, options: Options) -> Result<()> {
+    let Options { only, keep, eagle, rounds } = options;
+    let only = only.as_deref();
     let wanted = scenarios::matching(only).count();
     if wanted == 0 {
         return Ok(());
@@ -86,7 +114,7 @@ pub(crate) fn run(report: &mut Report, only: Option<&str>, keep: bool, eagle: Op
     lock.lock()?;
     fs::write(directory.path().join("image.json"), serde_json::to_vec(&image)?)?;
 
-    let status = enter(directory.path(), &eagle, &s3_server, newer.as_deref(), only)?;
+    let status = enter(directory.path(), &eagle, &s3_server, newer.as_deref(), only, rounds)?;
     let counts = fs::read(directory.path().join("counts.json"));
     match counts {
         Ok(counts) => report.add("the end-to-end scenarios", serde_json::from_slice(&counts)?),
@@ -134,13 +162,14 @@ fn enter(
     s3_server: &Path,
     newer: Option<&Path>,
     only: Option<&str>,
+    rounds: u32,
 ) -> Result<ExitStatus> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "unshare"]);
     command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.arg(std::env::current_exe()?).arg("e2e-inside");
     command.arg("--directory").arg(directory).arg("--eagle").arg(eagle);
-    command.arg("--s3-server").arg(s3_server);
+    command.arg("--s3-server").arg(s3_server).arg("--rounds").arg(rounds.to_string());
     if let Some(newer) = newer {
         command.arg("--newer").arg(newer);
     }
@@ -193,6 +222,7 @@ pub(crate) fn run_inside(args: &InsideArgs) -> Result<bool> {
             store: &store,
             newer: newer.as_ref(),
             directory: directory.path(),
+            rounds: args.rounds,
         };
         let passed = report.test(&format!("e2e/{}", scenario.name), || (scenario.run)(&scene));
         if !passed {

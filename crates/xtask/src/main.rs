@@ -31,7 +31,7 @@ mod token_server;
 mod tree;
 mod workspace;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -83,18 +83,11 @@ struct TestArgs {
 
 #[derive(Debug, Args)]
 struct E2eArgs {
-    /// Run only scenarios whose name contains this.
-    #[arg(long, value_name = "NAME")]
-    only: Option<String>,
     /// List the scenarios and what each proves, and run none.
     #[arg(long)]
     list: bool,
-    /// Keep the working directory (configurations, logs, data) and print where it is.
-    #[arg(long)]
-    keep: bool,
-    /// Test this `eagle` program instead of building one.
-    #[arg(long, value_name = "FILE")]
-    eagle: Option<PathBuf>,
+    #[command(flatten)]
+    options: lab::Options,
 }
 
 fn main() -> ExitCode {
@@ -131,7 +124,7 @@ fn run(task: Task) -> Result<bool> {
         }
         Task::E2e(args) => {
             let mut report = Report::default();
-            lab::run(&mut report, args.only.as_deref(), args.keep, args.eagle)?;
+            lab::run(&mut report, args.options)?;
             Ok(report.finish())
         }
         Task::E2eInside(args) => lab::run_inside(&args),
@@ -162,7 +155,7 @@ fn run(task: Task) -> Result<bool> {
                 if args.only.as_deref().is_none_or(|only| "chart".contains(only)) {
                     chart::check(&mut report)?;
                 }
-                lab::run(&mut report, args.only.as_deref(), false, None)?;
+                lab::run(&mut report, lab::Options::test(args.only.clone()))?;
                 if args.only.as_deref().is_none_or(|only| "chaos".contains(only)) {
                     chaos::test(&mut report)?;
                 }

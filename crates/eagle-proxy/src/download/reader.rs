@@ -11,13 +11,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use eagle_store::answers::Answer;
 use futures::Stream;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    BlobError, BlobRequest, Context, Downloads, again,
-    blocks::Answer,
-    passthrough,
+    BlobError, BlobRequest, Context, Downloads, again, passthrough,
     state::{Download, Phase, Ticket, Whole},
 };
 use crate::metrics::Source;
@@ -436,7 +435,9 @@ fn block_end(at: u64, end: u64, step: u64) -> u64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::blocks::BLOCK, *};
+    use eagle_store::answers::BLOCK;
+
+    use super::*;
 
     proptest! {
         #[test]

@@ -11,14 +11,16 @@ mod seeders;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use eagle_cluster::{Accepted, MemberAcceptor, MemberTls, Who};
+use eagle_cluster::{
+    Accepted, MemberAcceptor, MemberTls, Who,
+    places::{BusyBody, Place, Places},
+};
 use eagle_core::Timestamp;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -39,7 +41,7 @@ use crate::{
     },
 };
 
-/// Most connections at a time: two for each of the 15,000 hosts of a large cluster.
+/// Most connections at a time: two for each of the 15,000 hosts of a large cluster. When there are more, idle ones give way.
 const MAX_CONNECTIONS: usize = 32_000;
 /// Longest wait for the head of a request, also on a connection kept open: longer than clients keep
 /// an unused one (30 s), so that it is they who close it and no request meets a closing connection.
@@ -204,23 +206,24 @@ async fn accept(
     shutdown: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::within_descriptors(MAX_CONNECTIONS);
     loop {
         let accepted = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             accepted = async {
-                // A place first: connections beyond the limit wait in the kernel's queue.
-                let place = Arc::clone(&places).acquire_owned().await;
-                listener.accept().await.map(|(stream, peer)| (stream, peer, place))
+                let (stream, peer) = listener.accept().await?;
+                // When every connection is busy this one waits, and the kernel's queue holds what comes after it.
+                Ok::<_, std::io::Error>((stream, peer, places.take().await))
             } => accepted,
         };
         match accepted {
             Ok((stream, peer, place)) => {
-                let serve = serve(stream, peer, acceptor.clone(), Arc::clone(&shared), shutdown.clone());
+                let (acceptor, shared, shutdown) = (acceptor.clone(), Arc::clone(&shared), shutdown.clone());
                 tasks.spawn(async move {
-                    serve.await;
-                    drop(place);
+                    if place.first_byte(&stream, HEAD_TIMEOUT, &shutdown).await {
+                        Box::pin(serve(stream, peer, place, acceptor, shared, shutdown)).await;
+                    }
                 });
             }
             Err(error) => {
@@ -238,6 +241,7 @@ async fn accept(
 async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
+    place: Place,
     acceptor: MemberAcceptor,
     shared: Arc<Shared>,
     shutdown: CancellationToken,
@@ -248,6 +252,7 @@ async fn serve(
     let accepted = tokio::select! {
         accepted = acceptor.accept(stream) => accepted,
         () = shutdown.cancelled() => return,
+        () = place.given_way() => return,
     };
     let Accepted { stream, who } = match accepted {
         Ok(accepted) => accepted,
@@ -256,9 +261,15 @@ async fn serve(
             return;
         }
     };
+    if who == Who::Member {
+        place.of_member();
+    }
     let service = service_fn(|request| {
-        let shared = Arc::clone(&shared);
-        async move { routes::handle(&shared, request, peer.ip().to_canonical(), who).await }
+        let (shared, busy) = (Arc::clone(&shared), place.busy());
+        async move {
+            let answer = routes::handle(&shared, request, peer.ip().to_canonical(), who).await;
+            answer.map(|reply| reply.map(|body| BusyBody::new(body, busy)))
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -271,6 +282,10 @@ async fn serve(
     tokio::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,
+        () = place.given_way() => {
+            debug!(%peer, "an idle connection gave way to a new one");
+            return;
+        }
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(DRAIN_TIMEOUT, connection).await.unwrap_or(Ok(()))

@@ -50,6 +50,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) newer: Option<&'a Unpacked>,
     /// Its own directory.
     pub(crate) directory: &'a Path,
+    /// How often what is measured is measured.
+    pub(crate) rounds: u32,
 }
 
 impl Scene<'_> {

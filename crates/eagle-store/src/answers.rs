@@ -11,9 +11,13 @@ use std::sync::{
 
 /// Bytes that are read and handed on at a time: a few socket buffers, and at least as small as any
 /// piece but the smallest ones.
-pub(super) const BLOCK: u64 = 256 << 10;
+pub const BLOCK: u64 = 256 << 10;
 /// The same at the start of an answer, and of all but some: half of what the kernel holds for a connection.
 const SMALL_BLOCK: u64 = 64 << 10;
+/// The same where there are very many answers.
+const TINY_BLOCK: u64 = 16 << 10;
+/// Answers that are very many: with small blocks they would hold 256 MiB.
+const VERY_MANY: usize = 1024;
 /// Bytes after which an answer has a reader: more than the kernel takes in by itself at both ends.
 const TAKEN: u64 = 512 << 10;
 /// Blocks read ahead of the runtime where they come from a disk or the network, so that these and the
@@ -27,7 +31,7 @@ const MOST_LARGE: usize = (64 << 20) / (5 * (256 << 10));
 
 /// The answers under way; clones are the same.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Answers(Arc<Counts>);
+pub struct Answers(Arc<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -37,7 +41,7 @@ struct Counts {
 
 /// An answer; it is over when the last clone of this is dropped.
 #[derive(Debug, Clone)]
-pub(super) struct Answer(Arc<State>);
+pub struct Answer(Arc<State>);
 
 #[derive(Debug)]
 struct State {
@@ -48,7 +52,7 @@ struct State {
 
 impl Answers {
     /// One more.
-    pub(super) fn begin(&self) -> Answer {
+    pub fn begin(&self) -> Answer {
         self.0.all.fetch_add(1, Ordering::Relaxed);
         Answer(Arc::new(State { answers: self.clone(), given: AtomicU64::new(0), is_large: AtomicBool::new(false) }))
     }
@@ -56,7 +60,7 @@ impl Answers {
 
 impl Answer {
     /// Bytes to read at a time now: a power of two, at most [`BLOCK`].
-    pub(super) fn block(&self) -> u64 {
+    pub fn block(&self) -> u64 {
         let State { answers, given, is_large } = &*self.0;
         if is_large.load(Ordering::Relaxed) {
             return BLOCK;
@@ -65,19 +69,19 @@ impl Answer {
         if given.load(Ordering::Relaxed) < TAKEN
             || answers.0.large.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err()
         {
-            return SMALL_BLOCK;
+            return if answers.0.all.load(Ordering::Relaxed) > VERY_MANY { TINY_BLOCK } else { SMALL_BLOCK };
         }
         is_large.store(true, Ordering::Relaxed);
         BLOCK
     }
 
     /// Blocks that may be read ahead of an answer that begins now.
-    pub(super) fn ahead(&self) -> usize {
+    pub fn ahead(&self) -> usize {
         if self.0.answers.0.all.load(Ordering::Relaxed) > MOST_LARGE { CROWDED_AHEAD } else { AHEAD }
     }
 
     /// So many bytes were handed on.
-    pub(super) fn gave(&self, bytes: u64) {
+    pub fn gave(&self, bytes: u64) {
         self.0.given.fetch_add(bytes, Ordering::Relaxed);
     }
 }
@@ -94,6 +98,18 @@ impl Drop for State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn very_many_answers_get_still_smaller_blocks() {
+        let answers = Answers::default();
+        let first = answers.begin();
+        let crowd: Vec<Answer> = (1..VERY_MANY).map(|_| answers.begin()).collect();
+        assert_eq!(first.block(), SMALL_BLOCK);
+        let last = answers.begin();
+        assert_eq!((first.block(), last.block()), (TINY_BLOCK, TINY_BLOCK));
+        drop(crowd);
+        assert_eq!(first.block(), SMALL_BLOCK);
+    }
 
     #[test]
     fn who_takes_gets_large_blocks_in_a_crowd_of_those_who_do_not() {
