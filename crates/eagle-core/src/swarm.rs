@@ -24,6 +24,7 @@ mod peers;
 mod picker;
 mod placement;
 mod rates;
+mod reach;
 mod requests;
 mod reroute;
 mod service;

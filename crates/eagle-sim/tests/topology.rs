@@ -44,8 +44,7 @@ fn a_thin_link_between_regions_is_crossed_about_once() {
     plan.links.region_rate = Some(RATE);
     let (aware, blind) = both(&plan);
     let crossed = over_least(&plan, aware.cross_region_bytes, 2);
-    // With some hundred pieces, a few that were fetched twice are much.
-    assert!(crossed <= 1.15, "{crossed:.3}");
+    assert!(crossed <= 1.05, "{crossed:.3}");
     assert!(over_least(&plan, blind.cross_region_bytes, 2) > 3.0);
     assert!(slowest(&blind) >= 3.0 * slowest(&aware), "{:.1} against {:.1}", slowest(&blind), slowest(&aware));
 }
@@ -95,11 +94,13 @@ fn few_nodes_to_a_place_are_no_slower_than_without_places() {
         ("two zones of 3", zones(&[3; 2]), 1.6),
         ("zones of 10", zones(&[10; 4]), 1.3),
         ("one alone", zones(&[30, 1]), 1.1),
+        ("zones of 10, warm", zones(&[10; 4]), 1.3),
     ];
     let mut failed = Vec::new();
     for (name, groups, most) in plans {
         let mut plan = plan(128, &groups);
-        plan.seeders.origin_rate = Some(RATE);
+        // A seeder that has the blob promises all of it at once.
+        plan.seeders.origin_rate = Some(RATE).filter(|_| !name.contains("warm"));
         let (aware, blind) = both(&plan);
         let sites = plan.sites();
         let crossed = if sites.zones > 1 {

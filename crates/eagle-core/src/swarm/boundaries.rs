@@ -18,7 +18,7 @@ use std::{
 
 use rand::RngExt as _;
 
-use super::{Action, PeerKey, PieceChoice, Swarm, peers::PeerState};
+use super::{Action, PeerKey, PieceChoice, Swarm, peers::PeerState, reach::Reach};
 use crate::{
     bitfield::Bitfield,
     geometry::PieceIndex,
@@ -46,29 +46,6 @@ const PATIENCES: u32 = 2;
 const FAR_PEERS: usize = 3;
 /// Peers greeted beyond boundaries in all, however many groups there are: one and a half times the near ones.
 const MOST_FAR_GREETED: usize = 24;
-/// How far a piece had come before we got it: beyond what boundaries it is to be offered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(super) enum Reach {
-    /// Near peers own it.
-    #[default]
-    Near,
-    /// It came over this boundary.
-    Over(Boundary),
-    /// The first source gave it to us.
-    First,
-}
-
-impl Reach {
-    /// Whether a group behind this boundary is offered the piece.
-    fn is_over(self, boundary: Boundary) -> bool {
-        match self {
-            Self::Near => false,
-            Self::Over(crossed) => boundary < crossed,
-            Self::First => true,
-        }
-    }
-}
-
 /// Requests in flight up to which offers are taken: each waits in the queue of the one node that has the piece so far,
 /// so those of a node that is alone in its group are many.
 const MOST_OFFERS: usize = 40;
@@ -138,12 +115,6 @@ impl Boundaries {
 }
 
 impl Swarm {
-    /// How far what this peer sends has come.
-    pub(super) fn reach_of(&self, peer: PeerKey) -> Reach {
-        let group = self.peers.get(&peer).and_then(|state| state.group);
-        group.map_or(Reach::Near, |group| Reach::Over(group.boundary))
-    }
-
     /// Whether a peer of another group is greeted although there are many near ones.
     pub(super) fn lacks_peers_of(&self, group: FarGroup) -> bool {
         let (mut known, mut groups, mut far) = (0, BTreeSet::from([group]), 0);
@@ -161,10 +132,13 @@ impl Swarm {
     }
 
     /// Whether there is a place for one more peer. Those beyond boundaries have as many places of their own as
-    /// near ones: the few nodes of a small group are known to many of a large one, and still to each other.
+    /// near ones, and those that near ones leave: the few nodes of a small group are known to many of a large one, and still
+    /// to each other. Who of a large group knows none of a small one cannot offer it anything.
     pub(super) fn has_room_for(&self, place: Option<FarGroup>) -> bool {
         let far = self.effective(place).is_some();
-        self.peers.len() < self.config.max_peers
+        let all = self.peers.len();
+        all < self.config.max_peers
+            || far && all < self.config.max_peers * 2
             || self.peers.values().filter(|state| state.group.is_some() == far).count() < self.config.max_peers
     }
 

@@ -284,11 +284,59 @@ fn a_seeder_gives_what_is_new_to_near_peers_while_enough_of_them_ask() {
         interested(&mut swarm, peer, None);
     }
     // Three are nearer, which is not enough.
-    assert!(swarm.handle_request(Timestamp(0), far, None).is_ok());
+    let first = swarm.handle_request(Timestamp(0), far, None).unwrap();
     interested(&mut swarm, 5, None);
     assert!(swarm.handle_request(Timestamp(0), far, None).is_err());
-    assert!(swarm.handle_request(Timestamp(0), other_rack, None).is_ok());
+    let granted = swarm.handle_request(Timestamp(0), other_rack, None).unwrap();
     assert!(swarm.handle_request(Timestamp(0), far, None).is_err());
+    // As long as somebody waits for what it asked for, they do.
+    let later = |seconds| Timestamp(0) + Duration::from_secs(seconds);
+    assert!(swarm.handle_request(later(2), far, None).is_err());
+    for (peer, piece) in [(other_rack, granted), (far, first)] {
+        swarm.handle_uploaded(peer, piece, true);
+    }
     // Not for ever, when none of them asks.
-    assert!(swarm.handle_request(Timestamp(0) + Duration::from_secs(2), far, None).is_ok());
+    assert!(swarm.handle_request(later(2), far, None).is_err());
+    assert!(swarm.handle_request(later(4), far, None).is_ok());
+}
+
+/// A seeder that has promised every piece is asked for pieces by number, and who gets one so may be the first to.
+#[test]
+fn what_only_a_seeder_owns_is_offered_although_it_was_asked_for_by_number() {
+    for place in [at(Boundary::Zone, 9), None] {
+        for owned_besides in [false, true] {
+            let mut swarm = surrounded();
+            let seeder = PeerKey(1);
+            swarm.handle_seeder(seeder, place);
+            join(&mut swarm, seeder.0, place, &[0], Load::default());
+            swarm.handle_message(Timestamp(0), seeder, have(&[0]));
+            if owned_besides {
+                swarm.handle_message(Timestamp(0), PeerKey(10), have(&[0]));
+            }
+            let told = offered_after(&mut swarm, seeder, false);
+            let narrower = if place.is_some() { vec![101, 100] } else { vec![] };
+            let expected = if owned_besides { narrower } else { vec![105, 104, 103, 102, 101, 100] };
+            assert_eq!(told, expected, "{place:?} {owned_besides}");
+        }
+    }
+}
+
+#[test]
+fn peers_far_away_take_the_places_that_near_ones_leave() {
+    let mut swarm = scene();
+    let most = u64::try_from(SwarmConfig::default().max_peers).unwrap();
+    for peer in 0..3 {
+        join(&mut swarm, peer, None, &[], Load::default());
+    }
+    for peer in 100..100 + 3 * most {
+        swarm.handle_greeting(PeerKey(peer), FAR);
+    }
+    let count =
+        |swarm: &Swarm, far: bool| swarm.peers.values().filter(|peer| peer.group.is_some() == far).count() as u64;
+    assert_eq!(count(&swarm, true), 2 * most - 3);
+    // Near ones have theirs all the same.
+    for peer in 3..2 * most {
+        swarm.handle_greeting(PeerKey(peer), None);
+    }
+    assert_eq!(count(&swarm, false), most);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 
-use super::{Action, BanReason, PeerKey, PieceChoice, RequestId, Swarm, Verdict, boundaries::Reach, requests::Request};
+use super::{Action, BanReason, PeerKey, PieceChoice, RequestId, Swarm, Verdict, requests::Request};
 use crate::{
     geometry::PieceIndex,
     time::Timestamp,
@@ -64,8 +64,8 @@ impl Swarm {
             return false;
         }
         self.note_served(now, &request);
-        let from = if request.any { Reach::First } else { self.reach_of(request.peer) };
-        self.boundaries.note_reach(piece, from);
+        let reach = self.reach_of(request.peer, piece, request.any);
+        self.boundaries.note_reach(piece, reach);
         let wanted = self.take(piece);
         if !wanted {
             // Another has brought it since this answer began, which had it count as on its way.

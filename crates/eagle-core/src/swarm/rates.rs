@@ -51,6 +51,11 @@ impl Rates {
         Self { own: HostRate::UNKNOWN, most_requests, requested_before: 0, named: Vec::new(), passed_over_since: None }
     }
 
+    /// Somebody was given what is new, or waits for it.
+    pub(super) fn has_asked(&mut self) {
+        self.passed_over_since = None;
+    }
+
     /// Whether a node is to be passed over for faster ones; they have as long as `patience` to ask.
     pub(super) fn passes_over(&mut self, now: Timestamp, patience: Duration, slow: bool) -> bool {
         if !slow {

@@ -15,7 +15,9 @@ pub(super) struct Spread {
     /// Pieces given to somebody, or on their way.
     given: Bitfield,
     /// Pieces on their way, to be taken back if they do not arrive.
-    under_way: BTreeSet<(PeerKey, PieceIndex)>,
+    under_way: BTreeSet<(PieceIndex, PeerKey)>,
+    /// Pieces that were sent to somebody, or that a neighbour owns.
+    arrived: Bitfield,
     /// Pieces that only one peer was given and that nobody else owns yet.
     alone: BTreeMap<PieceIndex, PeerKey>,
     /// How many pieces each peer was given first and has not passed on.
@@ -33,6 +35,7 @@ impl Spread {
             enabled,
             given: Bitfield::new(pieces),
             under_way: BTreeSet::new(),
+            arrived: Bitfield::new(if enabled { pieces } else { 0 }),
             alone: BTreeMap::new(),
             kept: BTreeMap::new(),
         }
@@ -81,8 +84,10 @@ impl Spread {
 
     pub(super) fn started(&mut self, peer: PeerKey, piece: PieceIndex) {
         if !self.enabled {
-        } else if self.given.insert(piece) {
-            self.under_way.insert((peer, piece));
+            return;
+        }
+        self.under_way.insert((piece, peer));
+        if self.given.insert(piece) {
             self.alone.insert(piece, peer);
             *self.kept.entry(peer).or_default() += 1;
         } else {
@@ -92,15 +97,27 @@ impl Spread {
     }
 
     pub(super) fn finished(&mut self, peer: PeerKey, piece: PieceIndex, sent: bool) {
-        if self.under_way.remove(&(peer, piece)) && !sent {
-            self.take_back(peer, piece);
+        if !self.under_way.remove(&(piece, peer)) {
+            return;
         }
+        if sent {
+            self.arrived.insert(piece);
+        } else if !self.arrived.contains(piece) && !self.is_under_way(piece) {
+            // Whoever was given it first: who was given it besides has not got it either.
+            self.passed_on(piece);
+            self.given.remove(piece);
+        }
+    }
+
+    fn is_under_way(&self, piece: PieceIndex) -> bool {
+        self.under_way.range((piece, PeerKey(0))..=(piece, PeerKey(u64::MAX))).next().is_some()
     }
 
     /// A neighbour owns this piece: the swarm has it.
     pub(super) fn note_owned(&mut self, peer: PeerKey, piece: PieceIndex) {
         if self.enabled {
             self.given.insert(piece);
+            self.arrived.insert(piece);
             if self.alone.get(&piece).is_some_and(|keeper| *keeper != peer) {
                 self.passed_on(piece);
             }
@@ -109,19 +126,17 @@ impl Spread {
 
     /// A peer is gone, and with it what it alone was given.
     pub(super) fn forget(&mut self, peer: PeerKey) {
-        self.under_way.retain(|(owner, _)| *owner != peer);
+        let promised: Vec<_> = self.under_way.iter().filter(|(_, owner)| *owner == peer).copied().collect();
+        for (piece, _) in promised {
+            self.finished(peer, piece, false);
+        }
         let lost: Vec<_> = self.alone.iter().filter(|(_, keeper)| **keeper == peer).map(|(piece, _)| *piece).collect();
         for piece in lost {
-            self.take_back(peer, piece);
-        }
-        self.kept.remove(&peer);
-    }
-
-    fn take_back(&mut self, peer: PeerKey, piece: PieceIndex) {
-        if self.alone.get(&piece) == Some(&peer) {
             self.passed_on(piece);
             self.given.remove(piece);
+            self.arrived.remove(piece);
         }
+        self.kept.remove(&peer);
     }
 
     fn passed_on(&mut self, piece: PieceIndex) {
@@ -130,5 +145,47 @@ impl Spread {
         {
             *kept = kept.saturating_sub(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIECE: PieceIndex = PieceIndex(0);
+
+    fn spread() -> (Spread, Bitfield, Bitfield) {
+        (Spread::new(true, 2), Bitfield::full(2), Bitfield::new(2))
+    }
+
+    #[test]
+    fn what_was_promised_to_two_and_sent_to_none_is_new_again() {
+        let (mut spread, have, none) = spread();
+        spread.started(PeerKey(1), PIECE);
+        spread.started(PeerKey(2), PIECE);
+        spread.finished(PeerKey(1), PIECE, false);
+        assert_eq!(spread.next(&have, &none), Some(PieceIndex(1)), "the other may get it still");
+        spread.finished(PeerKey(2), PIECE, false);
+        assert_eq!(spread.next(&have, &none), Some(PIECE));
+        // So it is when they leave.
+        spread.started(PeerKey(1), PIECE);
+        spread.started(PeerKey(2), PIECE);
+        spread.forget(PeerKey(1));
+        spread.forget(PeerKey(2));
+        assert_eq!(spread.next(&have, &none), Some(PIECE));
+    }
+
+    #[test]
+    fn what_arrived_somewhere_is_not_new_again() {
+        let (mut spread, have, none) = spread();
+        spread.started(PeerKey(1), PIECE);
+        spread.started(PeerKey(2), PIECE);
+        spread.finished(PeerKey(1), PIECE, true);
+        spread.finished(PeerKey(2), PIECE, false);
+        assert_eq!(spread.next(&have, &none), Some(PieceIndex(1)));
+        spread.started(PeerKey(3), PieceIndex(1));
+        spread.note_owned(PeerKey(4), PieceIndex(1));
+        spread.finished(PeerKey(3), PieceIndex(1), false);
+        assert!(!spread.wants_to_spread());
     }
 }

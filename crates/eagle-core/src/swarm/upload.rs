@@ -42,8 +42,18 @@ impl Swarm {
         if self.spread.keepers()(peer) {
             return None;
         }
-        let slow = rates::enough_are_faster(&self.peers, &self.spread, peer) || self.others_are_better_placed(peer);
+        let slow = self.is_for_others(peer);
+        // Those who wait for what they asked for do not ask again meanwhile, and the queue may be long. A peer that takes nothing
+        // does not stay in it.
+        if slow && self.peers.iter().any(|(key, state)| state.uploads > 0 && !self.is_for_others(*key)) {
+            self.rates.has_asked();
+        }
         (!self.rates.passes_over(now, self.config.shortest_stall, slow)).then_some(piece)
+    }
+
+    /// Whether what is new is for others than this peer.
+    fn is_for_others(&self, peer: PeerKey) -> bool {
+        rates::enough_are_faster(&self.peers, &self.spread, peer) || self.others_are_better_placed(peer)
     }
 
     /// What a peer says that it can take, for its place among the [`super::WaitingUploads`].
