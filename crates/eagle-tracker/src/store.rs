@@ -14,7 +14,6 @@
 
 mod location;
 mod memory;
-mod node;
 mod redis;
 mod seeders;
 mod shared;

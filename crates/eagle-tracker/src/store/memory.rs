@@ -1,37 +1,39 @@
 //! The store in this process's memory.
 //!
-//! Swarms and nodes are in two tables of shards, each shard behind a mutex that is held for one
-//! look-up or one page of work. Locks are taken in one order: a node's membership, then a shard of
-//! either table, and never two shards at a time. A node's membership lock makes its announces and its
+//! Swarms and nodes are in two tables of shards, each shard behind a mutex that is held for one look-up. What a node owns is with the
+//! node, and who is in a swarm with the swarm, each behind a mutex of its own. Locks are taken in one order: a node's membership,
+//! then the roll of a swarm or a shard of either table, and never two of these at a time. A node's membership makes its announces and its
 //! removal follow one another.
 
-mod places;
+mod lists;
+mod members;
+mod node;
+mod page;
+mod swarm;
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap, hash_map::RandomState},
+    collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher as _,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use eagle_core::{Digest, Geometry, NodeId, PeerInfo, Timestamp};
-use indexmap::IndexMap;
-use rand::{RngExt as _, SeedableRng as _};
+use eagle_core::{Digest, NodeId, PeerInfo, Timestamp};
+use hashbrown::{HashTable, hash_table};
+use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
-use self::places::{MAX_SEEN, Places};
-use super::{
-    Applied, Candidate, PeerStore, Refusal, StoreError, StoreLimits, StoreStats, SwarmView, is_authority,
-    node::{Membership, Node, NodeKey},
-    progress,
+use self::{
+    members::MAX_SEEN,
+    node::{Entry, Membership, Node},
+    swarm::Swarm,
 };
+use super::{Applied, Candidate, PeerStore, Refusal, StoreError, StoreLimits, StoreStats, SwarmView, is_authority};
 use crate::{
-    api::{BlobAnnounce, Event, PeerAt, PeerBlob, PeerSummary, SwarmMember, SwarmSummary},
+    api::{BlobAnnounce, Event, PeerBlob, PeerSummary, SwarmMember, SwarmSummary},
     ownership::Ownership,
 };
 
@@ -39,13 +41,15 @@ use crate::{
 const SHARDS: usize = 64;
 /// Most seeders seen at a time; a cluster has a handful.
 const MAX_SEEDERS_SEEN: usize = 32;
+/// Swarms that an expired node leaves before others have their turn: some tens of microseconds.
+const LEAVES_AT_A_TIME: usize = 100;
 
 /// Swarms and nodes in memory.
 #[derive(Debug)]
 pub struct MemoryStore {
     limits: StoreLimits,
     hasher: RandomState,
-    swarms: Vec<Mutex<HashMap<Arc<Digest>, Swarm>>>,
+    swarms: Vec<Mutex<HashTable<Arc<Swarm>>>>,
     nodes: Vec<Mutex<HashMap<NodeId, Arc<Node>>>>,
     node_count: AtomicUsize,
     swarm_count: AtomicUsize,
@@ -54,28 +58,25 @@ pub struct MemoryStore {
     next_sweep: AtomicUsize,
 }
 
-#[derive(Debug)]
-struct Swarm {
-    geometry: Geometry,
-    /// Whether a seeder has vouched for the geometry.
-    vouched: bool,
-    created: Timestamp,
-    grown: Timestamp,
-    /// When a peer last joined or owned more.
-    changed: Timestamp,
-    seeders: Members,
-    proxies: Members,
-    /// Where the proxies are, when there are many.
-    places: Places,
+/// A node whose announce is being applied.
+struct Applying<'a> {
+    node: &'a Arc<Node>,
+    info: &'a PeerInfo,
+    membership: &'a mut Membership,
+    /// Of an announce of everything: what the node had and has not said again so far.
+    before: Membership,
+    now: Timestamp,
 }
 
-/// Dense, so that a random part can be taken without going through all.
-type Members = IndexMap<NodeKey, Member>;
+impl Applying<'_> {
+    /// Blobs that the node has.
+    fn blobs(&self) -> usize {
+        self.membership.len() + self.before.len()
+    }
 
-#[derive(Debug)]
-struct Member {
-    pieces: Ownership,
-    joined: Timestamp,
+    fn remove(&mut self, hash: u64, digest: &Digest) -> Option<Entry> {
+        self.membership.remove(hash, digest).or_else(|| self.before.remove(hash, digest))
+    }
 }
 
 impl MemoryStore {
@@ -93,25 +94,38 @@ impl MemoryStore {
         }
     }
 
-    fn swarm_shard(&self, digest: &Digest) -> MutexGuard<'_, HashMap<Arc<Digest>, Swarm>> {
-        lock(&self.swarms[shard_of(self.hasher.hash_one(digest))])
+    /// All of a digest counts: whoever announces can make digests that agree in a part.
+    fn hash(&self, digest: &Digest) -> u64 {
+        self.hasher.hash_one(digest.as_bytes())
     }
 
-    fn node_shard(&self, hash: u64) -> MutexGuard<'_, HashMap<NodeId, Arc<Node>>> {
-        lock(&self.nodes[shard_of(hash)])
+    fn swarm_shard(&self, hash: u64) -> MutexGuard<'_, HashTable<Arc<Swarm>>> {
+        lock(&self.swarms[shard_of(hash)])
+    }
+
+    fn node_shard(&self, id: &NodeId) -> MutexGuard<'_, HashMap<NodeId, Arc<Node>>> {
+        lock(&self.nodes[shard_of(self.hasher.hash_one(id))])
+    }
+
+    fn find_node(&self, id: &NodeId) -> Option<Arc<Node>> {
+        self.node_shard(id).get(id).cloned()
+    }
+
+    fn find_swarm(&self, digest: &Digest) -> Option<Arc<Swarm>> {
+        let hash = self.hash(digest);
+        self.swarm_shard(hash).find(hash, |swarm| swarm.digest == *digest).cloned()
     }
 
     /// The node, made when there is none; and whether it was there and alive.
     fn node(&self, info: &PeerInfo, now: Timestamp) -> Result<(Arc<Node>, bool), StoreError> {
-        let hash = self.hasher.hash_one(&info.id);
-        let mut shard = self.node_shard(hash);
+        let mut shard = self.node_shard(&info.id);
         if let Some(node) = shard.get(&info.id) {
             return Ok((Arc::clone(node), node.is_alive(now, self.limits.ttl)));
         }
         if !reserve(&self.node_count, self.limits.peers) {
             return Err(StoreError::Full(self.limits.peers));
         }
-        let node = Arc::new(Node::new(info, hash, now));
+        let node = Arc::new(Node::new(info, now));
         shard.insert(info.id.clone(), Arc::clone(&node));
         Ok((node, false))
     }
@@ -126,141 +140,191 @@ impl MemoryStore {
         loop {
             let (node, known) = self.node(info, now)?;
             let mut membership = node.membership();
-            if membership.gone {
+            if node.is_gone() {
                 continue;
             }
+            let last = node.info();
             // Expired and not swept yet, or another program under the same identity: what it had is not to
-            // come back to life, and is in the other table of members.
-            let known = known && node.info().role == info.role;
+            // come back to life, and is among the other members.
+            let known = known && last.role == info.role;
             if !known {
-                self.leave_all(&node, &mut membership);
+                self.leave_all(&node, std::mem::take(&mut membership));
             }
             node.announced(info, now);
-            let mut kept = std::collections::HashSet::new();
+            if last.topology != info.topology {
+                membership.iter().for_each(|entry| entry.swarm.roll().moved(&node, info));
+            }
+            let before = if full { std::mem::take(&mut *membership) } else { Membership::default() };
+            let mut applying = Applying { node: &node, info, membership: &mut membership, before, now };
             let mut refused = Vec::new();
             for blob in blobs {
-                let outcome = match blob.event {
-                    Event::Evicted => {
-                        self.leave_one(&node, &mut membership, &blob.digest);
-                        continue;
+                let hash = self.hash(&blob.digest);
+                if blob.event == Event::Evicted {
+                    if let Some(entry) = applying.remove(hash, &blob.digest) {
+                        self.leave_one(&node, &entry);
                     }
-                    _ => self.join(&node, info, &mut membership, blob, now),
-                };
-                match outcome {
-                    Ok(digest) => drop(full && kept.insert(digest)),
-                    Err(refusal) => refused.push((blob.digest, refusal)),
+                } else if let Err(refusal) = self.update(&mut applying, hash, blob) {
+                    refused.push((blob.digest, refusal));
                 }
             }
-            if full {
-                let stale: Vec<Arc<Digest>> = membership.blobs.difference(&kept).cloned().collect();
-                for digest in stale {
-                    self.leave_one(&node, &mut membership, &digest);
-                }
-            }
+            self.leave_all(&node, applying.before);
             return Ok(Applied { known, refused });
         }
     }
 
-    /// Puts a node into a swarm or updates what it owns there.
-    fn join(
-        &self,
-        node: &Arc<Node>,
-        info: &PeerInfo,
-        membership: &mut Membership,
-        blob: &BlobAnnounce,
-        now: Timestamp,
-    ) -> Result<Arc<Digest>, Refusal> {
+    /// Records what a node has of a blob; it joins the swarm where it is no member.
+    fn update(&self, applying: &mut Applying<'_>, hash: u64, blob: &BlobAnnounce) -> Result<(), Refusal> {
         let pieces = blob.geometry.pieces();
         let owned = Ownership::new(&blob.pieces, pieces).ok_or(Refusal::Pieces(pieces))?;
-        let authority = is_authority(info.role);
-        let mut shard = self.swarm_shard(&blob.digest);
-        let (digest, swarm) = match shard.get_key_value(&blob.digest) {
-            Some((digest, _)) => {
-                let digest = Arc::clone(digest);
-                // The second look-up is the price of sharing the key.
-                let Some(swarm) = shard.get_mut(&blob.digest) else { return Err(Refusal::Pieces(pieces)) };
-                (digest, swarm)
+        let agrees = |entry: &Entry| entry.swarm.geometry == blob.geometry && !entry.swarm.is_over();
+        if applying.before.get_mut(hash, &blob.digest).is_some_and(|entry| agrees(entry))
+            && let Some(entry) = applying.before.remove(hash, &blob.digest)
+        {
+            applying.membership.insert(entry);
+        }
+        if let Some(entry) = applying.membership.get_mut(hash, &blob.digest).filter(|entry| agrees(entry)) {
+            if entry.pieces != owned {
+                entry.swarm.set_changed(applying.now);
+                entry.swarm.subtract(&entry.pieces);
+                entry.swarm.add(&owned);
+                entry.pieces = owned;
             }
-            None if membership.blobs.len() >= self.limits.blobs_per_peer => {
-                return Err(Refusal::NodeFull(self.limits.blobs_per_peer));
+            return Ok(());
+        }
+        self.join(applying, hash, blob, owned)
+    }
+
+    /// Puts a node into a swarm.
+    fn join(
+        &self,
+        applying: &mut Applying<'_>,
+        hash: u64,
+        blob: &BlobAnnounce,
+        pieces: Ownership,
+    ) -> Result<(), Refusal> {
+        let authority = is_authority(applying.info.role);
+        // Of a swarm that is over, which counts until another one has taken its place.
+        let has_place =
+            applying.membership.contains(hash, &blob.digest) || applying.before.contains(hash, &blob.digest);
+        let has_room = has_place || applying.blobs() < self.limits.blobs_per_peer;
+        let no_room = Refusal::NodeFull(self.limits.blobs_per_peer);
+        loop {
+            let Some(swarm) = self.find_or_make(hash, blob, has_room, applying.now)? else { return Err(no_room) };
+            let mut roll = swarm.roll();
+            if swarm.is_over() {
+                continue;
             }
-            None if !reserve(&self.swarm_count, self.limits.blobs) => {
-                return Err(Refusal::BlobsFull(self.limits.blobs));
-            }
-            None => {
-                let digest = Arc::new(blob.digest);
-                let swarm = shard.entry(Arc::clone(&digest)).or_insert_with(|| Swarm::new(blob.geometry, now));
-                (digest, swarm)
-            }
-        };
-        if swarm.geometry != blob.geometry {
-            if swarm.vouched || !authority {
+            if swarm.geometry != blob.geometry && (roll.vouched || !authority) {
                 return Err(Refusal::Geometry { known: swarm.geometry, announced: blob.geometry });
             }
-            // Whoever was here believes in another blob; they come back when they have learned better.
-            self.entry_count.fetch_sub(swarm.len(), Ordering::Relaxed);
-            *swarm = Swarm::new(blob.geometry, now);
-        }
-        swarm.vouched |= authority;
-        let key = NodeKey(Arc::clone(node));
-        let size = swarm.len();
-        let members = if authority { &mut swarm.seeders } else { &mut swarm.proxies };
-        if let Some(member) = members.get_mut(&key) {
-            if member.pieces != owned {
-                swarm.changed = now;
+            if swarm.geometry == blob.geometry && roll.len() >= self.limits.peers_per_blob {
+                roll.vouched |= authority;
+                return Err(Refusal::SwarmFull(self.limits.peers_per_blob));
             }
-            member.pieces = owned;
-            return Ok(digest);
-        }
-        if size >= self.limits.peers_per_blob {
-            return Err(Refusal::SwarmFull(self.limits.peers_per_blob));
-        }
-        if membership.blobs.len() >= self.limits.blobs_per_peer && !membership.blobs.contains(&digest) {
-            return Err(Refusal::NodeFull(self.limits.blobs_per_peer));
-        }
-        self.entry_count.fetch_add(1, Ordering::Relaxed);
-        members.insert(key, Member { pieces: owned, joined: now });
-        swarm.grown = now;
-        swarm.changed = now;
-        membership.blobs.insert(Arc::clone(&digest));
-        Ok(digest)
-    }
-
-    fn leave_one(&self, node: &Arc<Node>, membership: &mut Membership, digest: &Digest) {
-        if membership.blobs.remove(digest) {
-            self.drop_member(node, digest);
-        }
-    }
-
-    fn leave_all(&self, node: &Arc<Node>, membership: &mut Membership) {
-        for digest in std::mem::take(&mut membership.blobs) {
-            self.drop_member(node, &digest);
+            if !has_room {
+                return Err(no_room);
+            }
+            if swarm.geometry != blob.geometry {
+                // Whoever is here believes in another blob; they come back when they have learned better.
+                swarm.set_over();
+                self.entry_count.fetch_sub(roll.len(), Ordering::Relaxed);
+                let members = (std::mem::take(&mut roll.seeders), std::mem::take(&mut roll.proxies));
+                drop(roll);
+                drop(members);
+                self.forget(&swarm);
+                continue;
+            }
+            roll.vouched |= authority;
+            roll.grown = applying.now;
+            roll.members(authority).insert(Arc::clone(applying.node), &applying.info.topology);
+            drop(roll);
+            swarm.add(&pieces);
+            swarm.set_changed(applying.now);
+            self.entry_count.fetch_add(1, Ordering::Relaxed);
+            // That of a swarm that is over.
+            drop(applying.remove(hash, &blob.digest));
+            applying.membership.insert(Entry { swarm, pieces, joined: applying.now });
+            return Ok(());
         }
     }
 
-    fn drop_member(&self, node: &Arc<Node>, digest: &Digest) {
-        let mut shard = self.swarm_shard(digest);
-        let Some(swarm) = shard.get_mut(digest) else { return };
-        let key = NodeKey(Arc::clone(node));
-        if swarm.seeders.swap_remove(&key).or_else(|| swarm.proxies.swap_remove(&key)).is_some() {
-            self.entry_count.fetch_sub(1, Ordering::Relaxed);
+    /// The swarm of a blob, made where there is none if `make`.
+    fn find_or_make(
+        &self,
+        hash: u64,
+        blob: &BlobAnnounce,
+        make: bool,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Swarm>>, Refusal> {
+        let mut shard = self.swarm_shard(hash);
+        let found = shard.entry(hash, |swarm| swarm.digest == blob.digest, |swarm| swarm.hash);
+        if let hash_table::Entry::Occupied(found) = &found
+            && !found.get().is_over()
+        {
+            return Ok(Some(Arc::clone(found.get())));
         }
-        if swarm.len() == 0 {
-            shard.remove(digest);
-            self.swarm_count.fetch_sub(1, Ordering::Relaxed);
+        if !make {
+            return Ok(None);
+        }
+        if !reserve(&self.swarm_count, self.limits.blobs) {
+            return Err(Refusal::BlobsFull(self.limits.blobs));
+        }
+        let swarm = Arc::new(Swarm::new(blob.digest, hash, blob.geometry, now));
+        match found {
+            hash_table::Entry::Occupied(mut over) => *over.get_mut() = Arc::clone(&swarm),
+            hash_table::Entry::Vacant(place) => drop(place.insert(Arc::clone(&swarm))),
+        }
+        Ok(Some(swarm))
+    }
+
+    /// Takes a swarm that is over out of the table, unless another one has taken its place there.
+    fn forget(&self, swarm: &Arc<Swarm>) {
+        self.swarm_count.fetch_sub(1, Ordering::Relaxed);
+        if let Ok(found) = self.swarm_shard(swarm.hash).find_entry(swarm.hash, |other| Arc::ptr_eq(other, swarm)) {
+            found.remove();
         }
     }
 
-    /// Takes a node out of all tables, when `still` says so once nobody else works on it.
-    fn remove_node(&self, node: &Arc<Node>, still: impl Fn(&Node) -> bool) {
-        let mut membership = node.membership();
-        if membership.gone || !still(node) {
+    fn leave_one(&self, node: &Arc<Node>, entry: &Entry) {
+        let swarm = &entry.swarm;
+        let mut roll = swarm.roll();
+        if swarm.is_over() {
             return;
         }
-        membership.gone = true;
-        self.leave_all(node, &mut membership);
-        self.node_shard(self.hasher.hash_one(node.id())).remove(node.id());
+        if roll.seeders.remove(node) || roll.proxies.remove(node) {
+            self.entry_count.fetch_sub(1, Ordering::Relaxed);
+            swarm.subtract(&entry.pieces);
+        }
+        if roll.len() == 0 {
+            swarm.set_over();
+            drop(roll);
+            self.forget(swarm);
+        }
+    }
+
+    fn leave_all(&self, node: &Arc<Node>, membership: Membership) {
+        membership.into_entries().for_each(|entry| self.leave_one(node, &entry));
+    }
+
+    /// Takes a node out of the table of nodes, when `still` says so once nobody else works on it. Gives the swarms that it has to leave.
+    fn remove_node(&self, node: &Arc<Node>, still: impl Fn(&Node) -> bool) -> Membership {
+        let mut membership = node.membership();
+        if node.is_gone() || !still(node) {
+            return Membership::default();
+        }
+        node.set_gone();
+        self.node_shard(node.id()).remove(node.id());
         self.node_count.fetch_sub(1, Ordering::Relaxed);
+        std::mem::take(&mut membership)
+    }
+}
+
+impl Drop for MemoryStore {
+    fn drop(&mut self) {
+        // Nodes and swarms hold each other.
+        for shard in &self.nodes {
+            lock(shard).values().for_each(|node| drop(std::mem::take(&mut *node.membership())));
+        }
     }
 }
 
@@ -277,59 +341,38 @@ impl PeerStore for MemoryStore {
     }
 
     async fn leave(&self, node: &NodeId) {
-        let found = self.node_shard(self.hasher.hash_one(node)).get(node).cloned();
-        if let Some(node) = found {
-            self.remove_node(&node, |_| true);
+        if let Some(node) = self.find_node(node) {
+            let membership = self.remove_node(&node, |_| true);
+            // At once, since whoever waits for it may give up in between.
+            self.leave_all(&node, membership);
         }
     }
 
     async fn view(&self, digest: Digest, asker: &NodeId, seed: u64, now: Timestamp) -> Option<SwarmView> {
-        // Before the swarm's shard is locked: never two at a time.
-        let asking = self.node_shard(self.hasher.hash_one(asker)).get(asker).map(|node| node.info());
-        let mut shard = self.swarm_shard(&digest);
-        let swarm = shard.get_mut(&digest)?;
+        let asker = self.find_node(asker);
+        let place = asker.as_ref().map(|asker| asker.info().topology.clone()).unwrap_or_default();
+        let swarm = self.find_swarm(&digest)?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let seeders = {
-            // Members are in no order that matters, so a run from a random place is a random part.
-            let (all, most) = (swarm.seeders.len(), swarm.seeders.len().min(MAX_SEEDERS_SEEN));
-            let start = if all > most { rng.random_range(0..all) } else { 0 };
-            (start..start + most).map(move |position| position % all)
-        };
-        let proxies = if swarm.proxies.len() > MAX_SEEN {
-            swarm.places.refresh(&swarm.proxies, now);
-            let place = asking.map(|info| info.topology.clone()).unwrap_or_default();
-            swarm.places.sample(swarm.proxies.len(), &place, &mut rng)
-        } else {
-            swarm.places.clear();
-            (0..swarm.proxies.len()).collect()
-        };
-        let members = seeders.filter_map(|position| swarm.seeders.get_index(position));
-        let members = members.chain(proxies.into_iter().filter_map(|position| swarm.proxies.get_index(position)));
-        let live = members.filter(|(key, _)| key.0.is_alive(now, self.limits.ttl) && key.0.id() != asker);
-        let candidates = live.map(|(key, member)| Candidate {
-            info: key.0.info(),
-            pieces: member.pieces.clone(),
-            load: None,
-            age: now - member.joined,
+        let roll = swarm.roll();
+        let mut seen = roll.seeders.sample(MAX_SEEDERS_SEEN, &place, &mut rng);
+        seen.extend(roll.proxies.sample(MAX_SEEN, &place, &mut rng));
+        let since_growth = now - roll.grown;
+        drop(roll);
+        let others = seen.iter().filter(|node| asker.as_ref().is_none_or(|asker| !Arc::ptr_eq(asker, node)));
+        let candidates = others.filter(|node| node.is_alive(now, self.limits.ttl)).filter_map(|node| {
+            let membership = node.membership();
+            // Who has left meanwhile has none.
+            let entry = membership.of(&swarm)?;
+            let (pieces, age) = (entry.pieces.clone(), now - entry.joined);
+            drop(membership);
+            Some(Candidate { info: node.info(), pieces, load: None, age })
         });
         let candidates = candidates.collect();
-        Some(SwarmView { geometry: swarm.geometry, candidates, since_growth: now - swarm.grown })
+        Some(SwarmView { geometry: swarm.geometry, candidates, since_growth })
     }
 
     async fn swarms(&self, after: Option<Digest>, limit: usize, now: Timestamp) -> Vec<SwarmSummary> {
-        let mut page = Page::new(limit);
-        for shard in &self.swarms {
-            for (digest, swarm) in lock(shard).iter() {
-                let digest = **digest;
-                if after.is_none_or(|after| digest > after) && page.wants(&digest) {
-                    let summary = swarm.summary(digest, now, self.limits.ttl);
-                    if summary.peers > 0 {
-                        page.insert(digest, summary);
-                    }
-                }
-            }
-        }
-        page.into_values()
+        self.list_swarms(after, limit, now).await
     }
 
     async fn swarm(
@@ -339,49 +382,11 @@ impl PeerStore for MemoryStore {
         limit: usize,
         now: Timestamp,
     ) -> Option<(SwarmSummary, Vec<SwarmMember>)> {
-        let shard = self.swarm_shard(&digest);
-        let swarm = shard.get(&digest)?;
-        let summary = swarm.summary(digest, now, self.limits.ttl);
-        if summary.peers == 0 {
-            return None;
-        }
-        let mut page = Page::new(limit);
-        for (NodeKey(node), member) in swarm.live(now, self.limits.ttl) {
-            if after.is_none_or(|after| node.id().as_str() > after) && page.wants(node.id()) {
-                page.insert(node.id().clone(), (Arc::clone(node), member.pieces.clone(), member.joined));
-            }
-        }
-        let pieces = swarm.geometry.pieces();
-        drop(shard);
-        let members = page.into_values().into_iter().map(|(node, owned, joined)| SwarmMember {
-            peer: PeerAt::from(&*node.info()),
-            pieces: owned.count(pieces),
-            complete: owned.is_complete(),
-            owned: Some(owned.to_piece_set()),
-            age_seconds: (now - joined).as_secs_f64(),
-            last_announce_seconds: (now - node.last_announce()).as_secs_f64(),
-            senders: Vec::new(),
-        });
-        Some((summary, members.collect()))
+        self.list_members(digest, after, limit, now)
     }
 
     async fn active(&self, limit: usize, now: Timestamp) -> Vec<SwarmSummary> {
-        let mut page = Page::new(limit);
-        for shard in &self.swarms {
-            for (digest, swarm) in lock(shard).iter() {
-                // The digest only tells apart what changed at the same moment.
-                let place = (Reverse(swarm.changed), **digest);
-                if page.wants(&place) {
-                    page.insert(place, ());
-                }
-            }
-        }
-        let digests = page.entries.into_keys().map(|(_, digest)| digest);
-        let summaries = digests.filter_map(|digest| {
-            let summary = self.swarm_shard(&digest).get(&digest)?.summary(digest, now, self.limits.ttl);
-            (summary.peers > 0).then_some(summary)
-        });
-        summaries.collect()
+        self.list_active(limit, now).await
     }
 
     async fn node(
@@ -391,39 +396,11 @@ impl PeerStore for MemoryStore {
         limit: usize,
         now: Timestamp,
     ) -> Option<(PeerSummary, Vec<PeerBlob>)> {
-        let node = self.node_shard(self.hasher.hash_one(node)).get(node).cloned()?;
-        if !node.is_alive(now, self.limits.ttl) {
-            return None;
-        }
-        let mut page = Page::new(limit);
-        for digest in &node.membership().blobs {
-            if after.is_none_or(|after| **digest > after) && page.wants(&**digest) {
-                page.insert(**digest, ());
-            }
-        }
-        let key = NodeKey(Arc::clone(&node));
-        let blobs = page.entries.into_keys().filter_map(|digest| {
-            let shard = self.swarm_shard(&digest);
-            let swarm = shard.get(&digest)?;
-            let member = swarm.seeders.get(&key).or_else(|| swarm.proxies.get(&key))?;
-            let pieces = swarm.geometry.pieces();
-            Some(PeerBlob { digest, size: swarm.geometry.size(), pieces, owned: member.pieces.count(pieces) })
-        });
-        let blobs = blobs.collect();
-        Some((node.summary(now), blobs))
+        self.list_blobs(node, after, limit, now)
     }
 
     async fn nodes(&self, after: Option<&str>, limit: usize, now: Timestamp) -> Vec<PeerSummary> {
-        let mut page = Page::new(limit);
-        for shard in &self.nodes {
-            for (id, node) in lock(shard).iter() {
-                let asked_for = after.is_none_or(|after| id.as_str() > after) && page.wants(id);
-                if asked_for && node.is_alive(now, self.limits.ttl) {
-                    page.insert(id.clone(), Arc::clone(node));
-                }
-            }
-        }
-        page.into_values().iter().map(|node| node.summary(now)).collect()
+        self.list_nodes(after, limit, now)
     }
 
     async fn sweep(&self, now: Timestamp) {
@@ -431,8 +408,14 @@ impl PeerStore for MemoryStore {
         let expired: Vec<Arc<Node>> =
             lock(&self.nodes[index]).values().filter(|node| !node.is_alive(now, self.limits.ttl)).cloned().collect();
         for node in expired {
-            self.remove_node(&node, |node| !node.is_alive(now, self.limits.ttl));
-            // Thousands of nodes may expire together; answers go in between.
+            let membership = self.remove_node(&node, |node| !node.is_alive(now, self.limits.ttl));
+            for (entry, number) in membership.into_entries().zip(1..) {
+                self.leave_one(&node, &entry);
+                // Thousands of nodes may expire together; answers go in between.
+                if number % LEAVES_AT_A_TIME == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
             tokio::task::yield_now().await;
         }
     }
@@ -447,79 +430,6 @@ impl PeerStore for MemoryStore {
             blobs: self.swarm_count.load(Ordering::Relaxed),
             entries: self.entry_count.load(Ordering::Relaxed),
         }
-    }
-}
-
-impl Swarm {
-    fn new(geometry: Geometry, now: Timestamp) -> Self {
-        Self {
-            geometry,
-            vouched: false,
-            created: now,
-            grown: now,
-            changed: now,
-            seeders: Members::default(),
-            proxies: Members::default(),
-            places: Places::default(),
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.seeders.len() + self.proxies.len()
-    }
-
-    fn live(&self, now: Timestamp, ttl: Duration) -> impl Iterator<Item = (&NodeKey, &Member)> {
-        self.seeders.iter().chain(&self.proxies).filter(move |(key, _)| key.0.is_alive(now, ttl))
-    }
-
-    fn summary(&self, digest: Digest, now: Timestamp, ttl: Duration) -> SwarmSummary {
-        let seeders = self.seeders.keys().filter(|key| key.0.is_alive(now, ttl)).count();
-        let pieces = self.geometry.pieces();
-        let (mut peers, mut complete, mut owned) = (0, 0, 0);
-        for (_, member) in self.live(now, ttl) {
-            peers += 1;
-            complete += usize::from(member.pieces.is_complete());
-            owned += u64::from(member.pieces.count(pieces));
-        }
-        SwarmSummary {
-            digest,
-            geometry: self.geometry,
-            pieces,
-            peers,
-            seeders,
-            complete,
-            progress: progress(owned, peers, pieces),
-            age_seconds: (now - self.created).as_secs_f64(),
-            changed_seconds: (now - self.changed).as_secs_f64(),
-            bytes_per_second: 0,
-        }
-    }
-}
-
-/// The first `limit` entries by key of any number that are offered.
-struct Page<K, V> {
-    entries: BTreeMap<K, V>,
-    limit: usize,
-}
-
-impl<K: Ord, V> Page<K, V> {
-    fn new(limit: usize) -> Self {
-        Self { entries: BTreeMap::new(), limit }
-    }
-
-    fn wants(&self, key: &K) -> bool {
-        self.entries.len() < self.limit || self.entries.last_key_value().is_some_and(|(last, _)| key < last)
-    }
-
-    fn insert(&mut self, key: K, value: V) {
-        self.entries.insert(key, value);
-        if self.entries.len() > self.limit {
-            self.entries.pop_last();
-        }
-    }
-
-    fn into_values(self) -> Vec<V> {
-        self.entries.into_values().collect()
     }
 }
 

@@ -261,7 +261,7 @@ pub(crate) async fn large_swarms_are_seen_in_part_with_their_seeders(make: Make<
     }
     announce(store, &node(2, NodeRole::Seeder), &[blob(1, PieceSet::Complete, Event::Completed)]).await;
     let mut seen = BTreeSet::new();
-    for seed in 0..40 {
+    for seed in 0..150 {
         let view = store.view(digest(1), &info.id, seed, at(0)).await.unwrap();
         assert!(view.candidates.len() <= 1_100);
         assert_eq!(view.candidates.iter().filter(|c| c.info.role == NodeRole::Seeder).count(), 1);

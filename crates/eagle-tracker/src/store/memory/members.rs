@@ -1,0 +1,384 @@
+//! The members of a swarm, by where they are.
+//!
+//! Of a large swarm only a part is looked at for each asker, so that naming peers costs the same however many there are. A part taken
+//! blindly has nobody of a zone of ten nodes among ten thousand: neither would these ten find each other, nor would anybody have
+//! a link to them. So members of a large swarm are kept apart by their labels, and the part has some of each place, with most of them near the asker.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
+
+use eagle_core::{FarGroup, Topology};
+use hashbrown::HashTable;
+use rand::RngExt as _;
+use rand_chacha::ChaCha8Rng;
+
+use crate::store::memory::node::Node;
+
+/// Most members seen at a time. A list has 40 of them, so there is a choice of three for each; each costs a fraction of a
+/// microsecond, since its node is seldom in the processor's cache.
+pub(super) const MAX_SEEN: usize = 128;
+/// Of each place beyond a boundary, as far as half of all suffices for that: two are named, and some may be gone.
+const FAR_EACH: usize = 4;
+/// Most places that are told apart; labels come from the nodes. Of more, first racks are taken together, then zones, then all.
+const MAX_PLACES: usize = 256;
+/// Places are told apart from [`MAX_SEEN`] members on, and until there are so many times fewer: not anew with every change.
+const FEWER: usize = 2;
+/// Tables that are less than one part in so many full give memory back.
+const SPARSE: usize = 8;
+/// An odd number near 2^64 over the golden ratio: multiplied by it, addresses that differ in few bits differ in many.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Members, each once, in no order that matters.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    groups: Vec<Group>,
+    detail: Detail,
+    /// Where each member is.
+    positions: HashTable<Position>,
+}
+
+/// Members at one place.
+#[derive(Debug)]
+struct Group {
+    /// Tells the place from others.
+    key: u64,
+    place: Topology,
+    nodes: Vec<Arc<Node>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Position {
+    group: u32,
+    index: u32,
+}
+
+/// Which labels tell places apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Detail {
+    Racks,
+    Zones,
+    Regions,
+    #[default]
+    None,
+}
+
+impl Detail {
+    const fn coarser(self) -> Self {
+        match self {
+            Self::Racks => Self::Zones,
+            Self::Zones => Self::Regions,
+            Self::Regions | Self::None => Self::None,
+        }
+    }
+
+    /// The labels of a place that count.
+    fn of(self, place: &Topology) -> Cow<'_, Topology> {
+        match self {
+            Self::Racks => Cow::Borrowed(place),
+            Self::Zones => Cow::Owned(Topology { rack: None, ..place.clone() }),
+            Self::Regions => Cow::Owned(Topology { rack: None, zone: None, ..place.clone() }),
+            Self::None => Cow::Owned(Topology::default()),
+        }
+    }
+
+    /// The same as a number.
+    fn key(self, place: &Topology) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        if self != Self::None {
+            place.region.hash(&mut hasher);
+        }
+        if matches!(self, Self::Racks | Self::Zones) {
+            place.zone.hash(&mut hasher);
+        }
+        if self == Self::Racks {
+            place.rack.hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+}
+
+/// A node leaves every swarm before it can be made again, so the same node is the same allocation.
+fn hash_of(node: &Arc<Node>) -> u64 {
+    let product = (Arc::as_ptr(node).addr() as u64).wrapping_mul(SPREAD);
+    product ^ (product >> 32)
+}
+
+/// A position as it is kept: half of its size, since there are millions. No swarm has 2^32 members.
+fn short(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
+}
+
+impl Members {
+    pub(super) fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.groups.iter().flat_map(|group| &group.nodes)
+    }
+
+    /// Takes in a node that is no member.
+    pub(super) fn insert(&mut self, node: Arc<Node>, place: &Topology) {
+        if self.detail == Detail::None && self.groups.len() <= 1 && self.len() == MAX_SEEN {
+            self.arrange(Detail::Racks);
+        }
+        self.put(node, place);
+    }
+
+    /// Lets a node go; says whether it was a member.
+    pub(super) fn remove(&mut self, node: &Arc<Node>) -> bool {
+        let Self { groups, positions, .. } = self;
+        let Ok(found) =
+            positions.find_entry(hash_of(node), |at| Arc::ptr_eq(&groups[at.group()].nodes[at.index()], node))
+        else {
+            return false;
+        };
+        let (at, _) = found.remove();
+        let nodes = &mut groups[at.group()].nodes;
+        let last = Position { index: short(nodes.len() - 1), ..at };
+        nodes.swap_remove(at.index());
+        if let Some(moved) = nodes.get(at.index())
+            && let Some(position) = positions.find_mut(hash_of(moved), |position| *position == last)
+        {
+            *position = at;
+        }
+        if nodes.len() < nodes.capacity() / SPARSE {
+            nodes.shrink_to(nodes.len() * 2);
+        }
+        if self.detail != Detail::None && self.len() < MAX_SEEN / FEWER {
+            self.arrange(Detail::None);
+        } else if self.positions.len() < self.positions.capacity() / SPARSE {
+            let Self { groups, positions, .. } = self;
+            positions.shrink_to(positions.len() * 2, |at| hash_of(&groups[at.group()].nodes[at.index()]));
+        }
+        true
+    }
+
+    /// Members that an asker at this place is to see, each once, so many at most.
+    pub(super) fn sample(&self, most: usize, place: &Topology, rng: &mut ChaCha8Rng) -> Vec<Arc<Node>> {
+        if self.len() <= most {
+            return self.iter().cloned().collect();
+        }
+        let mut near: Vec<&[Arc<Node>]> = Vec::new();
+        let mut far: BTreeMap<FarGroup, Vec<&[Arc<Node>]>> = BTreeMap::new();
+        for Group { place: there, nodes, .. } in self.groups.iter().filter(|group| !group.nodes.is_empty()) {
+            match there.group_seen_from(place) {
+                None => near.push(nodes),
+                Some(group) => far.entry(group).or_default().push(nodes),
+            }
+        }
+        let each = (most / 2 / far.len().max(1)).clamp(1, FAR_EACH);
+        let links: Vec<&Arc<Node>> = far.values().flat_map(|group| run(group, each, rng)).collect();
+        let mut seen: Vec<Arc<Node>> = Vec::with_capacity(most);
+        // More places than there is room for: some of them, others for another asker.
+        seen.extend(run(&[&links], most / 2, rng).into_iter().map(|node| Arc::clone(node)));
+        // Near ones as far as there are any, then more of those far away, of all places alike.
+        seen.extend(run(&near, most.saturating_sub(seen.len()), rng).into_iter().cloned());
+        let room = most.saturating_sub(seen.len());
+        if room > 0 {
+            let known: HashSet<*const Node> = seen.iter().map(Arc::as_ptr).collect();
+            let all: Vec<&[Arc<Node>]> = far.into_values().flatten().collect();
+            // Those known already are passed over, so a few less may come of it.
+            let more = run(&all, room, rng).into_iter().filter(|node| !known.contains(&Arc::as_ptr(node)));
+            seen.extend(more.cloned());
+        }
+        seen
+    }
+
+    /// Tells members apart by other labels.
+    fn arrange(&mut self, detail: Detail) {
+        let before = std::mem::take(self);
+        self.detail = detail;
+        for node in before.groups.into_iter().flat_map(|group| group.nodes) {
+            let info = node.info();
+            self.put(node, &info.topology);
+        }
+    }
+
+    fn put(&mut self, node: Arc<Node>, place: &Topology) {
+        let group = loop {
+            match self.group(place) {
+                Some(group) => break group,
+                None => self.coarsen(),
+            }
+        };
+        let nodes = &mut self.groups[group].nodes;
+        let position = Position { group: short(group), index: short(nodes.len()) };
+        let hash = hash_of(&node);
+        nodes.push(node);
+        let groups = &self.groups;
+        self.positions.insert_unique(hash, position, |at| hash_of(&groups[at.group()].nodes[at.index()]));
+    }
+
+    /// The group of a place, made where there is none; `None` where there are too many for that.
+    fn group(&mut self, place: &Topology) -> Option<usize> {
+        let key = self.detail.key(place);
+        if let Some(group) = self.groups.iter().position(|group| group.key == key) {
+            return Some(group);
+        }
+        let new = Group { key, place: self.detail.of(place).into_owned(), nodes: Vec::new() };
+        if self.groups.len() < MAX_PLACES {
+            self.groups.push(new);
+            return Some(self.groups.len() - 1);
+        }
+        let empty = self.groups.iter().position(|group| group.nodes.is_empty())?;
+        self.groups[empty] = new;
+        Some(empty)
+    }
+
+    /// Takes places together that differ in their narrowest labels only. In the end there is one for all.
+    fn coarsen(&mut self) {
+        self.detail = self.detail.coarser();
+        let mut groups: Vec<Group> = Vec::new();
+        for old in std::mem::take(&mut self.groups) {
+            let key = self.detail.key(&old.place);
+            match groups.iter_mut().find(|group| group.key == key) {
+                Some(group) => group.nodes.extend(old.nodes),
+                None => groups.push(Group { key, place: self.detail.of(&old.place).into_owned(), nodes: old.nodes }),
+            }
+        }
+        self.positions.clear();
+        for (group, number) in groups.iter().zip(0..) {
+            for (node, index) in group.nodes.iter().zip(0..) {
+                let hash = |at: &Position| hash_of(&groups[at.group()].nodes[at.index()]);
+                self.positions.insert_unique(hash_of(node), Position { group: number, index }, hash);
+            }
+        }
+        self.groups = groups;
+    }
+}
+
+impl Position {
+    const fn group(self) -> usize {
+        self.group as usize
+    }
+
+    const fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// At most so many of the lists together, one after another from a random place on: members are in no order that matters.
+fn run<'a, T>(lists: &[&'a [T]], most: usize, rng: &mut ChaCha8Rng) -> Vec<&'a T> {
+    let all: usize = lists.iter().map(|list| list.len()).sum();
+    let start = if all > most { rng.random_range(0..all) } else { 0 };
+    let round = || lists.iter().flat_map(|list| list.iter());
+    // Whole lists before the start are passed over at once by the iterators of slices.
+    round().skip(start).chain(round()).take(all.min(most)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use eagle_core::{PeerInfo, Timestamp};
+    use rand::SeedableRng as _;
+
+    use super::*;
+
+    fn place(zone: &str, rack: usize) -> Topology {
+        Topology { region: Some("eu".to_owned()), zone: Some(zone.to_owned()), rack: Some(rack.to_string()) }
+    }
+
+    fn node(number: usize, topology: Topology) -> Arc<Node> {
+        let info = PeerInfo { id: format!("node{number}").parse().unwrap(), topology, ..PeerInfo::example() };
+        Arc::new(Node::new(&info, Timestamp(0)))
+    }
+
+    fn members(places: impl Iterator<Item = Topology>) -> Members {
+        let mut members = Members::default();
+        for (number, topology) in places.enumerate() {
+            members.insert(node(number, topology.clone()), &topology);
+        }
+        members
+    }
+
+    fn sample(members: &Members, asker: &Topology, seed: u64) -> Vec<String> {
+        let seen = members.sample(MAX_SEEN, asker, &mut ChaCha8Rng::seed_from_u64(seed));
+        let distinct: HashSet<_> = seen.iter().map(Arc::as_ptr).collect();
+        assert_eq!(distinct.len(), seen.len(), "each once");
+        assert!(seen.len() <= MAX_SEEN);
+        seen.iter().map(|node| node.info().topology.zone.clone().unwrap()).collect()
+    }
+
+    /// Whether every member is found where it is.
+    fn assert_sound(members: &Members) {
+        assert_eq!(members.iter().count(), members.len());
+        for (number, group) in members.groups.iter().enumerate() {
+            for (index, node) in group.nodes.iter().enumerate() {
+                let at = Position { group: short(number), index: short(index) };
+                assert!(members.positions.find(hash_of(node), |position| *position == at).is_some());
+                assert_eq!(group.key, members.detail.key(&node.info().topology));
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_zone_is_seen_by_itself_and_by_all_others() {
+        // Ten nodes in one zone, 10,000 in another.
+        let members = members((0..10_010).map(|n| place(if n % 1_001 == 0 { "b" } else { "a" }, n % 3)));
+        assert_sound(&members);
+        for seed in 0..20 {
+            let from = |zone, rack| sample(&members, &place(zone, rack), seed).iter().filter(|z| *z == "b").count();
+            assert_eq!(from("b", 0), 10, "whoever is there sees them all");
+            assert!((4..11).contains(&from("a", 1)), "{}", from("a", 1));
+            assert!(sample(&members, &place("b", 0), seed).len() > MAX_SEEN * 9 / 10);
+        }
+    }
+
+    #[test]
+    fn labels_without_end_are_taken_together() {
+        let racks = members((0..2_000).map(|n| place(if n % 2 == 0 { "a" } else { "b" }, n)));
+        assert_eq!(racks.detail, Detail::Zones);
+        assert_sound(&racks);
+        let seen = sample(&racks, &place("a", 0), 1);
+        let far = seen.iter().filter(|zone| *zone == "b").count();
+        assert!(far >= FAR_EACH && seen.len() > MAX_SEEN / 2, "{far} of {}", seen.len());
+        let zones = members((0..2_000).map(|n| place(&format!("zone{n}"), 0)));
+        assert!(sample(&zones, &place("zone1", 0), 1).len() > MAX_SEEN / 2);
+        let regions = members((0..2_000).map(|n| Topology { region: Some(n.to_string()), ..place("a", 0) }));
+        assert_eq!(sample(&regions, &place("a", 0), 1).len(), MAX_SEEN);
+    }
+
+    #[test]
+    fn members_come_and_go_one_by_one() {
+        let mut members = Members::default();
+        let nodes: Vec<_> = (0..1_000).map(|n| node(n, place(["a", "b", "c"][n % 3], n % 40))).collect();
+        for node in &nodes {
+            members.insert(Arc::clone(node), &node.info().topology);
+        }
+        assert_eq!((members.len(), members.detail, members.groups.len()), (1_000, Detail::Racks, 120));
+        assert_sound(&members);
+        // From both ends and from the middle.
+        for number in (0..500).chain((700..1_000).rev()) {
+            assert!(members.remove(&nodes[number]) && !members.remove(&nodes[number]));
+        }
+        assert_sound(&members);
+        assert!(sample(&members, &place("a", 0), 1).len() > MAX_SEEN * 9 / 10);
+        for node in &nodes[500..650] {
+            assert!(members.remove(node));
+        }
+        // So few are all seen, wherever they are.
+        assert_eq!((members.len(), members.detail), (50, Detail::None));
+        assert_sound(&members);
+        assert_eq!(sample(&members, &place("a", 0), 1).len(), 50);
+        assert!(members.groups.iter().all(|group| group.nodes.capacity() <= 256));
+    }
+
+    #[test]
+    fn places_that_nobody_is_at_any_more_give_way() {
+        let mut members = Members::default();
+        for n in 0..=MAX_SEEN {
+            members.insert(node(n, place("a", 0)), &place("a", 0));
+        }
+        for n in 0..2 * MAX_PLACES {
+            let (elsewhere, guest) = (place("b", n), node(n, place("b", n)));
+            members.insert(Arc::clone(&guest), &elsewhere);
+            assert!(members.remove(&guest));
+        }
+        assert_eq!(members.detail, Detail::Racks);
+        assert_sound(&members);
+    }
+}
