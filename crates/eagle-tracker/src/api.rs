@@ -335,7 +335,12 @@ impl From<&PeerInfo> for PeerAt {
 
 #[cfg(test)]
 mod tests {
-    use eagle_core::{Bitfield, NodeId, PieceIndex};
+    use std::{sync::Arc, time::Duration};
+
+    use eagle_core::{
+        Bitfield, NodeId, PieceIndex,
+        tracker::{Candidate, Ownership},
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -433,6 +438,25 @@ mod tests {
             for encoding in [Encoding::Json, Encoding::Protobuf] {
                 let bytes = encoding.encode_response(&response).unwrap();
                 prop_assert_eq!(&encoding.decode_response(&bytes).unwrap(), &response);
+                // The same from what the tracker knows of the peers.
+                let candidate = |peer: &SwarmPeer| Candidate {
+                    info: Arc::new(peer.info.clone()),
+                    pieces: Ownership::new(&peer.pieces, 500).unwrap(),
+                    load: None,
+                    age: Duration::ZERO,
+                };
+                let candidates: Vec<_> = response.peers[0].peers.iter().map(candidate).collect();
+                let without = AnnounceResponse { peers: Vec::new(), ..response.clone() };
+                let bytes = encoding.encode_answer(without, &[(digest, candidates.clone())]).unwrap();
+                let read = encoding.decode_response(&bytes).unwrap();
+                for (peer, candidate) in read.peers[0].peers.iter().zip(&candidates) {
+                    prop_assert_eq!(&peer.pieces, &candidate.pieces.to_piece_set());
+                }
+                let infos = |response: &AnnounceResponse| -> Vec<PeerInfo> {
+                    response.peers[0].peers.iter().map(|peer| peer.info.clone()).collect()
+                };
+                prop_assert_eq!(infos(&read), infos(&response));
+                prop_assert_eq!(AnnounceResponse { peers: response.peers.clone(), ..read }, response.clone());
             }
         }
 

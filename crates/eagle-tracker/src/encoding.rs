@@ -6,10 +6,11 @@
 mod protobuf;
 
 use bytes::Bytes;
+use eagle_core::{Digest, tracker::Candidate};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use prost::Message as _;
 
-use crate::api::{AnnounceRequest, AnnounceResponse, MAX_ANNOUNCED_BLOBS, MAX_RESPONSE_BYTES};
+use crate::api::{AnnounceRequest, AnnounceResponse, BlobPeers, MAX_ANNOUNCED_BLOBS, MAX_RESPONSE_BYTES, SwarmPeer};
 
 /// Media type of version 1 of the protobuf messages.
 pub const PROTOBUF: &str = "application/vnd.eagle.tracker.v1+protobuf";
@@ -109,6 +110,29 @@ impl Encoding {
             Self::Json => serde_json::to_vec(response).map(Bytes::from),
             Self::Protobuf => Ok(protobuf::AnnounceResponse::from(response).encode_to_vec().into()),
         }
+    }
+
+    /// An answer as bytes, with the peers of each blob where those of `response` would be.
+    ///
+    /// # Errors
+    /// As [`Encoding::encode_request`].
+    pub fn encode_answer(
+        self,
+        mut response: AnnounceResponse,
+        peers: &[(Digest, Vec<Candidate>)],
+    ) -> Result<Bytes, serde_json::Error> {
+        if self == Self::Protobuf {
+            let mut answer = protobuf::AnnounceResponse::from(&response).encode_to_vec();
+            peers.iter().for_each(|(digest, peers)| protobuf::write_peers(&mut answer, digest.as_bytes(), peers));
+            return Ok(answer.into());
+        }
+        let named = |peer: &Candidate| SwarmPeer { info: (*peer.info).clone(), pieces: peer.pieces.to_piece_set() };
+        let named = |(digest, peers): &(Digest, Vec<Candidate>)| BlobPeers {
+            digest: *digest,
+            peers: peers.iter().map(named).collect(),
+        };
+        response.peers = peers.iter().map(named).collect();
+        self.encode_response(&response)
     }
 
     /// Reads an answer.

@@ -12,7 +12,7 @@ use crate::{NodeRole, PeerInfo, Topology, swarm::SwarmConfig};
 /// Peers in an answer, the tracker's default.
 const ANSWER: usize = 40;
 /// Candidates that the tracker's store shows the policy at most.
-const SEEN: usize = 1_000;
+const SEEN: usize = 128;
 
 fn node(number: usize, zone: usize) -> Candidate {
     let topology = Topology { region: None, zone: Some(format!("zone{zone}")), rack: None };

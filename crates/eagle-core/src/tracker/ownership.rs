@@ -16,8 +16,8 @@ pub enum Ownership {
     Complete,
     /// The first so many.
     Prefix(u32),
-    /// Any, first piece in the highest bit of the first byte.
-    Bitmap(Arc<[u8]>),
+    /// Any, first piece in the highest bit of the first byte. A thin pointer, for a tracker keeps millions of these.
+    Bitmap(Arc<Vec<u8>>),
 }
 
 impl Ownership {
@@ -51,7 +51,7 @@ impl Ownership {
         match bytes.iter().map(|byte| byte.count_ones()).sum::<u32>() {
             owned if owned == pieces => Some(Self::Complete),
             0 => Some(Self::Empty),
-            _ => Some(Self::Bitmap(bytes.into())),
+            _ => Some(Self::Bitmap(Arc::new(bytes.to_vec()))),
         }
     }
 

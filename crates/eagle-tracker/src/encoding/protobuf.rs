@@ -1,14 +1,17 @@
 //! The messages of `docs/tracker.proto`, and what they are in [`crate::api`].
 
+mod direct;
+
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use eagle_core::{Digest, Geometry, NodeRole, PeerInfo, PieceSet, Topology, digest::Algorithm, piece_set::Bitmap};
+use eagle_core::{Digest, NodeRole, PeerInfo, PieceSet, Topology, digest::Algorithm, piece_set::Bitmap};
 use prost::{
     DecodeError as WireError, Enumeration, Message, Oneof,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 
+pub(super) use self::direct::{read_request, write_peers};
 use super::DecodeError;
 use crate::api;
 
@@ -182,25 +185,6 @@ struct RefusedBlob {
     digest: Bytes,
     #[prost(string, tag = "2")]
     reason: String,
-}
-
-/// Reads an announce with at most `most` blobs.
-///
-/// They are counted first: an empty message takes two bytes on the wire and a hundred in memory.
-pub(super) fn read_request(bytes: &[u8], most: usize) -> Result<api::AnnounceRequest, DecodeError> {
-    let blobs = fields(bytes, 4, |_| Ok(1))?;
-    if blobs > most {
-        return Err(wrong("blobs", format_args!("there are {blobs}, more than {most}; send several announces")));
-    }
-    let flows = fields(bytes, 6, |_| Ok(1))?;
-    if flows > api::MOST_REPORTED {
-        return Err(wrong("flows", format_args!("there are {flows}, more than {}", api::MOST_REPORTED)));
-    }
-    let senders = fields(bytes, 7, |_| Ok(1))?;
-    if senders > api::MOST_SENDERS {
-        return Err(wrong("senders", format_args!("there are {senders}, more than {}", api::MOST_SENDERS)));
-    }
-    AnnounceRequest::decode(bytes)?.try_into()
 }
 
 /// Reads an answer with at most `most` entries, peers and blobs together.
@@ -393,26 +377,7 @@ impl From<&api::AnnounceRequest> for AnnounceRequest {
     }
 }
 
-impl TryFrom<BlobAnnounce> for api::BlobAnnounce {
-    type Error = DecodeError;
-
-    fn try_from(blob: BlobAnnounce) -> Result<Self, DecodeError> {
-        Ok(Self {
-            digest: digest_from(&blob.digest)?,
-            geometry: Geometry::new(blob.size, blob.piece_length).map_err(|error| wrong("piece_length", error))?,
-            event: match blob.event() {
-                Event::Started => api::Event::Started,
-                Event::Progress => api::Event::Progress,
-                Event::Completed => api::Event::Completed,
-                Event::Evicted => api::Event::Evicted,
-                Event::Unspecified => return Err(wrong("event", "it is none of the four")),
-            },
-            want_peers: blob.want_peers,
-            pieces: piece_set(blob.pieces),
-        })
-    }
-}
-
+/// Without the blobs, which are read apart.
 impl TryFrom<AnnounceRequest> for api::AnnounceRequest {
     type Error = DecodeError;
 
@@ -421,7 +386,7 @@ impl TryFrom<AnnounceRequest> for api::AnnounceRequest {
             node: request.node.ok_or_else(|| wrong("node", "it is missing"))?.try_into()?,
             full: request.full,
             stopped: request.stopped,
-            blobs: request.blobs.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            blobs: Vec::new(),
             load: request.load.map(|load| api::NodeLoad {
                 // More than fits is as much as can be.
                 requests: u16::try_from(load.requests).unwrap_or(u16::MAX),

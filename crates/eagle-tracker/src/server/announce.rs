@@ -7,8 +7,7 @@ use eagle_core::{Digest, NodeRole, PeerInfo, Timestamp, Topology};
 use super::{Shared, reply::RequestError};
 use crate::{
     api::{
-        AnnounceRequest, AnnounceResponse, BlobAnnounce, BlobPeers, Event, MAX_ANNOUNCED_BLOBS, MAX_RESPONSE_BYTES,
-        RefusedBlob, SwarmPeer,
+        AnnounceRequest, AnnounceResponse, BlobAnnounce, Event, MAX_ANNOUNCED_BLOBS, MAX_RESPONSE_BYTES, RefusedBlob,
     },
     ownership::Ownership,
     policy::Asker,
@@ -25,6 +24,14 @@ const MAX_PEERS_BYTES: usize = MAX_RESPONSE_BYTES / 2;
 /// JSON of a peer without its bitmap, bytes: names 80, identity 64, address 47, three labels of 63.
 const PEER_BYTES: usize = 400;
 
+/// The answer to an announce.
+pub(super) struct Answer {
+    /// Without peers.
+    pub(super) response: AnnounceResponse,
+    /// Peers for each blob.
+    pub(super) peers: Vec<(Digest, Vec<Candidate>)>,
+}
+
 /// Peers for one blob, and whether its swarm is worth asking about again soon.
 struct Named {
     peers: Vec<Candidate>,
@@ -33,11 +40,7 @@ struct Named {
 
 impl Shared {
     /// Applies an announce that came from `source`.
-    pub(super) async fn announce(
-        &self,
-        mut request: AnnounceRequest,
-        source: IpAddr,
-    ) -> Result<AnnounceResponse, RequestError> {
+    pub(super) async fn announce(&self, mut request: AnnounceRequest, source: IpAddr) -> Result<Answer, RequestError> {
         if request.blobs.len() > MAX_ANNOUNCED_BLOBS {
             return Err(RequestError::ManyBlobs(request.blobs.len()));
         }
@@ -47,7 +50,7 @@ impl Shared {
         self.reports.take(now, &request);
         if request.stopped {
             self.store.leave(&request.node.id).await;
-            return Ok(self.response(self.config.interval_idle));
+            return Ok(Answer { response: self.response(self.config.interval_idle), peers: Vec::new() });
         }
         let applied = self.store.announce(&request.node, request.full, &request.blobs, now).await;
         let applied = applied.map_err(|error| RequestError::Overloaded(error.to_string()))?;
@@ -55,7 +58,7 @@ impl Shared {
         response.topology = place;
         response.send_full = !applied.known && !request.full;
         response.seeders_version = self.seeders.version(now).await;
-        let mut room = MAX_PEERS_BYTES;
+        let (mut peers, mut room) = (Vec::new(), MAX_PEERS_BYTES);
         let wanted = request.blobs.iter().filter(|blob| blob.want_peers && blob.event != Event::Evicted);
         for blob in wanted {
             // Who believes in another blob of the same name has nothing to exchange with this swarm.
@@ -63,11 +66,11 @@ impl Shared {
             if named.active {
                 response.interval_seconds = self.config.interval_active.as_secs_f64();
             }
-            response.peers.push(BlobPeers { digest: blob.digest, peers: within(named.peers, &mut room) });
+            peers.push((blob.digest, within(named.peers, &mut room)));
         }
         self.metrics.announce_errors.inc_by(u64::try_from(applied.refused.len()).unwrap_or(u64::MAX));
         response.refused = applied.refused.into_iter().map(refused).collect();
-        Ok(response)
+        Ok(Answer { response, peers })
     }
 
     /// Puts a node that does not say where it is where the table of networks has its address.
@@ -132,14 +135,15 @@ fn check_address(node: &mut PeerInfo, source: IpAddr) -> Result<(), RequestError
     Ok(())
 }
 
-/// The peers as they are sent, as far as there is room for them.
-fn within(peers: Vec<Candidate>, room: &mut usize) -> Vec<SwarmPeer> {
-    let fitting = peers.into_iter().map_while(|peer| {
-        let bytes = PEER_BYTES + peer.pieces.extra_bytes() * 4 / 3;
-        *room = room.checked_sub(bytes)?;
-        Some(SwarmPeer { info: (*peer.info).clone(), pieces: peer.pieces.to_piece_set() })
+/// The peers as far as there is room for them.
+fn within(mut peers: Vec<Candidate>, room: &mut usize) -> Vec<Candidate> {
+    let fitting = peers.iter().map_while(|peer| {
+        *room = room.checked_sub(PEER_BYTES + peer.pieces.extra_bytes() * 4 / 3)?;
+        Some(())
     });
-    fitting.collect()
+    let fitting = fitting.count();
+    peers.truncate(fitting);
+    peers
 }
 
 fn refused((digest, refusal): (Digest, crate::store::Refusal)) -> RefusedBlob {

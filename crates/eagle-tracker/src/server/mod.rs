@@ -302,13 +302,17 @@ async fn sweep(shared: Arc<Shared>, shutdown: CancellationToken) {
     let every = (shared.config.peer_ttl / SWEEPS_PER_TTL / parts).max(Duration::from_millis(1));
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut rounds = (0..parts).cycle();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {
                 shared.store.sweep(shared.now()).await;
                 shared.seeders.sweep(shared.now()).await;
-                shared.reports.sweep(shared.now());
+                // These are looked at all together, so not each time.
+                if rounds.next() == Some(0) {
+                    shared.reports.sweep(shared.now());
+                }
                 shared.metrics.set_sizes(shared.store.stats());
                 shared.metrics.set_health(shared.store.health());
                 shared.metrics.set_seeders(shared.seeders.stats());

@@ -1,6 +1,7 @@
 //! Answers, good and bad.
 
 use bytes::Bytes;
+use eagle_core::Digest;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use crate::{
     api::{AnnounceResponse, ErrorResponse, MAX_ANNOUNCED_BLOBS, MAX_REQUEST_BYTES},
     encoding::Encoding,
+    policy::Candidate,
 };
 
 /// An answer with its whole body.
@@ -23,7 +25,7 @@ pub(super) enum RequestError {
     #[error("there is nothing at this path; see docs/tracker-api.md")]
     NoSuchPath,
     #[error("no peer announces blob {0}")]
-    NoSuchSwarm(eagle_core::Digest),
+    NoSuchSwarm(Digest),
     #[error("no node {0} is alive")]
     NoSuchPeer(eagle_core::NodeId),
     #[error("this path takes {0} only")]
@@ -89,8 +91,8 @@ pub(super) fn json<T: Serialize>(value: &T) -> Reply {
 }
 
 /// An answer to an announce, as its sender wants it.
-pub(super) fn encoded(response: &AnnounceResponse, encoding: Encoding) -> Reply {
-    match encoding.encode_response(response) {
+pub(super) fn encoded(response: AnnounceResponse, peers: &[(Digest, Vec<Candidate>)], encoding: Encoding) -> Reply {
+    match encoding.encode_answer(response, peers) {
         Ok(body) => whole(StatusCode::OK, encoding.media_type(), body),
         Err(_) => unwritable(),
     }

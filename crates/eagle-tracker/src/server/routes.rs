@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use url::form_urlencoded;
 
 use super::{
-    Shared, dashboard,
+    Shared,
+    announce::Answer,
+    dashboard,
     reply::{Reply, RequestError, encoded, json},
     seeders,
 };
@@ -115,8 +117,8 @@ async fn announce(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAd
         let parsed = tokio::task::spawn_blocking(move || parse(&body.bytes)).await;
         parsed.map_err(|error| RequestError::Internal(error.to_string()))??
     };
-    let response = shared.announce(announce, source).await?;
-    let reply = encoded(&response, accepted);
+    let Answer { response, peers } = shared.announce(announce, source).await?;
+    let reply = encoded(response, &peers, accepted);
     shared.metrics.announce_duration.observe(started.elapsed().as_secs_f64());
     shared.metrics.set_sizes(shared.store.stats());
     Ok(reply)

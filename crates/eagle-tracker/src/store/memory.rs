@@ -367,8 +367,9 @@ impl PeerStore for MemoryStore {
             drop(membership);
             Some(Candidate { info: node.info(), pieces, load: None, age })
         });
-        let candidates = candidates.collect();
-        Some(SwarmView { geometry: swarm.geometry, candidates, since_growth })
+        let mut kept = Vec::with_capacity(seen.len());
+        kept.extend(candidates);
+        Some(SwarmView { geometry: swarm.geometry, candidates: kept, since_growth })
     }
 
     async fn swarms(&self, after: Option<Digest>, limit: usize, now: Timestamp) -> Vec<SwarmSummary> {

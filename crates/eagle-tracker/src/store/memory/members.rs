@@ -36,6 +36,8 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 #[derive(Debug, Default)]
 pub(super) struct Members {
     groups: Vec<Group>,
+    /// What tells the place of each group from others; apart from the groups, since all are looked through.
+    keys: Vec<u64>,
     detail: Detail,
     /// Where each member is.
     positions: HashTable<Position>,
@@ -44,8 +46,6 @@ pub(super) struct Members {
 /// Members at one place.
 #[derive(Debug)]
 struct Group {
-    /// Tells the place from others.
-    key: u64,
     place: Topology,
     nodes: Vec<Arc<Node>>,
 }
@@ -217,16 +217,17 @@ impl Members {
     /// The group of a place, made where there is none; `None` where there are too many for that.
     fn group(&mut self, place: &Topology) -> Option<usize> {
         let key = self.detail.key(place);
-        if let Some(group) = self.groups.iter().position(|group| group.key == key) {
+        if let Some(group) = self.keys.iter().position(|known| *known == key) {
             return Some(group);
         }
-        let new = Group { key, place: self.detail.of(place).into_owned(), nodes: Vec::new() };
+        let new = Group { place: self.detail.of(place).into_owned(), nodes: Vec::new() };
         if self.groups.len() < MAX_PLACES {
             self.groups.push(new);
+            self.keys.push(key);
             return Some(self.groups.len() - 1);
         }
         let empty = self.groups.iter().position(|group| group.nodes.is_empty())?;
-        self.groups[empty] = new;
+        (self.groups[empty], self.keys[empty]) = (new, key);
         Some(empty)
     }
 
@@ -234,11 +235,14 @@ impl Members {
     fn coarsen(&mut self) {
         self.detail = self.detail.coarser();
         let mut groups: Vec<Group> = Vec::new();
+        self.keys.clear();
         for old in std::mem::take(&mut self.groups) {
             let key = self.detail.key(&old.place);
-            match groups.iter_mut().find(|group| group.key == key) {
-                Some(group) => group.nodes.extend(old.nodes),
-                None => groups.push(Group { key, place: self.detail.of(&old.place).into_owned(), nodes: old.nodes }),
+            if let Some(known) = self.keys.iter().position(|known| *known == key) {
+                groups[known].nodes.extend(old.nodes);
+            } else {
+                self.keys.push(key);
+                groups.push(Group { place: self.detail.of(&old.place).into_owned(), nodes: old.nodes });
             }
         }
         self.positions.clear();
@@ -310,7 +314,7 @@ mod tests {
             for (index, node) in group.nodes.iter().enumerate() {
                 let at = Position { group: short(number), index: short(index) };
                 assert!(members.positions.find(hash_of(node), |position| *position == at).is_some());
-                assert_eq!(group.key, members.detail.key(&node.info().topology));
+                assert_eq!(members.keys[number], members.detail.key(&node.info().topology));
             }
         }
     }

@@ -10,7 +10,7 @@ pub(super) fn write(owned: &Ownership) -> Vec<u8> {
         Ownership::Empty => b"e".to_vec(),
         Ownership::Complete => b"c".to_vec(),
         Ownership::Prefix(count) => format!("p{count}").into_bytes(),
-        Ownership::Bitmap(bitmap) => [b"b", &**bitmap].concat(),
+        Ownership::Bitmap(bitmap) => [b"b", bitmap.as_slice()].concat(),
     }
 }
 
