@@ -29,8 +29,10 @@ fn links(nodes: usize, zones: usize, seed: u64) -> Vec<Vec<usize>> {
     let all: Vec<Candidate> = (0..nodes).map(|number| node(number, rng.random_range(0..zones))).collect();
     let mut links = vec![Vec::new(); nodes];
     for (number, asker) in all.iter().enumerate() {
-        let start = if number > SEEN { rng.random_range(0..number) } else { 0 };
-        let seen: Vec<Candidate> = (0..number.min(SEEN)).map(|i| all[(start + i) % number].clone()).collect();
+        // One of each of as many equal parts, as the store does it.
+        let parts = number.min(SEEN);
+        let seen = (0..parts).map(|part| rng.random_range(part * number / parts..(part + 1) * number / parts));
+        let seen: Vec<Candidate> = seen.map(|other| all[other].clone()).collect();
         let asker = Asker { info: &asker.info, pieces: &asker.pieces };
         for named in DefaultPolicy.select(asker, seen, &Flows::default(), ANSWER, rng.random()) {
             let other: usize = named.info.id.as_str()["node".len()..].parse().unwrap();

@@ -13,7 +13,7 @@ use std::{
 
 use eagle_core::{FarGroup, Topology};
 use hashbrown::HashTable;
-use rand::RngExt as _;
+use rand::{RngExt as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 
 use crate::store::memory::node::Node;
@@ -172,19 +172,21 @@ impl Members {
             }
         }
         let each = (most / 2 / far.len().max(1)).clamp(1, FAR_EACH);
-        let links: Vec<&Arc<Node>> = far.values().flat_map(|group| run(group, each, rng)).collect();
+        let links: Vec<&Arc<Node>> = far.values().flat_map(|group| some(group, each, rng)).collect();
         let mut seen: Vec<Arc<Node>> = Vec::with_capacity(most);
         // More places than there is room for: some of them, others for another asker.
-        seen.extend(run(&[&links], most / 2, rng).into_iter().map(|node| Arc::clone(node)));
+        seen.extend(some(&[&links], most / 2, rng).into_iter().map(|node| Arc::clone(node)));
         // Near ones as far as there are any, then more of those far away, of all places alike.
-        seen.extend(run(&near, most.saturating_sub(seen.len()), rng).into_iter().cloned());
+        seen.extend(some(&near, most.saturating_sub(seen.len()), rng).into_iter().cloned());
         let room = most.saturating_sub(seen.len());
         if room > 0 {
             let known: HashSet<*const Node> = seen.iter().map(Arc::as_ptr).collect();
             let all: Vec<&[Arc<Node>]> = far.into_values().flatten().collect();
-            // Those known already are passed over, so a few less may come of it.
-            let more = run(&all, room, rng).into_iter().filter(|node| !known.contains(&Arc::as_ptr(node)));
-            seen.extend(more.cloned());
+            // As many more as may be known already, and whoever is too many is left out at random.
+            let mut more = some(&all, room + links.len(), rng);
+            more.retain(|node| !known.contains(&Arc::as_ptr(node)));
+            more.shuffle(rng);
+            seen.extend(more.into_iter().take(room).cloned());
         }
         seen
     }
@@ -266,13 +268,24 @@ impl Position {
     }
 }
 
-/// At most so many of the lists together, one after another from a random place on: members are in no order that matters.
-fn run<'a, T>(lists: &[&'a [T]], most: usize, rng: &mut ChaCha8Rng) -> Vec<&'a T> {
+/// At most so many of the lists together: one at random of each of as many equal parts. Members are about in the order in which they joined, and
+/// those who came first know many others already: whoever saw a run of these alone might find nobody with room for it.
+fn some<'a, T>(lists: &[&'a [T]], most: usize, rng: &mut ChaCha8Rng) -> Vec<&'a T> {
     let all: usize = lists.iter().map(|list| list.len()).sum();
-    let start = if all > most { rng.random_range(0..all) } else { 0 };
-    let round = || lists.iter().flat_map(|list| list.iter());
-    // Whole lists before the start are passed over at once by the iterators of slices.
-    round().skip(start).chain(round()).take(all.min(most)).collect()
+    if all <= most {
+        return lists.iter().flat_map(|list| list.iter()).collect();
+    }
+    let mut chosen = Vec::with_capacity(most);
+    let (mut list, mut before) = (0, 0);
+    for part in 0..most {
+        let position = rng.random_range(part * all / most..(part + 1) * all / most);
+        while position - before >= lists[list].len() {
+            before += lists[list].len();
+            list += 1;
+        }
+        chosen.push(&lists[list][position - before]);
+    }
+    chosen
 }
 
 #[cfg(test)]
