@@ -11,7 +11,7 @@ use eagle_registry::ImageReference;
 use serde::Serialize;
 use url::Url;
 
-use crate::{compare::CompareArgs, report::Output, show::ReportArgs, suite::SuiteArgs};
+use crate::{compare::CompareArgs, pull::Runtime, report::Output, show::ReportArgs, suite::SuiteArgs};
 
 /// Load tests and benchmarks of Eagle: real processes and real sockets, and simulated swarms.
 #[derive(Debug, Parser)]
@@ -128,6 +128,7 @@ pub(crate) struct SwarmArgs {
 Examples:
   eagle-bench pull --local --nodes 4 --size 64MiB --warm-up 1 --html pulls.html
   eagle-bench pull --local --nodes 4 --size 64MiB --unique
+  eagle-bench pull --local --runtime docker --concurrency 1 --iterations 10
   eagle-bench pull --image docker.io/library/debian:12 --proxy http://127.0.0.1:43002 --concurrency 1,10
   eagle-bench pull --image registry.example:5000/app:1 --direct http://registry.example:5000 \\
       --proxy http://node-1:43002 --proxy http://node-2:43002 --csv pulls.csv --json pulls.json
@@ -156,6 +157,9 @@ pub(crate) struct PullArgs {
     /// Generate an image for each iteration, so that nobody has it when its first client asks; with --local
     #[arg(long, requires = "local")]
     pub(crate) unique: bool,
+    /// Let a container runtime of this machine pull, each time without the image; only the whole time is known then
+    #[arg(long, value_enum, value_name = "RUNTIME")]
+    pub(crate) runtime: Option<Runtime>,
     /// Pulls of every client in a step
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) iterations: u32,

@@ -34,6 +34,9 @@ const STOP: Duration = Duration::from_secs(5);
 /// Cache of every node unless two such images need more: nothing here should depend on eviction.
 const CACHE: u64 = 100 << 30;
 
+/// What the nodes also know the origin as: a name without a port, which may stand in the path of an image.
+pub(crate) const LOCAL_REGISTRY: &str = "bench.local";
+
 /// Where a role listens, from its ready file.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Ready {
@@ -281,7 +284,10 @@ impl Launch<'_> {
         let config = json!({
             role: section,
             "p2p": { "encryption": self.args.encryption.as_str() },
-            "registries": [{ "name": self.origin.to_string(), "url": format!("http://{}", self.origin) }],
+            "registries": [
+                { "name": self.origin.to_string(), "url": format!("http://{}", self.origin) },
+                { "name": LOCAL_REGISTRY, "url": format!("http://{}", self.origin) },
+            ],
             "log": { "level": self.args.log_level, "format": "text" },
         });
         // JSON is YAML too.

@@ -1,6 +1,7 @@
 //! `eagle-bench pull`: an image many times, directly and through proxies.
 
 mod result;
+mod runtime;
 
 use std::{
     net::SocketAddr,
@@ -11,19 +12,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use eagle_registry::{ImageReference, Registries, Registry, RegistryConfig, embedded::RegistryStats};
 use tokio::task::JoinSet;
 use url::Url;
 
-use self::result::{PullRecord, PullReport, StepResult, Whole};
+pub(crate) use self::runtime::Runtime;
+use self::{
+    result::{PullRecord, PullReport, StepResult, Whole},
+    runtime::Client,
+};
 use crate::{
     cli::PullArgs,
     client::{Mirror, Progress, Route, get_json},
-    cluster::{Cluster, Images, find_eagle},
+    cluster::{Cluster, Images, LOCAL_REGISTRY, find_eagle},
     progress,
     report::Circumstances,
 };
+
+/// The series of pulls from the registry itself.
+const DIRECT: &str = "direct";
 
 /// Pulls that are compared with others.
 struct Series {
@@ -34,17 +42,43 @@ struct Series {
 /// How one pull goes.
 #[derive(Debug, Clone)]
 enum Way {
-    Direct(Arc<Registry>),
+    /// From the registry, at this URL.
+    Direct(Arc<Registry>, Url),
     Through(Url),
+    /// By a container runtime; the other way is where it pulls from.
+    Runtime(Arc<Client>, Box<Self>),
 }
 
 impl Way {
     fn route(&self) -> Route {
         match self {
-            Self::Direct(registry) => Route::Registry(Arc::clone(registry)),
+            Self::Direct(registry, _) => Route::Registry(Arc::clone(registry)),
             // Connections of its own, as another runtime would have.
             Self::Through(proxy) => Route::Mirror(Box::new(Mirror::new(proxy.clone()))),
+            Self::Runtime(_, from) => from.route(),
         }
+    }
+
+    /// Removes what an earlier pull left; takes no part in the time of the next.
+    async fn clean(&self, image: &ImageReference) -> Result<()> {
+        match self {
+            Self::Direct(..) | Self::Through(_) => Ok(()),
+            Self::Runtime(client, _) => client.clean(image).await,
+        }
+    }
+
+    async fn pull(&self, image: &ImageReference, progress: &Progress) -> Result<()> {
+        match self {
+            Self::Direct(..) | Self::Through(_) => self.route().pull(image, progress).await,
+            Self::Runtime(client, _) => client.pull(image).await,
+        }
+    }
+
+    /// Bytes of the image's blobs, where the pull itself does not say how many came.
+    async fn size(&self, image: &ImageReference) -> Result<Option<u64>> {
+        let Self::Runtime(_, from) = self else { return Ok(None) };
+        let manifest = from.route().resolve(image).await?;
+        Ok(Some(manifest.blobs.iter().map(|blob| blob.size).sum()))
     }
 }
 
@@ -54,6 +88,13 @@ impl Way {
 /// When the local cluster does not start, or a pull fails; in the last case the reports are written all
 /// the same.
 pub(crate) async fn run(args: PullArgs) -> Result<()> {
+    if let Some(runtime) = args.runtime {
+        ensure!(
+            runtime.pulls_apart() || args.concurrency.iter().all(|&concurrency| concurrency == 1),
+            "--runtime: a daemon pulls an image once, however many ask; use --concurrency 1, or skopeo"
+        );
+        runtime.check().await?;
+    }
     let eagle = args.local.then(|| find_eagle(args.cluster.eagle.as_deref())).transpose()?;
     let circumstances = Circumstances::now("pull", eagle.as_deref());
     let mut cluster = None;
@@ -65,10 +106,11 @@ pub(crate) async fn run(args: PullArgs) -> Result<()> {
         let images = (0..image_count(&args)).map(|number| cluster.numbered_image(number));
         let images = images.collect::<Result<Vec<_>>>()?;
         let series = series(&cluster.image()?, Some(Some(origin)), proxies.collect::<Result<_>>()?)?;
-        (images, series)
+        (images, by_runtime(series, &args, &cluster.image()?)?)
     } else {
         let image = args.image.clone().context("--image is missing")?;
         let series = series(&image, args.direct.clone(), args.proxies.clone())?;
+        let series = by_runtime(series, &args, &image)?;
         (vec![image], series)
     };
     let origin = cluster.as_ref().map(Cluster::origin);
@@ -89,6 +131,7 @@ pub(crate) async fn run(args: PullArgs) -> Result<()> {
         local: args.local,
         unique: args.unique,
         warm_up: args.warm_up,
+        runtime: args.runtime,
         iterations: args.iterations,
         steps,
         pulls: records,
@@ -120,9 +163,11 @@ fn layer_sizes(total: u64) -> Vec<u64> {
 fn series(image: &ImageReference, direct: Option<Option<Url>>, proxies: Vec<Url>) -> Result<Vec<Series>> {
     let mut series = Vec::new();
     if direct.is_some() || proxies.is_empty() {
-        let config = RegistryConfig { url: direct.flatten(), ..RegistryConfig::new(image.registry.clone()) };
+        let url = direct.flatten();
+        let shown = url.clone().map_or_else(|| format!("https://{}", image.registry).parse(), Ok)?;
+        let config = RegistryConfig { url, ..RegistryConfig::new(image.registry.clone()) };
         let registry = Registries::new(vec![config])?.get(&image.registry);
-        series.push(Series { name: "direct", ways: vec![Way::Direct(registry)] });
+        series.push(Series { name: DIRECT, ways: vec![Way::Direct(registry, shown)] });
     }
     if !proxies.is_empty() {
         series.push(Series { name: "eagle", ways: proxies.into_iter().map(Way::Through).collect() });
@@ -141,6 +186,24 @@ async fn start(args: &PullArgs) -> Result<Cluster> {
 fn image_count(args: &PullArgs) -> u32 {
     let steps = u32::try_from(args.concurrency.len()).unwrap_or(u32::MAX);
     if args.unique { steps.saturating_mul(args.iterations).saturating_add(1) } else { 1 }
+}
+
+/// The same, by a runtime if one is to pull.
+fn by_runtime(series: Vec<Series>, args: &PullArgs, image: &ImageReference) -> Result<Vec<Series>> {
+    let Some(runtime) = args.runtime else { return Ok(series) };
+    let alias = args.local.then(|| LOCAL_REGISTRY.to_owned());
+    let by = |way: Way| -> Result<Way> {
+        let (from, through) = match &way {
+            Way::Through(proxy) => (proxy.clone(), true),
+            Way::Direct(_, url) => (url.clone(), false),
+            Way::Runtime(..) => bail!("a runtime cannot pull by another ({image})"),
+        };
+        Ok(Way::Runtime(Arc::new(Client::new(runtime, from, through, alias.clone())), Box::new(way)))
+    };
+    let series = series
+        .into_iter()
+        .map(|Series { name, ways }| Ok(Series { name, ways: ways.into_iter().map(by).collect::<Result<_>>()? }));
+    series.collect()
 }
 
 async fn measure(
@@ -164,9 +227,20 @@ async fn measure(
             eprintln!("{total} pulls, {} at a time, {}:", concurrency, series.name);
             let before = origin_bytes(origin).await?;
             let started = Instant::now();
-            let pulls = step(series, images, concurrency, total).await?;
+            let mut pulls = step(series, images, concurrency, total).await?;
             let elapsed = started.elapsed();
+            let way = series.ways.first().context("there is no way to pull")?;
+            if let Some(size) = way.size(&images[0]).await? {
+                pulls.iter_mut().filter(|pull| pull.success).for_each(|pull| pull.bytes = size);
+            }
             let sent = origin_bytes(origin).await?.zip(before).map(|(after, before)| after.saturating_sub(before));
+            let got = pulls.iter().map(|pull| pull.bytes).sum();
+            ensure!(
+                args.runtime.is_none() || series.name != DIRECT || sent.is_none_or(|sent| sent >= got),
+                "the registry sent {} bytes where {got} were pulled: the runtime has layers of this image by other images, \
+                 which have to be removed before",
+                sent.unwrap_or_default()
+            );
             steps.push(StepResult::new(series.name, concurrency, &pulls, Whole { elapsed, origin_bytes: sent })?);
             records.extend(pulls);
         }
@@ -178,8 +252,12 @@ async fn measure(
 async fn warm_up(series: &Series, image: &ImageReference, pulls: u32) -> Result<()> {
     for way in &series.ways {
         for _ in 0..pulls {
-            let pull = way.route();
-            pull.pull(image, &Progress::start()).await.with_context(|| format!("warming up, {}", series.name))?;
+            let pulled = async {
+                way.clean(image).await?;
+                way.pull(image, &Progress::start()).await?;
+                way.clean(image).await
+            };
+            pulled.await.with_context(|| format!("warming up, {}", series.name))?;
         }
     }
     Ok(())
@@ -209,9 +287,15 @@ async fn step(series: &Series, images: &[ImageReference], concurrency: u32, tota
                 }
                 let way = &ways[usize::try_from(iteration).unwrap_or_default() % ways.len()];
                 let image = &images[usize::try_from(iteration / concurrency).unwrap_or_default() % images.len()];
+                let cleaned = way.clean(image).await;
                 let progress = Progress::start();
-                let result = way.route().pull(image, &progress).await;
+                let result = match cleaned {
+                    Ok(()) => way.pull(image, &progress).await,
+                    Err(error) => Err(error),
+                };
                 let seconds = progress.elapsed().as_secs_f64();
+                // Its layers must not be there for the pulls of another series, under another name.
+                let result = result.and(way.clean(image).await);
                 done.fetch_add(1, Ordering::Relaxed);
                 bytes.fetch_add(progress.bytes(), Ordering::Relaxed);
                 records.push(PullRecord {

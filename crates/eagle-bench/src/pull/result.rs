@@ -6,6 +6,7 @@ use anyhow::Result;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use super::Runtime;
 use crate::{report::Circumstances, stats::Summary};
 
 /// One pull.
@@ -88,6 +89,8 @@ pub(super) struct PullReport {
     /// Whether each iteration had an image of its own.
     pub(super) unique: bool,
     pub(super) warm_up: u32,
+    /// Who pulled; null: this program.
+    pub(super) runtime: Option<Runtime>,
     pub(super) iterations: u32,
     pub(super) steps: Vec<StepResult>,
     pub(super) pulls: Vec<PullRecord>,
@@ -189,6 +192,7 @@ mod tests {
             local: false,
             unique: false,
             warm_up: 0,
+            runtime: None,
             iterations: 1,
             steps: Vec::new(),
             pulls: vec![record(1, None), record(2, Some("it said \"no\", twice"))],
