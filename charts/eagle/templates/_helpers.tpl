@@ -76,8 +76,16 @@ seeder of a blob by hashing it over this list. Takes (dict "root" $ "role" "..."
 are not there.
 */}}
 {{- define "eagle.checkValues" -}}
-{{- if not (and (hasKey .Values.proxy "configure") (hasKey .Values "networkPolicy")) -}}
+{{- if not (hasKey .Values "redis") -}}
 {{- fail "these are the values of an older version of the chart; upgrade with --reset-then-reuse-values in place of --reuse-values" -}}
+{{- end -}}
+{{- if and .Values.redis.enabled .Values.redis.url -}}
+{{- fail "redis.enabled and redis.url are both given: the chart's own Redis or yours" -}}
+{{- end -}}
+{{- range $key := list "store" "store_password_file" -}}
+{{- if and (or $.Values.redis.enabled $.Values.redis.url) (hasKey $.Values.tracker.config $key) -}}
+{{- fail (printf "tracker.config.%s is given beside redis; give one of them" $key) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -85,6 +93,14 @@ are not there.
 {{- define "eagle.clusterConfig" -}}
 cluster:
   key_file: /etc/eagle-cluster/{{ .Values.cluster.keySecret.key }}
+  {{- with .Values.cluster.tls }}
+  {{- if .secret }}
+  tls:
+    certificate: /etc/eagle-tls/{{ .certificate }}
+    key: /etc/eagle-tls/{{ .key }}
+    ca: /etc/eagle-tls/{{ .ca }}
+  {{- end }}
+  {{- end }}
 {{- with .Values.extraConfig }}
 {{ toYaml . }}
 {{- end }}
@@ -132,9 +148,54 @@ The configuration of each role. The chart's own keys are laid over `config`, who
 {{- end }}
 {{- end -}}
 
+{{/*
+A role's configuration with the administrator's `extraConfig` laid over it, which goes key by key. Written as JSON, which is YAML:
+helm would write a large number as 1e+06. Takes (dict "root" $ "role" "...").
+*/}}
+{{- define "eagle.roleConfig" -}}
+{{- $config := include (printf "eagle.%sConfig" .role) .root -}}
+{{- with (get .root.Values .role).extraConfig -}}
+{{- range $section, $keys := mergeOverwrite (fromYaml $config) (deepCopy .) }}
+{{- if kindIs "map" $keys }}
+{{ $section }}:
+  {{- range $key, $value := $keys }}
+  {{ $key }}: {{ toJson $value }}
+  {{- end }}
+{{- else }}
+{{ $section }}: {{ toJson $keys }}
+{{- end }}
+{{- end }}
+{{- else -}}
+{{ $config }}
+{{- end -}}
+{{- end -}}
+
+{{/* Name of the chart's own Redis. */}}
+{{- define "eagle.redis" -}}
+{{- printf "%s-redis" (include "eagle.fullname" .) -}}
+{{- end -}}
+
+{{/* The Secret with the password of the shared store; nothing when it has none. */}}
+{{- define "eagle.redisSecret" -}}
+{{- with .Values.redis -}}
+{{- if or .enabled .url -}}
+{{- default (ternary (include "eagle.redis" $) "" .enabled) .passwordSecret.name -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "eagle.trackerConfig" -}}
 {{- $ports := .Values.tracker.ports -}}
 {{- $own := dict "listen" (printf "0.0.0.0:%d" (int $ports.http)) "admin" (printf "0.0.0.0:%d" (int $ports.admin)) -}}
+{{- $redis := .Values.redis -}}
+{{- if $redis.enabled -}}
+{{- $_ := set $own "store" (printf "redis://%s.%s.svc:6379" (include "eagle.redis" .) .Release.Namespace) -}}
+{{- else if $redis.url -}}
+{{- $_ := set $own "store" $redis.url -}}
+{{- end -}}
+{{- if include "eagle.redisSecret" . -}}
+{{- $_ := set $own "store_password_file" (printf "/etc/eagle-redis/%s" $redis.passwordSecret.key) -}}
+{{- end -}}
 {{ include "eagle.logConfig" . }}
 {{ include "eagle.clusterConfig" . }}
 tracker:
@@ -182,7 +243,7 @@ proxy:
 {{/* Annotations of a role's pods. Takes (dict "root" $ "role" "..." "values" .Values.ROLE). */}}
 {{- define "eagle.podAnnotations" -}}
 {{- /* A changed configuration starts the pods of the roles that read it anew. */ -}}
-checksum/config: {{ include (printf "eagle.%sConfig" .role) .root | sha256sum }}
+checksum/config: {{ include "eagle.roleConfig" . | sha256sum }}
 {{- if .root.Values.metrics.annotations }}
 prometheus.io/scrape: "true"
 prometheus.io/port: {{ .values.ports.admin | quote }}
@@ -324,6 +385,11 @@ envFrom:
 - name: cluster
   mountPath: /etc/eagle-cluster
   readOnly: true
+{{- if .Values.cluster.tls.secret }}
+- name: tls
+  mountPath: /etc/eagle-tls
+  readOnly: true
+{{- end }}
 {{- range .Values.caBundles }}
 - name: ca-{{ .name }}
   mountPath: /etc/eagle-ca/{{ .name }}
@@ -352,6 +418,19 @@ envFrom:
     items:
       - key: {{ .root.Values.cluster.keySecret.key }}
         path: {{ .root.Values.cluster.keySecret.key }}
+{{- with .root.Values.cluster.tls }}
+{{- if .secret }}
+- name: tls
+  secret:
+    secretName: {{ .secret }}
+    defaultMode: 0440
+    items:
+      {{- range uniq (list .certificate .key .ca) }}
+      - key: {{ . }}
+        path: {{ . }}
+      {{- end }}
+{{- end }}
+{{- end }}
 {{- range .root.Values.caBundles }}
 - name: ca-{{ .name }}
   {{- if .secret }}

@@ -4,6 +4,8 @@
 //! and the end-to-end scenarios, which start Docker Distribution, dockerd, containerd, podman and
 //! skopeo, and let them pull a real image through real `eagle` processes.
 
+#[cfg(test)]
+mod book;
 mod boundaries;
 mod browser;
 mod chaos;

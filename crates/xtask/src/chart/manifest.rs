@@ -5,7 +5,7 @@ use base64::Engine as _;
 use serde_json::Value;
 
 /// Kinds whose objects make pods.
-const WORKLOADS: [&str; 3] = ["StatefulSet", "DaemonSet", "Job"];
+const WORKLOADS: [&str; 4] = ["StatefulSet", "DaemonSet", "Deployment", "Job"];
 
 pub(crate) fn kind(object: &Value) -> &str {
     object["kind"].as_str().unwrap_or_default()

@@ -9,6 +9,7 @@ mod cluster;
 pub(crate) mod manifest;
 pub(crate) mod monitoring;
 mod pods;
+mod redis;
 mod refusals;
 mod table;
 mod tools;
@@ -77,7 +78,10 @@ pub(crate) fn check(report: &mut Report) -> Result<()> {
     report.test("chart/topology", || pods::topology(&tools, &chart));
     report.test("chart/undo", || undo::check(&tools, &chart));
     report.test("chart/upgrade", || upgrade::check(&tools, &chart));
-    report.test("chart/key", || cluster::key_is_kept(&tools, &chart));
+    report.test("chart/key", || cluster::secrets_are_kept(&tools, &chart));
+    report.test("chart/missing secrets", || cluster::missing_secrets(&tools, &chart));
+    report.test("chart/certificates", || pods::certificates(&tools, &chart));
+    report.test("chart/redis", || redis::check(&tools, &chart));
     Ok(())
 }
 
@@ -127,7 +131,7 @@ fn configuration(tools: &Tools, chart: &Path, values: &Path, eagle: &Path) -> Re
     let objects = tools.objects(chart, Some(values), &[])?;
     let directory = tempfile::tempdir()?;
     let key_file = directory.path().join("cluster.key");
-    match objects.iter().find(|object| kind(object) == "Secret") {
+    match objects.iter().find(|object| kind(object) == "Secret" && name(object).ends_with("-cluster")) {
         // As it comes out of the Secret that the chart makes.
         Some(secret) => private_file(&key_file, &manifest::secret(secret, "cluster.key")?)?,
         None => drop(succeed(Command::new(eagle).args(["cluster-key", "--file"]).arg(&key_file), DEADLINE)?),
@@ -139,7 +143,11 @@ fn configuration(tools: &Tools, chart: &Path, values: &Path, eagle: &Path) -> Re
         // In the pod these files are there; here others stand in for them.
         let config = config.replace("/etc/eagle-ca/corporate/ca.pem", "/etc/ssl/certs/ca-certificates.crt");
         let config = config.replace("/etc/eagle-docker/pull/.dockerconfigjson", &docker_config.display().to_string());
-        let mounted = config.lines().find_map(|line| line.trim().strip_prefix("key_file: ")).context("no key_file")?;
+        let config = ["tls.crt", "tls.key", "ca.crt"].iter().fold(config, |config, file| {
+            config.replace(&format!("/etc/eagle-tls/{file}"), "/etc/ssl/certs/ca-certificates.crt")
+        });
+        let mounted = config.lines().find_map(|line| line.trim().strip_prefix("key_file: "));
+        let mounted = mounted.context("no key_file")?.trim_matches('"');
         let config = config.replace(mounted, &key_file.display().to_string());
         let file = directory.path().join(format!("{role}.yaml"));
         fs::write(&file, &config)?;

@@ -153,11 +153,16 @@ fn network_policies(objects: &[Value]) -> Result<()> {
         let (workload, mut ports) = selected(objects, labels).with_context(|| format!("{shown} selects nothing"))?;
         ensure!(pod(workload)["hostNetwork"].is_null(), "{shown} is for pods on the network of the node");
         let rules = list(&policy["spec"]["ingress"]);
+        ensure!(rules.len() <= 1 || ports.contains(&"admin"), "{shown} has rules for nothing: {rules:?}");
         let mut open: Vec<&str> =
             rules.iter().flat_map(|rule| list(&rule["ports"])).filter_map(|port| port["port"].as_str()).collect();
         ports.sort_unstable();
         open.sort_unstable();
         ensure!(open == ports, "{shown} opens {open:?}; the pods have {ports:?}");
+        if !ports.contains(&"admin") {
+            ensure!(!list(&rules[0]["from"]).is_empty(), "{shown} is open to everybody");
+            continue;
+        }
         let admin: Vec<&Value> = rules.iter().filter(|rule| rule["ports"].to_string().contains("admin")).collect();
         ensure!(admin.len() == 1 && list(&admin[0]["ports"]).len() == 1, "{shown}: {rules:?}");
         ensure!(!list(&admin[0]["from"]).is_empty(), "{shown} opens the admin port to everybody");
@@ -191,6 +196,27 @@ pub(super) fn topology(tools: &Tools, chart: &Path) -> Result<()> {
         );
         let (_, off) = defaults(tools, chart, &["p2p.topologyFromPodLabels=false"], role)?;
         ensure!(variable(&off, "ZONE").is_none() && variable(&off, "REGION").is_none(), "{} without labels", role.1);
+    }
+    Ok(())
+}
+
+/// A Secret with certificates is mounted in every role, and every role's configuration names its files.
+pub(super) fn certificates(tools: &Tools, chart: &Path) -> Result<()> {
+    let set = ["cluster.tls.secret=certificates,cluster.tls.certificate=node.pem,cluster.tls.ca=node.pem"];
+    for role in [("StatefulSet", "tracker"), ("StatefulSet", "seeder"), ("DaemonSet", "proxy")] {
+        let (objects, workload) = defaults(tools, chart, &set, role)?;
+        let volume = named(list(&pod(&workload)["volumes"]), "tls").context("no volume")?;
+        // Two of the three in one file: a key can be mounted once.
+        let items = json!([{ "key": "node.pem", "path": "node.pem" }, { "key": "tls.key", "path": "tls.key" }]);
+        ensure!(volume["secret"]["secretName"] == "certificates" && volume["secret"]["items"] == items, "{volume}");
+        let config: Value = serde_saphyr::from_str(&super::manifest::role_config(&objects, role.1)?)?;
+        let files = json!({
+            "certificate": "/etc/eagle-tls/node.pem", "key": "/etc/eagle-tls/tls.key", "ca": "/etc/eagle-tls/node.pem",
+        });
+        ensure!(config["cluster"]["tls"] == files, "{}: {}", role.1, config["cluster"]);
+        let (objects, without) = defaults(tools, chart, &[], role)?;
+        ensure!(named(list(&pod(&without)["volumes"]), "tls").is_none(), "{} has certificates", role.1);
+        ensure!(!super::manifest::role_config(&objects, role.1)?.contains("tls:"), "{} has certificates", role.1);
     }
     Ok(())
 }

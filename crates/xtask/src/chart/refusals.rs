@@ -42,6 +42,21 @@ const REFUSED: &[(&str, &str)] = &[
     ("metrics.serviceMonitor.enabld=true", "enabld"),
     ("dockerConfigSecrets[0].name=pull", "dockerConfigSecrets"),
     ("extraConfig.proxy.listen=0.0.0.0:1", "'proxy' not allowed"),
+    ("proxy.extraConfig.proxy.listen=0.0.0.0:1", "listen"),
+    ("proxy.extraConfig.proxi.push=refuse", "proxi"),
+    ("tracker.extraConfig.tracker=on", "extraConfig"),
+    ("cluster.tls.certificate=a.pem,cluster.tls.name=b", "name"),
+    ("redis.url=http://redis:6379", "url"),
+    ("redis.url=redis://:secret@redis:6379", "url"),
+    ("redis.maxMemory=256Mi", "maxMemory"),
+    ("redis.replicas=3", "replicas"),
+];
+
+/// What the templates refuse, since it is in the values together.
+const AT_ODDS: &[(&str, &str)] = &[
+    ("redis.enabled=true,redis.url=redis://redis", "the chart's own Redis or yours"),
+    ("redis.enabled=true,tracker.config.store=memory", "tracker.config.store is given beside redis"),
+    ("redis.url=redis://r,tracker.config.store_password_file=/a", "tracker.config.store_password_file is given"),
 ];
 
 pub(super) fn check(tools: &Tools, chart: &Path) -> Result<()> {
@@ -51,6 +66,10 @@ pub(super) fn check(tools: &Tools, chart: &Path) -> Result<()> {
         ensure!(!finished.status.success(), "{set} is accepted");
         ensure!(finished.stderr.contains("values don't meet the specifications"), "{set}: {}", finished.stderr);
         ensure!(finished.stderr.contains(word), "the refusal of {set} does not name {word}: {}", finished.stderr);
+    }
+    for (set, words) in AT_ODDS {
+        let finished = finish(tools.template(chart).args(["--set", set]), DEADLINE)?;
+        ensure!(!finished.status.success() && finished.stderr.contains(words), "{set}: {}", finished.stderr);
     }
     Ok(())
 }

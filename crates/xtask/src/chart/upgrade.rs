@@ -5,7 +5,11 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::{Tools, defaults, tools::DEADLINE};
+use super::{
+    Tools, defaults,
+    manifest::{kind, name},
+    tools::DEADLINE,
+};
 use crate::process::{finish, succeed};
 
 /// Every value of the version before.
@@ -24,6 +28,14 @@ pub(super) fn check(tools: &Tools, chart: &Path) -> Result<()> {
         "with the values of the version before alone: {}",
         finished.stderr
     );
+
+    // What the version before rendered for them, but for the configuration, this one renders too.
+    let before = tools.objects(chart, Some(&chart.join(PREVIOUS)), &[])?;
+    let now = tools.objects(chart, None, &[])?;
+    let names = |objects: &[serde_json::Value]| -> Vec<String> {
+        objects.iter().map(|object| format!("{} {}", kind(object), name(object))).collect()
+    };
+    ensure!(names(&before) == names(&now), "{:?} and {:?}", names(&before), names(&now));
 
     // Kubernetes refuses to change these.
     let (_, seeder) = defaults(tools, chart, &[], ("StatefulSet", "seeder"))?;
