@@ -100,7 +100,12 @@ impl Node {
 
     /// Says in which zone it is, before it is started.
     pub(crate) fn label(&mut self, zone: &str) {
-        self.environment.push(("EAGLE_P2P__TOPOLOGY__ZONE".into(), zone.into()));
+        self.set("EAGLE_P2P__TOPOLOGY__ZONE", zone);
+    }
+
+    /// Sets a variable of its environment, before it is started.
+    pub(crate) fn set(&mut self, variable: &str, value: &str) {
+        self.environment.push((variable.into(), value.into()));
     }
 
     pub(crate) fn log(&self) -> PathBuf {

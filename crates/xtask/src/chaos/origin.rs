@@ -43,6 +43,8 @@ struct Shared {
     fault: Mutex<Option<OriginFault>>,
     /// Digests of which wrong bytes were sent.
     lied: Mutex<BTreeSet<String>>,
+    /// GET requests for each blob, by its digest.
+    fetched: Mutex<BTreeMap<String, usize>>,
     connections: AtomicUsize,
 }
 
@@ -62,6 +64,7 @@ impl Origin {
             documents: paths(images),
             fault: Mutex::default(),
             lied: Mutex::default(),
+            fetched: Mutex::default(),
             connections: AtomicUsize::new(0),
         });
         let origin = Self { shared: Arc::clone(&shared), address };
@@ -81,6 +84,11 @@ impl Origin {
     /// Whether wrong bytes of something were sent to anybody.
     pub(crate) fn lied_about(&self, digest: &str) -> bool {
         lock(&self.shared.lied).contains(digest)
+    }
+
+    /// How often each blob was asked for by GET, also in part, by its digest.
+    pub(crate) fn fetched(&self) -> BTreeMap<String, usize> {
+        lock(&self.shared.fetched).clone()
     }
 }
 
@@ -165,6 +173,9 @@ impl Shared {
             return stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
         }
         let Some(document) = self.documents.get(path) else { return refuse(stream, 404, request.head) };
+        if !request.head && path.contains("/blobs/") {
+            *lock(&self.fetched).entry(document.digest.clone()).or_default() += 1;
+        }
         let size = document.bytes.len();
         let range = request.range.as_deref().and_then(|range| part(range, size));
         let (status, from, to) = match range {

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cache;
+mod changed_names;
 mod chart;
 mod configured;
 mod dashboard;
@@ -24,6 +25,7 @@ mod shared_storage;
 mod specification;
 mod split_views;
 mod tls_front;
+mod two_trackers;
 mod zones;
 
 use std::{path::Path, sync::Arc};
@@ -306,6 +308,16 @@ const ALL: &[Scenario] = &[
         name: "zones-over-a-thin-link",
         proves: "two zones of four nodes, half a node's rate between them: with labels, at most half of the bytes cross that do without",
         run: zones::over_a_thin_link,
+    },
+    Scenario {
+        name: "two-trackers",
+        proves: "blobs are spread over two trackers; one is killed during a pull, which goes on, and the other knows everything; it comes back empty and has its swarms again; the registry serves every blob exactly once",
+        run: two_trackers::one_dies_and_comes_back,
+    },
+    Scenario {
+        name: "changed-names",
+        proves: "the names of tracker and seeder come to mean other machines, and the first ones are killed: nodes announce at the new tracker and pull by the new seeder without a restart",
+        run: changed_names::resolved_anew,
     },
     Scenario {
         name: "split-views-killed",
