@@ -17,6 +17,7 @@ mod memory;
 mod redis;
 mod seeders;
 mod shared;
+mod shared_reports;
 mod shared_seeders;
 
 use std::{fmt::Debug, time::Duration};
@@ -26,7 +27,6 @@ use eagle_core::{Digest, Geometry, NodeId, NodeRole, PeerInfo, Timestamp};
 
 pub use eagle_core::tracker::Candidate;
 
-pub(crate) use self::redis::read_member;
 pub use self::{
     location::{RedisUrl, StoreLocation, StoreLocationError},
     memory::MemoryStore,
@@ -34,6 +34,10 @@ pub use self::{
     seeders::{MemorySeeders, SeederStats, SeederStore},
     shared::SharedStore,
     shared_seeders::SharedSeeders,
+};
+pub(crate) use self::{
+    redis::read_member,
+    shared_reports::{EXCHANGE_EVERY, SharedReports, Told},
 };
 use crate::{
     api::{BlobAnnounce, PeerBlob, PeerSummary, SwarmMember, SwarmSummary},

@@ -12,6 +12,9 @@ pub const MOST_FLOWS: usize = 10_000;
 pub const MOST_REPORTED: usize = 32;
 /// How long a rate that nobody reports again is believed: links change, and zones go away.
 const KEPT: Duration = Duration::from_secs(600);
+/// Least time between two walks through all pairs for those that are too old, when there is no place for a new one: reports of places that
+/// are made up cost no more than others.
+const WALK_EVERY: Duration = Duration::from_secs(1);
 /// Share of a new report in the rate that is kept: one node of many measured it.
 const WEIGHT: f64 = 0.25;
 
@@ -46,6 +49,8 @@ pub struct Flow {
 #[derive(Debug, Default)]
 pub struct Flows {
     known: BTreeMap<(Place, Place), Known>,
+    /// When it was last walked through for pairs that are too old.
+    walked: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -65,11 +70,8 @@ impl Flows {
     pub fn report(&mut self, now: Timestamp, to: &Topology, reports: &[FlowReport]) {
         for report in reports.iter().take(MOST_REPORTED).filter(|report| report.bytes > 0) {
             let key = (place(&report.from), place(to));
-            if self.known.len() >= MOST_FLOWS && !self.known.contains_key(&key) {
-                self.known.retain(|_, known| now - known.at < KEPT);
-                if self.known.len() >= MOST_FLOWS {
-                    continue;
-                }
+            if self.known.len() >= MOST_FLOWS && !self.known.contains_key(&key) && !self.make_place(now) {
+                continue;
             }
             let rate = report.bytes_per_second as f64;
             let known = self.known.entry(key).or_insert(Known { rate, bytes: 0, at: now });
@@ -77,6 +79,15 @@ impl Flows {
             known.bytes = known.bytes.saturating_add(report.bytes);
             known.at = now;
         }
+    }
+
+    /// Whether there is a place for one more, now and then after those that are too old were forgotten.
+    fn make_place(&mut self, now: Timestamp) -> bool {
+        if self.walked.is_none_or(|walked| now - walked >= WALK_EVERY) {
+            self.walked = Some(now);
+            self.known.retain(|_, known| now - known.at < KEPT);
+        }
+        self.known.len() < MOST_FLOWS
     }
 
     /// Bytes per second of one transfer between two places; `None` when nobody has measured it.
@@ -140,6 +151,10 @@ mod tests {
             flows.report(Timestamp(0), &zone("b"), &[report(&number.to_string(), 1)]);
         }
         assert_eq!(flows.known.len(), MOST_FLOWS);
+        // They are looked through once a second and not for each.
+        assert_eq!(flows.walked, Some(Timestamp(0)));
+        flows.report(Timestamp(1), &zone("b"), &[report("another", 1)]);
+        assert_eq!(flows.walked, Some(Timestamp(0)));
         // What is old gives way.
         flows.report(Timestamp(0) + KEPT, &zone("b"), &[report("new", 1)]);
         assert_eq!(flows.known.len(), 1);

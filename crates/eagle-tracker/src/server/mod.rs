@@ -37,7 +37,8 @@ use crate::{
     networks::Networks,
     policy::{DefaultPolicy, PeerPolicy},
     store::{
-        MemorySeeders, MemoryStore, PeerStore, SeederStore, SharedSeeders, SharedStore, StoreLimits, StoreLocation,
+        EXCHANGE_EVERY, MemorySeeders, MemoryStore, PeerStore, SeederStore, SharedReports, SharedSeeders, SharedStore,
+        StoreLimits, StoreLocation,
     },
 };
 
@@ -116,13 +117,15 @@ impl Tracker {
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         config.validate()?;
-        let (store, seeders): (Arc<dyn PeerStore>, Arc<dyn SeederStore>) = match &config.store {
+        let (store, seeders, reports): (Arc<dyn PeerStore>, Arc<dyn SeederStore>, _) = match &config.store {
             StoreLocation::Memory => {
-                (Arc::new(MemoryStore::new(StoreLimits::from(&config))), Arc::new(MemorySeeders::default()))
+                (Arc::new(MemoryStore::new(StoreLimits::from(&config))), Arc::new(MemorySeeders::default()), None)
             }
-            StoreLocation::Redis(url) => {
-                (Arc::new(SharedStore::new(url, &config)?), Arc::new(SharedSeeders::new(url, &config)?))
-            }
+            StoreLocation::Redis(url) => (
+                Arc::new(SharedStore::new(url, &config)?),
+                Arc::new(SharedSeeders::new(url, &config)?),
+                Some(SharedReports::new(url, &config)?),
+            ),
         };
         let address = config.listen;
         let bind_error = |source| StartError::Bind { address, source };
@@ -133,7 +136,7 @@ impl Tracker {
             seeders,
             policy: Box::new(DefaultPolicy),
             networks: Networks::new(&config.topology).map_err(|problem| ConfigError { key: "topology", problem })?,
-            reports: Reports::new(&config),
+            reports: Reports::new(&config, reports),
             metrics: Metrics::new(registry),
             bodies: BodyBudget::new(),
             glances: Glances::default(),
@@ -143,6 +146,9 @@ impl Tracker {
         let tasks = TaskTracker::new();
         tasks.spawn(accept(listener, members.acceptor(), Arc::clone(&shared), shutdown.clone(), tasks.clone()));
         tasks.spawn(sweep(Arc::clone(&shared), shutdown.clone()));
+        if shared.reports.are_shared() {
+            tasks.spawn(share_reports(Arc::clone(&shared), shutdown.clone()));
+        }
         tasks.close();
         info!(address = %local_addr, "tracker listens");
         Ok(Self { shared, local_addr, shutdown, tasks })
@@ -317,6 +323,30 @@ async fn sweep(shared: Arc<Shared>, shutdown: CancellationToken) {
                 shared.metrics.set_health(shared.store.health());
                 shared.metrics.set_seeders(shared.seeders.stats());
             }
+        }
+    }
+}
+
+/// Tells other trackers what nodes report here, and takes what they report there.
+async fn share_reports(shared: Arc<Shared>, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(EXCHANGE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let exchange = async {
+            ticks.tick().await;
+            shared.reports.exchange(shared.now()).await
+        };
+        let told = tokio::select! {
+            () = shutdown.cancelled() => return,
+            told = exchange => told,
+        };
+        if told.is_empty() {
+            continue;
+        }
+        // Thousands of reports take milliseconds.
+        let taker = Arc::clone(&shared);
+        if let Err(error) = tokio::task::spawn_blocking(move || taker.reports.take_from_others(&told)).await {
+            debug!(%error, "what other trackers were told is not taken");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::RandomState,
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
@@ -10,10 +11,12 @@ use eagle_core::{
     Digest, NodeId, Timestamp,
     tracker::{Candidate, Flows, NodeLoad},
 };
+use lru::LruCache;
 
 use crate::{
     api::{AnnounceRequest, MOST_SENDERS, NodeActivity, Sender, ZoneFlow, ZoneName},
     config::TrackerConfig,
+    store::{SharedReports, Told},
 };
 
 /// Zones that a node receives from of which the rate is kept; a node has few neighbours in more.
@@ -23,18 +26,24 @@ const MOST_ZONES: usize = 8;
 const SPAN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 /// Times the span of a report that its rates count, at least the second: then the next one is late, and they are over.
 const LASTS: (u32, Duration) = (2, Duration::from_secs(3));
+/// Nodes that are forgotten at a time, if their reports are too old: with each report, so that a flood of new nodes finds the places of
+/// those that are gone and costs no more than others do; and with each sweep, which holds up the answers for less than a millisecond.
+const FORGOTTEN: (usize, usize) = (2, 1_000);
 
-/// Reports of the nodes that announce to this tracker. They are not shared with other trackers: what is missing only
-/// makes the order of peers a little worse.
+/// Reports of the nodes that announce to this tracker, and to those that it shares a store with.
 #[derive(Debug)]
 pub(super) struct Reports {
     flows: RwLock<Flows>,
-    /// What each node last reported; as many as nodes may be known.
-    nodes: RwLock<HashMap<NodeId, Reported>>,
+    nodes: RwLock<Nodes>,
     most: usize,
     /// How long a load counts: as long as the node itself.
     ttl: Duration,
+    /// On their way to and from other trackers.
+    shared: Option<SharedReports>,
 }
+
+/// What each node last reported, in the order of when; as many as nodes may be known.
+type Nodes = LruCache<NodeId, Reported, RandomState>;
 
 /// What one node last reported.
 #[derive(Debug)]
@@ -75,37 +84,80 @@ impl Rates {
 }
 
 impl Reports {
-    pub(super) fn new(config: &TrackerConfig) -> Self {
-        Self { flows: RwLock::default(), nodes: RwLock::default(), most: config.max_peers, ttl: config.peer_ttl }
+    pub(super) fn new(config: &TrackerConfig, shared: Option<SharedReports>) -> Self {
+        let nodes = RwLock::new(LruCache::unbounded_with_hasher(RandomState::new()));
+        Self { flows: RwLock::default(), nodes, most: config.max_peers, ttl: config.peer_ttl, shared }
     }
 
     /// Takes the reports of an announce; of a node that stops, what it reported is forgotten.
     pub(super) fn take(&self, now: Timestamp, request: &AnnounceRequest) {
+        let reports = request.load.is_some() || !request.flows.is_empty() || !request.senders.is_empty();
+        if !reports && !request.stopped {
+            return;
+        }
+        if let Some(shared) = &self.shared {
+            shared.add(now, request);
+        }
+        self.apply(now, request);
+    }
+
+    /// Whether there are other trackers that reports are shared with.
+    pub(super) const fn are_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Tells the other trackers what was reported here, and gives what was reported to them.
+    pub(super) async fn exchange(&self, now: Timestamp) -> Vec<Told> {
+        match &self.shared {
+            Some(shared) => shared.exchange(now).await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Takes what was reported to other trackers.
+    pub(super) fn take_from_others(&self, told: &[Told]) {
+        for told in told {
+            if let Some(report) = told.read() {
+                self.apply(told.at, &report);
+            }
+        }
+    }
+
+    fn apply(&self, now: Timestamp, request: &AnnounceRequest) {
         if !request.flows.is_empty() {
             let mut flows = self.flows.write().unwrap_or_else(PoisonError::into_inner);
             flows.report(now, &request.node.topology, &request.flows);
         }
-        if request.stopped {
-            self.nodes_mut().remove(&request.node.id);
-            return;
-        }
-        if request.load.is_none() && request.flows.is_empty() && request.senders.is_empty() {
-            return;
-        }
         let mut nodes = self.nodes_mut();
-        let before = nodes.get(&request.node.id).map(|reported| reported.at);
-        if before.is_none() && nodes.len() >= self.most {
-            nodes.retain(|_, reported| now - reported.at < self.ttl);
-            if nodes.len() >= self.most {
-                return;
-            }
+        let before = nodes.peek(&request.node.id).map(|reported| reported.at);
+        if before.is_some_and(|before| now < before) {
+            // It came by another tracker, behind a later one.
+            return;
         }
-        nodes.insert(request.node.id.clone(), Reported::new(now, before, request));
+        if request.stopped {
+            nodes.pop(&request.node.id);
+            return;
+        }
+        self.forget(&mut nodes, now, FORGOTTEN.0);
+        if before.is_none() && nodes.len() >= self.most {
+            return;
+        }
+        nodes.put(request.node.id.clone(), Reported::new(now, before, request));
     }
 
-    /// Forgets what nodes reported that are gone.
+    /// Forgets what some of the nodes reported that are gone.
     pub(super) fn sweep(&self, now: Timestamp) {
-        self.nodes_mut().retain(|_, reported| now - reported.at < self.ttl);
+        self.forget(&mut self.nodes_mut(), now, FORGOTTEN.1);
+    }
+
+    /// Forgets at most so many of those that have been silent for too long.
+    fn forget(&self, nodes: &mut Nodes, now: Timestamp, most: usize) {
+        for _ in 0..most {
+            if nodes.peek_lru().is_none_or(|(_, reported)| now - reported.at < self.ttl) {
+                return;
+            }
+            nodes.pop_lru();
+        }
     }
 
     /// Says of each candidate how busy it is, as far as that is known.
@@ -115,7 +167,7 @@ impl Reports {
             return;
         }
         for candidate in candidates {
-            let known = nodes.get(&candidate.info.id).filter(|reported| now - reported.at < self.ttl);
+            let known = nodes.peek(&candidate.info.id).filter(|reported| now - reported.at < self.ttl);
             candidate.load = known.and_then(|reported| reported.load);
         }
     }
@@ -129,7 +181,7 @@ impl Reports {
     pub(super) fn activity(&self, now: Timestamp, node: &str, rates: &Rates) -> NodeActivity {
         let sent_bytes_per_second = rates.sent_by(node);
         let nodes = self.nodes();
-        let known = node.parse().ok().and_then(|node: NodeId| nodes.get(&node));
+        let known = node.parse().ok().and_then(|node: NodeId| nodes.peek(&node));
         let Some(reported) = known.filter(|reported| now - reported.at < self.ttl) else {
             return NodeActivity { sent_bytes_per_second, ..NodeActivity::default() };
         };
@@ -140,7 +192,7 @@ impl Reports {
     /// From whom a node gets most of a blob, the fastest first.
     pub(super) fn senders(&self, now: Timestamp, node: &str, digest: &Digest) -> Vec<Sender> {
         let nodes = self.nodes();
-        let known = node.parse().ok().and_then(|node: NodeId| nodes.get(&node));
+        let known = node.parse().ok().and_then(|node: NodeId| nodes.peek(&node));
         let Some(reported) = known.filter(|reported| now < reported.until) else { return Vec::new() };
         let of_blob = reported.senders.iter().filter(|(blob, ..)| blob == digest);
         of_blob.map(|(_, id, rate)| Sender { id: id.to_string(), bytes_per_second: *rate }).collect()
@@ -150,7 +202,8 @@ impl Reports {
     pub(super) fn rates(&self, now: Timestamp) -> Rates {
         let mut rates = Rates::default();
         let mut between: HashMap<(ZoneName, ZoneName), u64> = HashMap::new();
-        for reported in self.nodes().values().filter(|reported| now < reported.until) {
+        let nodes = self.nodes();
+        for (_, reported) in nodes.iter().filter(|(_, reported)| now < reported.until) {
             rates.bytes_per_second = rates.bytes_per_second.saturating_add(reported.received());
             for (digest, id, rate) in &reported.senders {
                 add(rates.blobs.entry(*digest).or_default(), *rate);
@@ -160,6 +213,7 @@ impl Reports {
                 add(between.entry((from.clone(), reported.zone.clone())).or_default(), *rate);
             }
         }
+        drop(nodes);
         let known = self.flows().list(now);
         rates.flows = known
             .into_iter()
@@ -177,11 +231,11 @@ impl Reports {
         rates
     }
 
-    fn nodes(&self) -> RwLockReadGuard<'_, HashMap<NodeId, Reported>> {
+    fn nodes(&self) -> RwLockReadGuard<'_, Nodes> {
         self.nodes.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn nodes_mut(&self) -> RwLockWriteGuard<'_, HashMap<NodeId, Reported>> {
+    fn nodes_mut(&self) -> RwLockWriteGuard<'_, Nodes> {
         self.nodes.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -241,7 +295,7 @@ mod tests {
 
     #[test]
     fn loads_are_bounded_and_go_with_their_nodes() {
-        let reports = Reports::new(&TrackerConfig { max_peers: 2, ..TrackerConfig::default() });
+        let reports = Reports::new(&TrackerConfig { max_peers: 2, ..TrackerConfig::default() }, None);
         let load = Some(NodeLoad { requests: 3, free_slots: 1 });
         for number in 0..3 {
             reports.take(Timestamp(0), &AnnounceRequest { load, ..AnnounceRequest::of(node(number)) });
@@ -260,6 +314,30 @@ mod tests {
         assert!(reports.nodes().is_empty());
     }
 
+    #[test]
+    fn a_flood_of_new_nodes_costs_no_walk_and_takes_no_place_of_others() {
+        const MOST: usize = 100;
+        let reports = Reports::new(&TrackerConfig { max_peers: MOST, ..TrackerConfig::default() }, None);
+        let ttl = TrackerConfig::default().peer_ttl;
+        let take = |now: Timestamp, number: usize| {
+            let load = Some(NodeLoad { requests: 3, free_slots: 1 });
+            reports.take(now, &AnnounceRequest { load, ..AnnounceRequest::of(node(number)) });
+        };
+        let known = || reports.nodes().len();
+        (0..10 * MOST).for_each(|number| take(Timestamp(0), number));
+        assert!(known() == MOST && load_of(&reports, Timestamp(0), MOST - 1).is_some());
+        // One of them goes on: it is the last that may be forgotten.
+        take(Timestamp(0) + ttl / 2, 0);
+        // Each report forgets a few of the others, so that the flood is taken, and never more than that.
+        for number in 0..MOST {
+            let before = known();
+            take(Timestamp(0) + ttl, 1_000 + number);
+            assert!(before < known() + FORGOTTEN.0 && known() <= MOST, "{before}, then {}", known());
+        }
+        assert!(load_of(&reports, Timestamp(0) + ttl, 0).is_some(), "who reports is kept");
+        assert_eq!(known(), MOST);
+    }
+
     fn zone(name: &str) -> Topology {
         Topology { zone: Some(name.to_owned()), ..Topology::default() }
     }
@@ -275,7 +353,7 @@ mod tests {
 
     #[test]
     fn rates_are_those_of_the_last_reports_and_end_with_them() {
-        let reports = Reports::new(&TrackerConfig::default());
+        let reports = Reports::new(&TrackerConfig::default(), None);
         let at = |millis| Timestamp(0) + Duration::from_millis(millis);
         for number in 0..2 {
             reports.take(at(0), &received(number, "b", 7, 1_000));
@@ -304,7 +382,7 @@ mod tests {
 
     #[test]
     fn what_a_node_may_report_is_bounded() {
-        let reports = Reports::new(&TrackerConfig::default());
+        let reports = Reports::new(&TrackerConfig::default(), None);
         let flow = |number: u64| FlowReport { from: zone(&number.to_string()), bytes_per_second: 1, bytes: u64::MAX };
         let sender = |number| SenderReport { digest: Digest::of(b"a"), id: node(number).id, bytes: u64::MAX };
         let request = AnnounceRequest {
@@ -315,7 +393,7 @@ mod tests {
         reports.take(Timestamp(0), &request);
         reports.take(Timestamp(1), &request);
         let nodes = reports.nodes();
-        let reported = &nodes[&node(1).id];
+        let reported = nodes.peek(&node(1).id).unwrap();
         assert_eq!((reported.zones.len(), reported.senders.len()), (MOST_ZONES, MOST_SENDERS));
         drop(nodes);
         assert_eq!(reports.rates(Timestamp(1)).bytes_per_second, u64::MAX);

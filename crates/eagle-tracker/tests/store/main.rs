@@ -7,6 +7,8 @@
 
 mod memory;
 mod redis;
+mod redis_reports;
 mod redis_server;
+mod reports_suite;
 mod seeders_suite;
 mod suite;

@@ -1,10 +1,13 @@
 //! The store in memory.
 
-use eagle_tracker::store::{MemorySeeders, MemoryStore, PeerStore, StoreLimits};
+use eagle_tracker::{
+    TrackerConfig,
+    store::{MemorySeeders, MemoryStore, PeerStore, StoreLimits},
+};
 use proptest::prelude::*;
 
 use crate::{
-    seeders_suite,
+    reports_suite, seeders_suite,
     suite::{self, at},
 };
 
@@ -57,4 +60,10 @@ proptest! {
 async fn seeders_and_leases_keep_to_what_every_store_keeps_to() {
     seeders_suite::a_lease_without_progress_ends(&MemorySeeders::default()).await;
     seeders_suite::leases_and_seeders_are_bounded(&MemorySeeders::default()).await;
+}
+
+#[tokio::test]
+async fn reports_keep_to_what_every_store_keeps_to() {
+    let trackers = [reports_suite::Running::start(&TrackerConfig::default()).await];
+    reports_suite::every_tracker_shows_what_was_reported_to_any(&trackers).await;
 }

@@ -18,6 +18,7 @@
 //! | `about`, `first`, `urls`, `places` | hashes: of each seeder what it says of itself (JSON), when it was heard of first, its URL; and of each URL its seeder |
 //! | `leases`, `renewed` | hash: of each blob that is being fetched the holder of its lease, the token, how far it is, since when; and a sorted set of when it was renewed |
 //! | `holds:ID`, `token` | set of the digests of a seeder's leases; the last token |
+//! | `reports` | stream of what nodes report, from tracker to tracker ([`reports`]) |
 //!
 //! An announce is one script, so that nothing comes between and one exchange is enough. Times are those of Redis' clock, in
 //! microseconds: trackers need not agree on the time, only [`RedisPeers::synchronise`] now and then.
@@ -27,6 +28,7 @@
 mod connection;
 mod lists;
 mod pieces;
+mod reports;
 mod seeders;
 
 use std::{
@@ -43,7 +45,10 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 use redis::{AsyncCommands as _, ErrorKind, RedisError, Script, Value, aio::ConnectionManager};
 
-pub(super) use self::seeders::RedisSeeders;
+pub(super) use self::{
+    reports::{Aged, RedisReports},
+    seeders::RedisSeeders,
+};
 use super::{Applied, Candidate, Refusal, StoreError, StoreLimits, StoreStats, SwarmView, location::RedisLocation};
 use crate::{
     api::{BlobAnnounce, Event},
