@@ -5,9 +5,10 @@ mod common;
 
 use std::{
     io::{Read as _, Write as _},
-    process::{Command, Stdio},
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -41,39 +42,82 @@ fn without_a_terminal_it_is_printed_once() {
     assert!(nobody.status.code() == Some(1) && stderr(&nobody).contains("--tracker"), "{}", stderr(&nobody));
 }
 
-/// Starts it on a terminal of 80 columns, types `keys` once it shows something, and gives what the terminal got.
-fn on_a_terminal(address: &str, keys: &[u8]) -> String {
-    let inner = format!("stty cols 80 rows 24; exec {} top --tracker {address}", env!("CARGO_BIN_EXE_eagle"));
-    let mut command = Command::new("script");
-    command.args(["-qefc", &inner, "/dev/null"]).env("TERM", "xterm").env("SHELL", "/bin/sh");
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let (mut screen, sink) = (child.stdout.take().unwrap(), Arc::clone(&seen));
-    let reader = thread::spawn(move || {
-        let mut part = [0; 4096];
-        while let Ok(read @ 1..) = screen.read(&mut part) {
-            sink.lock().unwrap().extend_from_slice(&part[..read]);
-        }
-    });
-    let text = || String::from_utf8_lossy(&seen.lock().unwrap()).into_owned();
-    let deadline = Instant::now() + PATIENCE;
-    while !text().contains("announced.") {
-        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "nothing is shown: {:?}", text());
-        thread::sleep(Duration::from_millis(20));
+/// It on a terminal of 80 columns and 24 rows, which becomes smaller once there is the file `smaller`.
+struct OnTerminal {
+    child: Child,
+    typed: ChildStdin,
+    seen: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+    deadline: Instant,
+}
+
+impl OnTerminal {
+    fn start(address: &str, smaller: &Path) -> Self {
+        let inner = format!(
+            "stty cols 80 rows 24; (until [ -e '{}' ]; do sleep 0.05; done; stty cols 60 rows 15 </dev/tty) & exec {} top --tracker {address}",
+            smaller.display(),
+            env!("CARGO_BIN_EXE_eagle")
+        );
+        let mut command = Command::new("script");
+        command.args(["-qefc", &inner, "/dev/null"]).env("TERM", "xterm").env("SHELL", "/bin/sh");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (mut screen, sink) = (child.stdout.take().unwrap(), Arc::clone(&seen));
+        let reader = thread::spawn(move || {
+            let mut part = [0; 4096];
+            while let Ok(read @ 1..) = screen.read(&mut part) {
+                sink.lock().unwrap().extend_from_slice(&part[..read]);
+            }
+        });
+        let typed = child.stdin.take().unwrap();
+        let mut terminal = Self { child, typed, seen, reader, deadline: Instant::now() + PATIENCE };
+        terminal.until(0, "announced.");
+        terminal
     }
-    let mut typed = child.stdin.take().unwrap();
-    typed.write_all(keys).unwrap();
-    typed.flush().unwrap();
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("it does not end: {:?}", text());
-        }
-        thread::sleep(Duration::from_millis(20));
+
+    /// What the terminal got after so many bytes.
+    fn text(&self, after: usize) -> String {
+        String::from_utf8_lossy(&self.seen.lock().unwrap()[after..]).into_owned()
     }
-    assert!(child.wait().unwrap().success(), "{:?}", text());
-    reader.join().unwrap();
-    text()
+
+    /// Waits until the terminal got something, after so many bytes.
+    fn until(&mut self, after: usize, text: &str) {
+        while !self.text(after).contains(text) {
+            let runs = self.child.try_wait().unwrap().is_none();
+            assert!(Instant::now() < self.deadline && runs, "no {text:?} is shown: {:?}", self.text(0));
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Types what ends it, and gives all that the terminal got.
+    fn end(mut self, keys: &[u8]) -> String {
+        self.typed.write_all(keys).unwrap();
+        self.typed.flush().unwrap();
+        while self.child.try_wait().unwrap().is_none() {
+            if Instant::now() > self.deadline {
+                self.child.kill().unwrap();
+                panic!("it does not end: {:?}", self.text(0));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!(self.child.wait().unwrap().success(), "{:?}", self.text(0));
+        let seen = Arc::clone(&self.seen);
+        self.reader.join().unwrap();
+        String::from_utf8_lossy(&seen.lock().unwrap()).into_owned()
+    }
+}
+
+/// The last column and row that something is written to by these commands, as far as they place the cursor themselves (ECMA-48, CUP).
+fn extent(commands: &str) -> (usize, usize) {
+    let (mut widest, mut lowest) = (0, 0);
+    for part in commands.split("\u{1b}[").skip(1) {
+        let Some((place, written)) = part.split_once('H') else { continue };
+        let Some((row, column)) = place.split_once(';') else { continue };
+        let (Ok(row), Ok(column)) = (row.parse::<usize>(), column.parse::<usize>()) else { continue };
+        widest = widest.max(column + written.chars().count().max(1) - 1);
+        lowest = lowest.max(row);
+    }
+    (widest, lowest)
 }
 
 #[test]
@@ -81,9 +125,28 @@ fn a_terminal_is_left_as_it_was() {
     let (_tracker, address) = tracker();
     // A change of view and then the key to leave; and Ctrl-C.
     for keys in [&b"\tq"[..], &b"\x03"[..]] {
-        let text = on_a_terminal(&address, keys);
+        let text = OnTerminal::start(&address, Path::new("/nonexistent/smaller")).end(keys);
         let (entered, left) = (text.find(ENTER), text.rfind(LEAVE));
         assert!(entered.is_some() && entered < left, "{text:?}");
         assert!(text.contains("eagle top") && text.contains("1 Swarms"), "{text:?}");
     }
+}
+
+#[test]
+fn a_terminal_that_becomes_smaller_is_drawn_anew() {
+    let (_tracker, address) = tracker();
+    let directory = tempfile::tempdir().unwrap();
+    let smaller = directory.path().join("smaller");
+    let mut terminal = OnTerminal::start(&address, &smaller);
+    terminal.until(0, "\u{1b}[24;1H");
+    let before = terminal.seen.lock().unwrap().len();
+    std::fs::write(&smaller, "").unwrap();
+    // All of it, and the last row in its new place.
+    terminal.until(before, "eagle top");
+    terminal.until(before, "\u{1b}[15;1H");
+    let shown = terminal.text(before);
+    terminal.end(b"q");
+    // Columns and rows change one after the other; of the last picture nothing is outside.
+    let (widest, lowest) = extent(&shown[shown.rfind("eagle top").unwrap()..]);
+    assert!(widest <= 60 && lowest == 15, "{widest} columns, {lowest} rows: {shown:?}");
 }

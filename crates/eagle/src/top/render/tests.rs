@@ -120,8 +120,14 @@ fn members(of: Digest) -> SwarmPage {
 
 fn picture(screen: &mut Screen, width: u16, height: u16) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    drawn(&mut terminal, screen)
+}
+
+/// What a terminal shows after one more drawing.
+fn drawn(terminal: &mut Terminal<TestBackend>, screen: &mut Screen) -> String {
     terminal.draw(|frame| draw(frame, screen)).unwrap();
     let buffer = terminal.backend().buffer();
+    let (width, height) = (buffer.area.width, buffer.area.height);
     let line = |row| (0..width).map(|column| buffer[(column, row)].symbol()).collect::<String>().trim_end().to_owned();
     (0..height).map(|row| line(row) + "\n").collect()
 }
@@ -172,6 +178,28 @@ fn no_size_is_too_small_and_nothing_to_show_is_shown() {
     }
     let mut screen = Screen::new("t".to_owned(), cluster(0, 0));
     assert!(picture(&mut screen, 80, 24).contains("No blob is announced."));
+}
+
+/// Nothing of the picture before is left, nothing is cut that would fit, and the chosen row stays in sight.
+#[test]
+fn a_terminal_that_changes_its_size_shows_what_a_new_one_does() {
+    let mut screen = Screen::new("http://tracker:6969".to_owned(), cluster(1_000, 50));
+    let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+    for _ in Tab::ALL {
+        press(&mut screen, KeyCode::Tab);
+        press(&mut screen, KeyCode::End);
+        for (width, height) in [(80, 24), (60, 15), (200, 50), (60, 15), (7, 3), (80, 24)] {
+            terminal.backend_mut().resize(width, height);
+            let shown = drawn(&mut terminal, &mut screen);
+            assert_eq!(shown, picture(&mut screen, width, height), "{width} x {height}");
+            let lines: Vec<&str> = shown.lines().collect();
+            assert_eq!(lines.len(), usize::from(height));
+            assert!(lines.iter().all(|line| line.chars().count() <= usize::from(width)), "{shown}");
+            let reversed = |cell: &ratatui::buffer::Cell| cell.modifier.contains(Modifier::REVERSED);
+            let (tabs, rows) = terminal.backend().buffer().content().split_at(usize::from(width * height.min(5)));
+            assert!(height < 10 || (tabs.iter().any(reversed) && rows.iter().any(reversed)), "{shown}");
+        }
+    }
 }
 
 #[test]
