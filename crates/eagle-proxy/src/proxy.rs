@@ -118,6 +118,8 @@ pub struct Proxy {
     downloads: Downloads,
     metrics: Metrics,
     rules: Rules,
+    announcer: Announcer,
+    seeders: SeederClient,
     tasks: TaskTracker,
     _stop_on_drop: DropGuard,
 }
@@ -175,13 +177,7 @@ impl Proxy {
         metrics.register(registry);
         node.register(registry, &cache);
         announcer.register(registry);
-        let seeders = match config.seeders.is_empty() {
-            // A proxy without seeders is meant to have none.
-            true => SeederClient::new(Vec::new(), &deps.members),
-            false => {
-                SeederClient::paced_by(config.seeders.clone(), &deps.members, read_at).following(announcer.seeders())
-            }
-        };
+        let seeders = SeederClient::paced_by(config.seeders, &deps.members, read_at).following(announcer.seeders());
         let tasks = TaskTracker::new();
         let downloads = Downloads::new(Context {
             cache: Arc::clone(&cache),
@@ -203,7 +199,6 @@ impl Proxy {
             downloads: downloads.clone(),
             grants: Grants::new(config.grant_ttl, Arc::clone(&deps.registries)),
             seeders: seeders.clone(),
-            has_seeders: !config.seeders.is_empty(),
             registries: deps.registries,
             manifests: Manifests::new(),
             images: images.clone(),
@@ -218,17 +213,22 @@ impl Proxy {
         });
         let warmer = Warmer {
             node: node.info().id,
-            seeders,
+            seeders: seeders.clone(),
             downloads: downloads.clone(),
             service: Arc::clone(&service),
             rules: rules.clone(),
         };
-        tasks.spawn(warmer.run(config.seeders.clone(), stop.clone()));
+        tasks.spawn(warmer.run(stop.clone()));
         let front = Arc::new(Front { service, mode: config.forward.mode, policy, certificates });
         tasks.spawn(dispatch(found, downloads.clone(), stop.clone()));
         tasks.spawn(Arc::clone(&cache).upkeep(stop.clone()));
         tasks.spawn(announce_stored(Arc::clone(&cache), storage, announcer.clone(), stop.clone()));
-        let parts = Parts { node: node.clone(), announcer, downloads: downloads.clone(), cache: Arc::clone(&cache) };
+        let parts = Parts {
+            node: node.clone(),
+            announcer: announcer.clone(),
+            downloads: downloads.clone(),
+            cache: Arc::clone(&cache),
+        };
         tasks.spawn(async move {
             let drained = async {
                 shutdown.cancelled().await;
@@ -246,7 +246,19 @@ impl Proxy {
         });
         tasks.close();
         tracing::info!(listen = %local_addr, node = %node.info().id, "proxy started");
-        Ok(Self { local_addr, node, cache, images, downloads, metrics, rules, tasks, _stop_on_drop: guard })
+        Ok(Self {
+            local_addr,
+            node,
+            cache,
+            images,
+            downloads,
+            metrics,
+            rules,
+            announcer,
+            seeders,
+            tasks,
+            _stop_on_drop: guard,
+        })
     }
 
     /// Address that container runtimes use.
@@ -277,6 +289,16 @@ impl Proxy {
     /// The rules; to replace them is to replace them for every request from then on.
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// What announces the node; to replace its trackers is to replace them for everything from then on.
+    pub fn announcer(&self) -> &Announcer {
+        &self.announcer
+    }
+
+    /// What asks seeders; to replace those of the configuration is to replace them for every request from then on.
+    pub fn seeders(&self) -> &SeederClient {
+        &self.seeders
     }
 
     /// Bytes moved since the start, by source.

@@ -51,7 +51,6 @@ pub(crate) struct Service {
     pub(crate) downloads: Downloads,
     pub(crate) grants: Grants,
     pub(crate) seeders: SeederClient,
-    pub(crate) has_seeders: bool,
     pub(crate) registries: Arc<Registries>,
     pub(crate) manifests: Manifests,
     pub(crate) images: Images,
@@ -171,9 +170,9 @@ impl Service {
     }
 
     /// Who is asked for what is no blob, in this order.
-    const fn sources(&self, action: Action) -> &'static [manifests::Source] {
+    fn sources(&self, action: Action) -> &'static [manifests::Source] {
         use manifests::Source::{Registry, Seeders};
-        match (action, self.has_seeders, self.origin_fallback) {
+        match (action, !self.seeders.configured().borrow().is_empty(), self.origin_fallback) {
             (Action::Origin, ..) | (_, false, _) => &[Registry],
             (_, true, true) => &[Seeders, Registry],
             (_, true, false) => &[Seeders],

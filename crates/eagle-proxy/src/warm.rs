@@ -49,10 +49,18 @@ pub(crate) struct Warmer {
 }
 
 impl Warmer {
-    /// Follows these seeders until `stop`.
-    pub(crate) async fn run(self, seeders: Vec<Url>, stop: CancellationToken) {
-        let following = join_all(seeders.iter().map(|seeder| self.follow(seeder)));
-        stop.run_until_cancelled(following).await;
+    /// Follows the configured seeders until `stop`. What was in hand when they are replaced, they order again.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut configured = self.seeders.configured();
+        loop {
+            let seeders = configured.borrow_and_update().clone();
+            let following = join_all(seeders.iter().map(|seeder| self.follow(seeder)));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = configured.changed() => {}
+                _ = following, if !seeders.is_empty() => {}
+            }
+        }
     }
 
     async fn follow(&self, seeder: &Url) {

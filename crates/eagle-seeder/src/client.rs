@@ -149,7 +149,8 @@ pub struct SeederClient(Arc<Inner>);
 
 #[derive(Clone)]
 struct Inner {
-    seeders: Vec<Url>,
+    /// The configured ones, at present.
+    seeders: Arc<watch::Sender<Vec<Url>>>,
     /// Those that are alive, as trackers say.
     live: Option<watch::Receiver<Option<Arc<LiveSeeders>>>>,
     client: MemberClient<Full<Bytes>>,
@@ -159,8 +160,8 @@ struct Inner {
 
 impl fmt::Debug for SeederClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seeders: Vec<&str> = self.0.seeders.iter().map(Url::as_str).collect();
-        f.debug_tuple("SeederClient").field(&seeders).finish()
+        let seeders = self.0.seeders.borrow();
+        f.debug_tuple("SeederClient").field(&seeders.iter().map(Url::as_str).collect::<Vec<_>>()).finish()
     }
 }
 
@@ -202,11 +203,23 @@ impl SeederClient {
         builder.http1_max_buf_size(HTTP_READ_AHEAD);
         let receive_buffer = Arc::new(move || receive_buffer(rate()));
         let client = MemberClient::receiving(members, connector, builder, receive_buffer);
+        let seeders = Arc::new(watch::Sender::new(seeders));
         Self(Arc::new(Inner { seeders, live: None, client, down: Arc::default() }))
     }
 
+    /// Asks these seeders ([`check_seeder_url`]) from now on in place of those that were configured before, also by clones. Answers that are under
+    /// way go on.
+    pub fn replace(&self, seeders: Vec<Url>) {
+        self.0.seeders.send_replace(seeders);
+    }
+
+    /// The configured seeders, and every change of them.
+    pub fn configured(&self) -> watch::Receiver<Vec<Url>> {
+        self.0.seeders.subscribe()
+    }
+
     /// The same, with those seeders that trackers know to be alive before the configured ones: so that all who hear of the same
-    /// seeders ask the same one for a blob, whatever is configured.
+    /// seeders ask the same one for a blob, whatever is configured. Without a configured one there are none, whatever trackers know.
     #[must_use]
     pub fn following(&self, live: watch::Receiver<Option<Arc<LiveSeeders>>>) -> Self {
         Self(Arc::new(Inner { live: Some(live), ..(*self.0).clone() }))
@@ -230,12 +243,15 @@ impl SeederClient {
 
     /// The seeders in groups, each of which is asked when those before it have failed: every one is in one of them.
     fn groups(&self) -> [Vec<Url>; 3] {
+        let configured = self.0.seeders.borrow().clone();
+        if configured.is_empty() {
+            return [Vec::new(), Vec::new(), Vec::new()];
+        }
         let live = self.0.live.as_ref().and_then(|live| live.borrow().clone()).unwrap_or_default();
         let usable =
             |urls: &[Url]| -> Vec<Url> { urls.iter().filter(|url| check_seeder_url(url).is_ok()).cloned().collect() };
         let (up, draining) = (usable(&live.up), usable(&live.draining));
-        let others =
-            self.0.seeders.iter().filter(|url| !up.contains(url) && !draining.contains(url)).cloned().collect();
+        let others = configured.into_iter().filter(|url| !up.contains(url) && !draining.contains(url)).collect();
         [up, draining, others]
     }
 

@@ -101,6 +101,8 @@ pub struct Seeder {
     images: Images,
     fetches: Fetches,
     metrics: Metrics,
+    announcer: Announcer,
+    registration: Registration,
     supervisor: JoinHandle<()>,
 }
 
@@ -243,15 +245,15 @@ impl Seeder {
             background,
             fetches: fetches.clone(),
             node: node.clone(),
-            announcer,
-            registration,
+            announcer: announcer.clone(),
+            registration: registration.clone(),
             cache: Arc::clone(&cache),
             shared,
         };
         let info = node.info();
         tracing::info!(%address, peer = %info.id, p2p = %info.address, data = %node.data_address(), "seeder started");
         let supervisor = tokio::spawn(supervisor.run());
-        Ok(Self { address, node, cache, images, fetches, metrics, supervisor })
+        Ok(Self { address, node, cache, images, fetches, metrics, announcer, registration, supervisor })
     }
 
     /// Address of the HTTP API.
@@ -277,6 +279,15 @@ impl Seeder {
     /// The images that its blobs belong to.
     pub fn images(&self) -> &Images {
         &self.images
+    }
+
+    /// Gives the seeder other trackers while it runs, also after [`Seeder::wait`] has begun.
+    pub fn replace_trackers(&self) -> impl Fn(Vec<Url>) + Send + Sync + use<> {
+        let (announcer, registration) = (self.announcer.clone(), self.registration.clone());
+        move |trackers| {
+            announcer.replace_trackers(trackers.clone());
+            registration.replace_trackers(trackers);
+        }
     }
 
     /// Totals since the start.

@@ -301,3 +301,31 @@ async fn without_trackers_there_is_nothing_to_do() {
     node.announcer.remove(Digest::of(b"a"));
     node.stop().await;
 }
+
+#[tokio::test]
+async fn other_trackers_take_over_while_it_runs_and_the_first_ones_are_told_of_the_end() {
+    let (first, kept, later) = (Running::any().await, Running::any().await, Running::any().await);
+    let node = Node::start("proxy1", NodeRole::Proxy, vec![first.url(), kept.url()]);
+    let contents: Vec<[u8; 1]> = (0..20).map(|number| [number]).collect();
+    contents.iter().for_each(|content| node.owns(content));
+    let all = contents.len() as u64;
+    until("both to share the blobs", || first.count("blobs") + kept.count("blobs") == all).await;
+    assert!(first.count("blobs") > 0 && kept.count("blobs") > 0, "one has them all");
+
+    // A URL that is none is left out, as at the start.
+    let foolish = "ftp://tracker".parse().unwrap();
+    node.announcer.replace_trackers(vec![later.url(), kept.url(), foolish]);
+    until("the new one to have what was the first one's", || later.count("blobs") > 0).await;
+    until("all blobs to be known", || later.count("blobs") + kept.count("blobs") >= all).await;
+    node.owns(b"another");
+    until("a new blob", || later.count("blobs") + kept.count("blobs") > all).await;
+
+    // None at all, and one again.
+    node.announcer.replace_trackers(Vec::new());
+    node.announcer.replace_trackers(vec![later.url()]);
+    until("all blobs to be at one", || later.count("blobs") == all + 1).await;
+    node.stop().await;
+    for tracker in [&first, &kept, &later] {
+        assert_eq!(tracker.count("peers"), 0, "a tracker that may list the node was not told of its end");
+    }
+}

@@ -215,6 +215,32 @@ async fn seeders_that_reach_different_trackers_agree() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn other_trackers_learn_of_a_seeder_and_its_leases_while_it_runs() {
+    let (first, first_url, _first) = tracker("127.0.0.1:0").await;
+    let (second, second_url, _second) = tracker("127.0.0.1:0").await;
+    let one = Seeder::start("one", "http://127.0.0.1:1001", &[&first_url]);
+    let other = Seeder::start("other", "http://127.0.0.1:1002", &[&second_url]);
+    let digest = Digest::of(b"blob");
+    let lease = one.granted(digest).await;
+    one.registration.replace_trackers(vec![second_url.clone(), "ftp://tracker".parse().unwrap()]);
+    until("the lease to be known at the new one", async || {
+        list(&second).await.seeders.iter().any(|seeder| seeder.info.id.as_str() == "one" && seeder.leases == 1)
+    })
+    .await;
+    assert_eq!(other.holder(digest).await.as_deref(), Some("one"));
+    // It is given back at both.
+    drop(lease);
+    until("the lease to be given back", async || other.holder(digest).await.is_none()).await;
+    until("it to be given back where it was granted", async || {
+        list(&first).await.seeders.iter().all(|seeder| seeder.leases == 0)
+    })
+    .await;
+    // Without trackers everybody fetches.
+    one.registration.replace_trackers(Vec::new());
+    assert!(one.claim(digest).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_has_announced_all_of_a_blob_is_followed_and_nodes_hear_who_is_alive() {
     let (tracker, url, _shutdown) = tracker("127.0.0.1:0").await;
     let stop = CancellationToken::new();

@@ -1,12 +1,12 @@
 //! Configuration that changes while a role runs: at SIGHUP, and when its file has changed.
 //!
-//! What can change without a restart is the host's limits, the log level, a proxy's rules, and registries with their credentials and
-//! certificates. The cluster key and the members' certificates are followed by those that use them. Everything else is named in the
+//! What can change without a restart is the host's limits, the log level, a proxy's rules, the addresses of trackers and seeders, and registries
+//! with their credentials and certificates. The cluster key and the members' certificates are followed by those that use them. Everything else is named in the
 //! log when it has changed, and counts from the next start on. A configuration with a mistake changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fmt, io,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -19,6 +19,7 @@ use tokio::{
     task::spawn_blocking,
     time::sleep,
 };
+use url::Url;
 
 use crate::{
     cli::RoleArg,
@@ -41,6 +42,29 @@ pub(crate) struct Handles {
     pub(crate) limits: Option<HostLimits>,
     pub(crate) registries: Option<Arc<Registries>>,
     pub(crate) rules: Option<Rules>,
+    pub(crate) trackers: Option<UrlList>,
+    pub(crate) seeders: Option<UrlList>,
+}
+
+/// Takes a list of addresses in place of the one before.
+#[derive(Clone)]
+pub(crate) struct UrlList(Arc<dyn Fn(Vec<Url>) + Send + Sync>);
+
+impl UrlList {
+    pub(crate) fn new(replace: impl Fn(Vec<Url>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(replace))
+    }
+
+    /// The same, with this address where the list is empty.
+    pub(crate) fn or(self, own: Url) -> Self {
+        Self::new(move |urls| (self.0)(if urls.is_empty() { vec![own.clone()] } else { urls }))
+    }
+}
+
+impl fmt::Debug for UrlList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UrlList").finish_non_exhaustive()
+    }
 }
 
 /// The signal that asks for the configuration to be read again. From the moment that it is listened for, it ends no process.
@@ -72,8 +96,8 @@ fn can_change(path: &str) -> bool {
     matches!(
         (keys.next().unwrap_or_default(), keys.next().unwrap_or_default()),
         ("registries" | "credentials", _)
-            | ("proxy", "rules")
-            | ("proxy" | "seeder", "download_rate" | "upload_rate")
+            | ("proxy", "rules" | "seeders")
+            | ("proxy" | "seeder", "download_rate" | "upload_rate" | "trackers")
             | ("log", "level")
     )
 }
@@ -183,6 +207,16 @@ impl Reloader {
                 let of = |key: &str, rate| has(&format!("{}.{key}", handles.role)).then_some(rate);
                 limits.set(of("download_rate", download), of("upload_rate", upload));
             }
+            let trackers = match handles.role {
+                "seeder" => &settings.seeder.role.trackers,
+                _ => &settings.proxy.role.trackers,
+            };
+            if let Some(list) = handles.trackers.as_ref().filter(|_| has(&format!("{}.trackers", handles.role))) {
+                (list.0)(trackers.clone());
+            }
+            if let Some(list) = handles.seeders.as_ref().filter(|_| has("proxy.seeders")) {
+                (list.0)(settings.proxy.role.seeders.clone());
+            }
             if let Some(rules) = handles.rules.as_ref().filter(|_| has("proxy.rules")) {
                 rules.replace(settings.proxy.role.rules.clone());
             }
@@ -228,6 +262,7 @@ mod tests {
             limits: Some(limits.clone()),
             registries: Some(Arc::clone(&registries)),
             rules: Some(rules.clone()),
+            ..Handles::default()
         };
         let mut reloader = reloader(&file, handles);
         // By PUT /limits; not a matter of the configuration.
@@ -267,11 +302,22 @@ mod tests {
             "credentials.docker_configs.0",
             "proxy.rules.1.action",
             "seeder.upload_rate",
+            "seeder.trackers.0",
+            "proxy.trackers",
+            "proxy.seeders.1",
             "log.level",
         ] {
             assert!(can_change(path), "{path}");
         }
-        for path in ["proxy.listen", "proxy.download", "log.format", "tracker.download_rate", "cluster.key", "proxy"] {
+        for path in [
+            "proxy.listen",
+            "proxy.download",
+            "log.format",
+            "tracker.download_rate",
+            "seeder.seeders",
+            "cluster.key",
+            "proxy",
+        ] {
             assert!(!can_change(path), "{path}");
         }
     }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Role, get};
+use common::{Role, eagle, get};
 use eagle_core::Digest;
 use eagle_registry::{
     EmbeddedRegistry,
@@ -167,5 +167,97 @@ fn limits_rules_and_levels_change_during_a_pull_and_mistakes_change_nothing() {
         (1, &pull["request"]),
         "the seeder knows the request by its name"
     );
+    drop(origin);
+}
+
+/// A part of a cluster and its addresses.
+struct Part {
+    role: Role,
+    listen: String,
+    admin: String,
+}
+
+impl Part {
+    fn start(role: &str, file: &Path) -> Self {
+        let mut role = Role::start(eagle().arg(role).arg("--config").arg(file));
+        let ready = role.ready();
+        let address = |key: &str| ready[key].as_str().unwrap().to_owned();
+        Self { listen: address("listen"), admin: address("admin"), role }
+    }
+}
+
+#[test]
+fn trackers_and_seeders_change_during_a_pull() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let origin = registry(&runtime);
+    let name = origin.local_addr().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let any = "127.0.0.1:0";
+    let node = |role: &str, rate: &str, more: &str| {
+        let data = directory.path().join(role);
+        format!(
+            "registries: [{{name: \"{name}\", url: \"http://{name}\"}}]\n{}:\n  listen: \"{any}\"\n  admin: \"{any}\"\n\
+             \x20 p2p_listen: \"{any}\"\n  data_listen: \"{any}\"\n  data_dir: {}\n  min_free: 1MiB\n\
+             \x20 download_rate: {rate}\n  upload_rate: unlimited\n{more}",
+            role.split('-').next().unwrap(),
+            data.display()
+        )
+    };
+    let put = |file: &str, text: &str| {
+        let (new, file) = (directory.path().join("new"), directory.path().join(file).with_extension("yaml"));
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &file).unwrap();
+        file
+    };
+    let file = put("tracker", &format!("tracker: {{listen: \"{any}\", admin: \"{any}\"}}\n"));
+    let trackers = [Part::start("tracker", &file), Part::start("tracker", &file)];
+    let list = |key: &str, part: &Part| format!("  {key}: [\"http://{}\"]\n", part.listen);
+    let seeder = |number: usize| {
+        let text = node(&format!("seeder-{number}"), "unlimited", &list("trackers", &trackers[number]));
+        Part::start("seeder", &put(&format!("seeder-{number}"), &text))
+    };
+    let seeders = [seeder(0), seeder(1)];
+    let write = |rate: &str, number: usize| {
+        let lists = list("trackers", &trackers[number]) + &list("seeders", &seeders[number]);
+        put("proxy", &node("proxy", rate, &format!("{lists}  default_registry: \"{name}\"\n")))
+    };
+    let mut proxy = Part::start("proxy", &write("64KiB/s", 0));
+
+    let (_, manifest) = request(&proxy.listen, "/v2/demo/app/manifests/v1", "before");
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap().to_owned();
+    let pull = thread::spawn({
+        let (proxy, path) = (proxy.listen.clone(), format!("/v2/demo/app/blobs/{layer}"));
+        move || request(&proxy, &path, "layer-1")
+    });
+    let nodes = |number: usize| {
+        let (_, body) = get(&trackers[number].admin, "/v1/peers");
+        serde_json::from_str::<Value>(&body).unwrap()["peers"].as_array().unwrap().len()
+    };
+    until("the first tracker to know seeder and proxy", || nodes(0) == 2);
+    let running = || get(&proxy.admin, "/metrics").1.lines().any(|line| line == "eagle_proxy_downloads_running 1");
+    until("the download", running);
+    write("64KiB/s", 1);
+    until("the second tracker to know seeder and proxy", || nodes(1) == 2);
+    assert!(running(), "the pull was over before the trackers changed");
+    // A seeder takes other trackers too.
+    put("seeder-0", &node("seeder-0", "unlimited", &list("trackers", &trackers[1])));
+    until("the second tracker to know both seeders", || nodes(1) == 3);
+    write("unlimited", 1);
+    let (status, content) = pull.join().unwrap();
+    assert_eq!((status, content.len() as u64), (200, LAYER));
+    assert_eq!(Digest::of(&content).to_string(), layer);
+
+    // The first ones may go now.
+    let [first, second] = seeders;
+    drop(first);
+    assert_eq!(request(&proxy.listen, "/v2/demo/app/manifests/v1", "after").0, 200);
+    let (_, metrics) = get(&second.admin, "/metrics");
+    let asked = metrics.lines().filter(|line| line.starts_with("eagle_seeder_manifest_requests_total"));
+    assert!(asked.into_iter().any(|line| !line.ends_with(" 0")), "the second seeder was not asked: {metrics}");
+    proxy.role.signal("TERM");
+    let (code, log) = proxy.role.end(PATIENCE);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("count from the next start on"), "{log}");
     drop(origin);
 }

@@ -60,6 +60,8 @@ const LATE: Duration = Duration::from_secs(1);
 /// How long blobs stay at a tracker that stood in after the one before it answers again, and up to half as long again at random:
 /// until every node has noticed, which takes each the longest wait after a failure.
 pub(super) const OVERLAP: Duration = Duration::from_secs(20);
+/// The same after the list of trackers was replaced: nodes are given another list within minutes of each other.
+const OVERLAP_OF_LISTS: Duration = Duration::from_secs(180);
 /// Bounds of the interval that a tracker may ask for.
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(600));
 /// By what trackers are ordered for the list of seeders, so that all nodes take it from the same one.
@@ -109,6 +111,32 @@ impl Machine {
         let trackers = names.into_iter().map(|name| Tracker::new(name, now)).collect();
         let rng = ChaCha8Rng::seed_from_u64(seed);
         Self { node, blobs: Blobs::new(), trackers, leaders, trim: None, next_ticket: 0, rng }
+    }
+
+    /// Announces to trackers of these names from now on. Announces under way are given up: their tickets mean nothing any more, and what they said
+    /// is said again.
+    pub(super) fn replace_trackers(&mut self, now: Timestamp, names: Vec<String>) {
+        self.leaders = rendezvous::places(&names, SEEDERS_KEY);
+        let mut before = std::mem::take(&mut self.trackers);
+        for name in names {
+            let tracker = match before.iter().position(|tracker| tracker.name == name) {
+                Some(place) => {
+                    let mut kept = before.swap_remove(place);
+                    kept.give_up(now);
+                    kept
+                }
+                // Nodes are given another list at about the same time.
+                None => Tracker::new(name, now + self.up_to(SOON)),
+            };
+            self.trackers.push(tracker);
+        }
+        let digests: Vec<Digest> = self.blobs.keys().copied().collect();
+        for digest in digests {
+            let wanted = self.blobs.get(&digest).is_some_and(|status| status.want_peers);
+            self.place(digest, if wanted { Urgency::Now } else { Urgency::Soon });
+        }
+        self.keep_stand_ins(now, OVERLAP_OF_LISTS);
+        self.hurry_all(now);
     }
 
     /// Number of blobs.
@@ -196,7 +224,7 @@ impl Machine {
             wait = wait.min(spread.max(FULL_AT_MOST_EVERY.saturating_sub(since)));
         }
         if std::mem::take(&mut tracker.late) && !tracker.down {
-            self.keep_stand_ins(now);
+            self.keep_stand_ins(now, OVERLAP);
         }
         if let Some(round) = &mut self.trackers[place].round {
             round.wait = round.wait.min(wait);
@@ -291,10 +319,10 @@ impl Machine {
         self.hurry_all(now);
     }
 
-    /// A tracker serves again: those that stood in keep its blobs for a while.
-    fn keep_stand_ins(&mut self, now: Timestamp) {
+    /// A tracker serves again, or there are others: those that had its blobs keep them for a while.
+    fn keep_stand_ins(&mut self, now: Timestamp, overlap: Duration) {
         if self.trackers.len() > 1 {
-            self.trim = Some(now + OVERLAP + self.up_to(OVERLAP / 2));
+            self.trim = self.trim.max(Some(now + overlap + self.up_to(overlap / 2)));
         }
     }
 
@@ -329,7 +357,7 @@ impl Machine {
         }
         if std::mem::take(&mut tracker.down) {
             info!(tracker = tracker.name, "the tracker answers again");
-            self.keep_stand_ins(now);
+            self.keep_stand_ins(now, OVERLAP);
         }
         self.hurry(now, place);
     }

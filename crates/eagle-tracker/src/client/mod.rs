@@ -104,6 +104,12 @@ fn identity(url: &Url) -> String {
     format!("{host}:{port}{}", url.path().trim_end_matches('/'))
 }
 
+/// What trackers' URLs come to, each once.
+fn usable(trackers: Vec<Url>) -> Vec<task::Tracker> {
+    let mut names = HashSet::new();
+    trackers.into_iter().filter_map(task::Tracker::new).filter(|tracker| names.insert(tracker.name.clone())).collect()
+}
+
 /// Handle to the task that announces this node to its trackers. Clones share the task.
 #[derive(Clone)]
 pub struct Announcer {
@@ -114,7 +120,9 @@ pub struct Announcer {
 /// What handles and the task share.
 struct Shared {
     machine: Mutex<Machine>,
-    /// Notified when an update made the next announce due sooner.
+    /// Trackers to announce to from now on, until the task has taken them.
+    replaced: Mutex<Option<Vec<task::Tracker>>>,
+    /// Notified when an update made the next announce due sooner, or there are other trackers.
     wake: Notify,
     started: Instant,
     /// What announces say of the node beside its blobs.
@@ -150,15 +158,15 @@ impl Announcer {
         members: MemberTls,
         shutdown: CancellationToken,
     ) -> Announcer {
-        let mut names = HashSet::new();
-        let once = trackers.into_iter().filter_map(task::usable).filter(|(name, _)| names.insert(name.clone()));
-        let (names, endpoints) = once.unzip();
+        let trackers = usable(trackers);
+        let names = trackers.iter().map(|tracker| tracker.name.clone()).collect();
         let machine = Mutex::new(Machine::new(names, node, Timestamp(0), rand::random()));
         let seeders = watch::Sender::new(None);
         let (wake, reports, metrics) = (Notify::new(), reports::Source::new(), Metrics::new());
-        let shared = Arc::new(Shared { machine, wake, started: Instant::now(), reports, seeders, metrics });
+        let replaced = Mutex::default();
+        let shared = Arc::new(Shared { machine, replaced, wake, started: Instant::now(), reports, seeders, metrics });
         let tasks = TaskTracker::new();
-        tasks.spawn(task::run(Arc::clone(&shared), endpoints, found, members, shutdown));
+        tasks.spawn(task::run(Arc::clone(&shared), trackers, found, members, shutdown));
         tasks.close();
         Self { shared, tasks }
     }
@@ -166,6 +174,13 @@ impl Announcer {
     /// Makes what is counted of announces visible in `registry`, which has the prefix of the node's role.
     pub fn register(&self, registry: &mut Registry) {
         self.shared.metrics.register(registry);
+    }
+
+    /// Announces to these trackers from now on, in place of those before. Those that are in both lists keep what they were told; new ones are told
+    /// everything; those that are in neither forget the node when it has been silent for long enough. URLs are taken as by [`Announcer::start`].
+    pub fn replace_trackers(&self, trackers: Vec<Url>) {
+        *self.shared.replaced.lock().unwrap_or_else(PoisonError::into_inner) = Some(usable(trackers));
+        self.shared.wake.notify_one();
     }
 
     /// Says what the node now owns of a blob, and whether it wants peers for it.

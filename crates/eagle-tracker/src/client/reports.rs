@@ -18,16 +18,16 @@ const AT_MOST_EVERY: Duration = Duration::from_millis(500);
 /// Who knows what there is to report, once somebody does.
 pub(super) type Source = OnceLock<Arc<dyn NodeReports>>;
 
-/// Which tracker was told what, by the places of the trackers.
+/// Which tracker was told what, by the names of the trackers.
 #[derive(Debug, Default)]
-pub(super) struct Told(HashMap<usize, (Instant, Received)>);
+pub(super) struct Told(HashMap<String, (Instant, Received)>);
 
 impl Told {
     /// Adds what is new since the last report to this tracker. The first one says nothing of what came before, for which there is no
     /// time that it took.
-    pub(super) fn add(&mut self, now: Instant, source: &Source, tracker: usize, request: &mut AnnounceRequest) {
+    pub(super) fn add(&mut self, now: Instant, source: &Source, tracker: &str, request: &mut AnnounceRequest) {
         let Some(source) = source.get() else { return };
-        let before = self.0.get(&tracker);
+        let before = self.0.get(tracker);
         if request.stopped || before.is_some_and(|(at, _)| now - *at < AT_MOST_EVERY) {
             return;
         }
@@ -36,7 +36,12 @@ impl Told {
         if let Some((_, before)) = before {
             (request.flows, request.senders) = received.since(before);
         }
-        self.0.insert(tracker, (now, received));
+        self.0.insert(tracker.to_owned(), (now, received));
+    }
+
+    /// Forgets trackers that there are no more.
+    pub(super) fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.0.retain(|tracker, _| is_there(tracker));
     }
 }
 
@@ -64,12 +69,12 @@ mod tests {
     #[test]
     fn each_tracker_is_told_what_is_new_and_not_too_often() {
         let (source, mut told, start) = (Source::new(), Told::default(), Instant::now());
-        let mut announce = |intervals: u32, source: &Source, tracker| {
+        let mut announce = |intervals: u32, source: &Source, tracker: &str| {
             let mut request = AnnounceRequest::of(PeerInfo::example());
             told.add(start + AT_MOST_EVERY * intervals, source, tracker, &mut request);
             (request.load.is_some(), request.flows.iter().map(|flow| flow.bytes).sum::<u64>(), request.senders.len())
         };
-        assert_eq!(announce(0, &source, 0), (false, 0, 0), "nobody knows anything");
+        assert_eq!(announce(0, &source, "a"), (false, 0, 0), "nobody knows anything");
         let node = Arc::new(Node::default());
         assert!(source.set(Arc::clone(&node) as _).is_ok());
         let receive = |bytes| {
@@ -77,11 +82,11 @@ mod tests {
             node.0.lock().unwrap().add(Digest::of(b"a"), &sender, &Topology::default(), bytes, second);
         };
         receive(10);
-        assert_eq!(announce(0, &source, 0), (true, 0, 0), "the first report");
+        assert_eq!(announce(0, &source, "a"), (true, 0, 0), "the first report");
         receive(20);
-        assert_eq!(announce(0, &source, 0), (false, 0, 0), "of the same burst");
-        assert_eq!(announce(0, &source, 1), (true, 0, 0));
-        assert_eq!((announce(1, &source, 0), announce(1, &source, 1)), ((true, 20, 1), (true, 0, 0)));
-        assert_eq!(announce(2, &source, 0), (true, 0, 0));
+        assert_eq!(announce(0, &source, "a"), (false, 0, 0), "of the same burst");
+        assert_eq!(announce(0, &source, "b"), (true, 0, 0));
+        assert_eq!((announce(1, &source, "a"), announce(1, &source, "b")), ((true, 20, 1), (true, 0, 0)));
+        assert_eq!(announce(2, &source, "a"), (true, 0, 0));
     }
 }

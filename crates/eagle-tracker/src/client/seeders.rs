@@ -71,7 +71,7 @@ impl Drop for HeldLease {
         if state.held.get(&self.digest).is_some_and(|held| held.number == self.number)
             && let Some(held) = state.held.remove(&self.digest)
         {
-            state.release(self.digest, &held.leases);
+            state.release(self.digest, held.leases);
         }
         drop(state);
         self.shared.wake.notify_one();
@@ -93,10 +93,12 @@ impl fmt::Debug for Registration {
 
 struct Shared {
     client: HttpClient,
-    trackers: Vec<Endpoint>,
+    trackers: Mutex<Arc<[Arc<Endpoint>]>>,
     state: Mutex<State>,
     /// Notified when something is to be told before the next heartbeat.
     wake: Notify,
+    /// Notified when there are other trackers.
+    replaced: Notify,
     draining: CancellationToken,
 }
 
@@ -106,41 +108,57 @@ struct State {
     url: Option<String>,
     held: HashMap<Digest, Held>,
     /// Leases to give back, each to its tracker.
-    released: Vec<(usize, ReleaseRequest)>,
+    released: Vec<(Arc<Endpoint>, ReleaseRequest)>,
     next_number: u64,
 }
 
 struct Held {
-    /// At each tracker.
-    leases: Vec<Lease>,
+    leases: Leases,
     number: u64,
     /// Bytes of the blob that there are.
     progress: Arc<AtomicU64>,
 }
 
+/// What trackers said to a claim; nothing of those that said nothing yet.
+type Leases = Vec<(Arc<Endpoint>, Lease)>;
+
 /// What a tracker says to a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lease {
-    /// Nothing yet.
-    Unknown,
     /// Granted, with this token.
     Token(u64),
     /// Another seeder has it, by a tracker that was out of reach when it was granted elsewhere.
     Refused,
 }
 
+/// The word of one of the trackers on a claim.
+fn word_of(leases: &Leases, tracker: &Arc<Endpoint>) -> Option<Lease> {
+    leases.iter().find(|(known, _)| Arc::ptr_eq(known, tracker)).map(|(_, lease)| *lease)
+}
+
 impl State {
     /// Gives leases back, as far as they were granted.
-    fn release(&mut self, digest: Digest, leases: &[Lease]) {
-        for (tracker, lease) in leases.iter().enumerate() {
+    fn release(&mut self, digest: Digest, leases: Leases) {
+        let most = MAX_LEASES_PER_SEEDER * leases.len();
+        for (tracker, lease) in leases {
             // As many as there can be leases; what is too much ends by itself.
-            if let Lease::Token(token) = *lease
-                && self.released.len() < MAX_LEASES_PER_SEEDER * leases.len()
+            if let Lease::Token(token) = lease
+                && self.released.len() < most
             {
                 self.released.push((tracker, ReleaseRequest { digest, token }));
             }
         }
     }
+}
+
+/// What trackers' URLs come to, each once; those that are known already are the same as before.
+fn endpoints(trackers: Vec<Url>, known: &[Arc<Endpoint>]) -> Arc<[Arc<Endpoint>]> {
+    let mut names = HashSet::new();
+    let once = trackers.into_iter().filter_map(|url| {
+        let same = known.iter().find(|endpoint| endpoint.url == url).cloned();
+        same.or_else(|| Endpoint::new(url).map(Arc::new))
+    });
+    once.filter(|endpoint| names.insert(endpoint.name.clone())).collect()
 }
 
 struct Endpoint {
@@ -199,23 +217,28 @@ impl Registration {
         ended: CancellationToken,
     ) -> Self {
         let state = State { info, url: None, held: HashMap::new(), released: Vec::new(), next_number: 0 };
-        let mut names = HashSet::new();
-        let trackers =
-            trackers.into_iter().filter_map(Endpoint::new).filter(|t| names.insert(t.name.clone())).collect();
         let client = HttpClient::new(members);
         let shared = Arc::new(Shared {
             client,
-            trackers,
+            trackers: Mutex::new(endpoints(trackers, &[])),
             state: Mutex::new(state),
             wake: Notify::new(),
+            replaced: Notify::new(),
             draining: draining.clone(),
         });
         let tasks = TaskTracker::new();
-        if !shared.trackers.is_empty() {
-            tasks.spawn(run(Arc::clone(&shared), draining, ended));
-        }
+        tasks.spawn(run(Arc::clone(&shared), draining, ended));
         tasks.close();
         Self { shared, tasks }
+    }
+
+    /// Makes the seeder known to these trackers from now on, in place of those before, which forget it soon. Leases that were granted are
+    /// claimed at new trackers too. URLs are taken as by [`Registration::start`].
+    pub fn replace_trackers(&self, trackers: Vec<Url>) {
+        let mut present = self.shared.trackers.lock().unwrap_or_else(PoisonError::into_inner);
+        *present = endpoints(trackers, &present);
+        drop(present);
+        self.shared.replaced.notify_one();
     }
 
     /// Where trackers say that this seeder is; `None` before one has answered.
@@ -230,25 +253,28 @@ impl Registration {
         if shared.lock().held.len() >= MAX_LEASES_PER_SEEDER {
             return None;
         }
-        let order = rendezvous::places(&shared.names(), digest.as_bytes());
+        let trackers = shared.trackers();
+        let names: Vec<&str> = trackers.iter().map(|endpoint| endpoint.name.as_str()).collect();
+        let order = rendezvous::places(&names, digest.as_bytes()).into_iter().map(|place| &trackers[place]);
         // Nobody is kept waiting by a tracker that did not take the last heartbeat, unless no other answers.
-        let (down, up): (Vec<usize>, Vec<usize>) =
-            order.into_iter().partition(|tracker| shared.trackers[*tracker].down.load(Ordering::Acquire));
-        let mut leases = vec![Lease::Unknown; shared.trackers.len()];
+        let (down, up): (Vec<_>, Vec<_>) = order.partition(|tracker| tracker.down.load(Ordering::Acquire));
+        let mut leases = Leases::new();
         for trackers in [up, down] {
             for tracker in trackers {
                 match shared.claim_at(tracker, digest, without).await {
-                    Some(ClaimResponse::Granted { token, .. }) => leases[tracker] = Lease::Token(token),
+                    Some(ClaimResponse::Granted { token, .. }) => {
+                        leases.push((Arc::clone(tracker), Lease::Token(token)))
+                    }
                     Some(ClaimResponse::Held { holder }) => {
                         // Of a seeder that could not reach the trackers before this one.
-                        shared.lock().release(digest, &leases);
+                        shared.lock().release(digest, leases);
                         shared.wake.notify_one();
                         return Some(SeederClaim::Held(holder));
                     }
                     None => {}
                 }
             }
-            if leases.iter().any(|lease| *lease != Lease::Unknown) {
+            if !leases.is_empty() {
                 let mut state = shared.lock();
                 let number = state.next_number;
                 state.next_number += 1;
@@ -274,12 +300,14 @@ async fn run(shared: Arc<Shared>, draining: CancellationToken, ended: Cancellati
             () = ended.cancelled() => break,
             () = draining.cancelled(), if !drains => shared.lock().info.state = SeederState::Draining,
             () = shared.wake.notified() => shared.release().await,
+            () = shared.replaced.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
     let seeder = shared.lock().info.clone();
     let farewell = HeartbeatRequest { seeder, stopped: true, leases: Vec::new() };
-    let told = shared.trackers.iter().map(async |endpoint| {
+    let trackers = shared.trackers();
+    let told = trackers.iter().map(async |endpoint| {
         let told: Result<HeartbeatResponse, _> = shared.client.post(&endpoint.seeders, &farewell).await;
         if let Err(problem) = told {
             debug!(tracker = %endpoint.url, "could not say that this seeder ends: {problem}");
@@ -291,14 +319,13 @@ async fn run(shared: Arc<Shared>, draining: CancellationToken, ended: Cancellati
 }
 
 impl Shared {
-    /// What all seeders call the trackers.
-    fn names(&self) -> Vec<&str> {
-        self.trackers.iter().map(|endpoint| endpoint.name.as_str()).collect()
+    /// The trackers at present.
+    fn trackers(&self) -> Arc<[Arc<Endpoint>]> {
+        Arc::clone(&self.trackers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Asks a tracker for a lease while somebody waits for the blob.
-    async fn claim_at(&self, tracker: usize, digest: Digest, without: &[NodeId]) -> Option<ClaimResponse> {
-        let endpoint = &self.trackers[tracker];
+    async fn claim_at(&self, endpoint: &Endpoint, digest: Digest, without: &[NodeId]) -> Option<ClaimResponse> {
         let seeder = self.lock().info.clone();
         let without = without.iter().take(MAX_WITHOUT).cloned().collect();
         let request = ClaimRequest { digest, seeder, without };
@@ -312,26 +339,25 @@ impl Shared {
 
     /// Tells every tracker that this seeder is alive, and those that gave leases that they are used.
     async fn heartbeat(self: &Arc<Self>) {
-        join_all((0..self.trackers.len()).map(|tracker| self.heartbeat_to(tracker))).await;
+        join_all(self.trackers().iter().map(|tracker| self.heartbeat_to(tracker))).await;
     }
 
-    async fn heartbeat_to(&self, tracker: usize) {
+    async fn heartbeat_to(&self, endpoint: &Arc<Endpoint>) {
         let (request, unknown) = {
             let state = self.lock();
             let (mut leases, mut unknown) = (Vec::new(), Vec::new());
             for (digest, held) in &state.held {
-                match held.leases[tracker] {
-                    Lease::Token(token) => {
+                match word_of(&held.leases, endpoint) {
+                    Some(Lease::Token(token)) => {
                         let progress = held.progress.load(Ordering::Relaxed);
                         leases.push(LeaseRenewal { digest: *digest, token, progress });
                     }
-                    Lease::Unknown => unknown.push((*digest, Lease::Unknown)),
-                    Lease::Refused => {}
+                    Some(Lease::Refused) => {}
+                    None => unknown.push((*digest, None)),
                 }
             }
             (HeartbeatRequest { seeder: state.info.clone(), stopped: false, leases }, unknown)
         };
-        let endpoint = &self.trackers[tracker];
         let answer: Result<HeartbeatResponse, _> = self.client.post(&endpoint.seeders, &request).await;
         // What counts is now, not when the heartbeat went out.
         let draining = self.lock().info.state == SeederState::Draining || self.draining.is_cancelled();
@@ -339,9 +365,9 @@ impl Shared {
         let Ok(answer) = answer else { return };
         self.lock().url = Some(answer.url);
         let lost = request.leases.iter().filter(|renewal| answer.lost.contains(&renewal.digest));
-        let lost = lost.map(|renewal| (renewal.digest, Lease::Token(renewal.token)));
+        let lost = lost.map(|renewal| (renewal.digest, Some(Lease::Token(renewal.token))));
         for (digest, before) in lost.chain(unknown) {
-            if !self.claim_again(tracker, digest, before).await {
+            if !self.claim_again(endpoint, digest, before).await {
                 // Tried again after the next heartbeat.
                 return;
             }
@@ -349,39 +375,43 @@ impl Shared {
     }
 
     /// The tracker was started again, heard of this seeder too late, or could not be asked at first. Whether it answers.
-    async fn claim_again(&self, tracker: usize, digest: Digest, before: Lease) -> bool {
+    async fn claim_again(&self, tracker: &Arc<Endpoint>, digest: Digest, before: Option<Lease>) -> bool {
         let seeder = self.lock().info.clone();
         // Whoever has the blob by now does not make this seeder stop fetching it.
         let request = ClaimRequest { digest, seeder, without: Vec::new() };
-        let answer = self.client.post(&self.trackers[tracker].leases, &request).await;
-        let mut state = self.lock();
-        let held = state.held.get_mut(&digest).and_then(|held| held.leases.get_mut(tracker));
-        let held = held.filter(|lease| **lease == before);
-        match (answer, held) {
-            (Ok(ClaimResponse::Granted { token, .. }), Some(lease)) => *lease = Lease::Token(token),
-            (Ok(ClaimResponse::Granted { token, .. }), None) => {
-                // Given back meanwhile.
-                state.released.push((tracker, ReleaseRequest { digest, token }));
-                drop(state);
-                self.wake.notify_one();
-            }
-            (Ok(ClaimResponse::Held { .. }), Some(lease)) => {
-                *lease = Lease::Refused;
-                info!(blob = %digest, "another seeder has the lease of a blob that is fetched here");
-            }
-            (Ok(ClaimResponse::Held { .. }), None) => {}
-            (Err(problem), _) => {
+        let word = match self.client.post(&tracker.leases, &request).await {
+            Ok(ClaimResponse::Granted { token, .. }) => Lease::Token(token),
+            Ok(ClaimResponse::Held { .. }) => Lease::Refused,
+            Err(problem) => {
                 debug!(blob = %digest, "the lease is not renewed: {problem}");
                 return false;
             }
+        };
+        let mut state = self.lock();
+        // Unless it was given back meanwhile.
+        let held = state.held.get_mut(&digest).map(|held| &mut held.leases);
+        let held = held.filter(|leases| word_of(leases, tracker) == before);
+        match (held, word) {
+            (Some(leases), word) => {
+                leases.retain(|(known, _)| !Arc::ptr_eq(known, tracker));
+                leases.push((Arc::clone(tracker), word));
+                if word == Lease::Refused {
+                    info!(blob = %digest, "another seeder has the lease of a blob that is fetched here");
+                }
+            }
+            (None, Lease::Token(token)) => {
+                state.released.push((Arc::clone(tracker), ReleaseRequest { digest, token }));
+                drop(state);
+                self.wake.notify_one();
+            }
+            (None, Lease::Refused) => {}
         }
         true
     }
 
     async fn release(&self) {
         let released = std::mem::take(&mut self.lock().released);
-        let told = released.iter().map(async |(tracker, request)| {
-            let endpoint = &self.trackers[*tracker];
+        let told = released.iter().map(async |(endpoint, request)| {
             let told: Result<serde_json::Value, _> = self.client.post(&endpoint.release, request).await;
             if let Err(problem) = told {
                 debug!(tracker = %endpoint.url, "a lease is not given back and ends by itself: {problem}");

@@ -1,6 +1,11 @@
 //! The task behind an [`Announcer`](super::Announcer): does what the machine says.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use eagle_cluster::MemberTls;
 use futures::{StreamExt as _, stream::FuturesUnordered};
@@ -28,11 +33,41 @@ const SEEDERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time for telling the trackers that the node stops.
 const STOP_TIMEOUT: Duration = Duration::from_millis(900);
 
+/// Most former trackers that are told of the end of the node, if it comes soon.
+const FORMER: usize = 16;
+
 struct Task {
     shared: Arc<Shared>,
-    endpoints: Vec<Endpoint>,
+    trackers: Vec<Tracker>,
+    /// Those that were replaced and may still list this node, the latest last.
+    former: Vec<Tracker>,
     client: HttpClient,
     found: mpsc::Sender<Found>,
+}
+
+/// A tracker to announce to.
+#[derive(Debug, Clone)]
+pub(super) struct Tracker {
+    /// What all nodes call it.
+    pub(super) name: String,
+    endpoint: Endpoint,
+}
+
+impl Tracker {
+    /// What a tracker's URL comes to; nothing for one that cannot be used.
+    pub(super) fn new(url: Url) -> Option<Self> {
+        if let Err(problem) = check_tracker_url(&url) {
+            error!("{problem}; it is not used");
+            return None;
+        }
+        match Endpoint::new(&url) {
+            Ok(endpoint) => Some(Self { name: identity(&url), endpoint }),
+            Err(problem) => {
+                error!(%url, %problem, "tracker URL cannot be used in HTTP; it is not used");
+                None
+            }
+        }
+    }
 }
 
 /// What became of an announce.
@@ -42,18 +77,15 @@ type Announces = FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send>>>
 /// The list of seeders on its way, if it is.
 type Pending = Option<Pin<Box<dyn Future<Output = Option<LiveSeeders>> + Send>>>;
 
-/// Announces until `shutdown`, then says that the node stops. The machine names trackers by their places in `endpoints`.
+/// Announces until `shutdown`, then says that the node stops. The machine names trackers by their places in `trackers`.
 pub(super) async fn run(
     shared: Arc<Shared>,
-    endpoints: Vec<Endpoint>,
+    trackers: Vec<Tracker>,
     found: mpsc::Sender<Found>,
     members: MemberTls,
     shutdown: CancellationToken,
 ) {
-    if endpoints.is_empty() {
-        return;
-    }
-    let task = Task { shared, endpoints, client: HttpClient::new(&members), found };
+    let mut task = Task { shared, trackers, former: Vec::new(), client: HttpClient::new(&members), found };
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = task.announce() => {}
@@ -61,31 +93,23 @@ pub(super) async fn run(
     task.stop().await;
 }
 
-/// What a tracker's URL comes to, with its name for [`machine`](super::machine); nothing for one that cannot be used.
-pub(super) fn usable(url: Url) -> Option<(String, Endpoint)> {
-    if let Err(problem) = check_tracker_url(&url) {
-        error!("{problem}; it is not used");
-        return None;
-    }
-    match Endpoint::new(&url) {
-        Ok(endpoint) => Some((identity(&url), endpoint)),
-        Err(problem) => {
-            error!(%url, %problem, "tracker URL cannot be used in HTTP; it is not used");
-            None
-        }
-    }
-}
-
 impl Task {
     /// Goes on for ever.
-    async fn announce(&self) {
+    async fn announce(&mut self) {
         let mut announces = Announces::new();
         let mut list: Pending = None;
         let mut told = Told::default();
         loop {
+            if let Some(trackers) = self.replaced() {
+                // Places mean other trackers from here on. What was under way is said again.
+                (announces, list) = (Announces::new(), None);
+                self.replace(trackers);
+                told.retain(|name| self.trackers.iter().any(|tracker| tracker.name == name));
+            }
             while let Some(Announce { ticket, tracker, mut request }) = self.next_announce() {
-                told.add(Instant::now(), &self.shared.reports, tracker, &mut request);
-                let (client, endpoint) = (self.client.clone(), self.endpoints[tracker].clone());
+                let Tracker { name, endpoint } = &self.trackers[tracker];
+                told.add(Instant::now(), &self.shared.reports, name, &mut request);
+                let (client, endpoint) = (self.client.clone(), endpoint.clone());
                 announces.push(Box::pin(async move { (ticket, tracker, client.announce(&endpoint, &request).await) }));
             }
             let due = self.shared.lock().next_timeout();
@@ -106,6 +130,31 @@ impl Task {
                 () = until(due) => {}
             }
         }
+    }
+
+    /// Other trackers, if there are.
+    fn replaced(&self) -> Option<Vec<Tracker>> {
+        self.shared.replaced.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Announces to other trackers from now on.
+    fn replace(&mut self, trackers: Vec<Tracker>) {
+        let names: Vec<String> = trackers.iter().map(|tracker| tracker.name.clone()).collect();
+        self.former.retain(|former| !names.contains(&former.name));
+        let mut machine = self.shared.lock();
+        for place in machine.farewell().1 {
+            if !names.contains(&self.trackers[place].name) {
+                self.former.push(self.trackers[place].clone());
+            }
+        }
+        self.former.drain(..self.former.len().saturating_sub(FORMER));
+        machine.replace_trackers(self.shared.now(), names);
+        drop(machine);
+        if trackers.is_empty() {
+            // Nobody says any more which seeders are alive.
+            self.shared.seeders.send_if_modified(|seeders| seeders.take().is_some());
+        }
+        self.trackers = trackers;
     }
 
     fn next_announce(&self) -> Option<Announce> {
@@ -153,7 +202,7 @@ impl Task {
 
     /// Fetches the list of live seeders.
     fn list_of_seeders(&self, tracker: usize) -> Pin<Box<dyn Future<Output = Option<LiveSeeders>> + Send>> {
-        let (client, endpoint) = (self.client.clone(), self.endpoints[tracker].clone());
+        let (client, endpoint) = (self.client.clone(), self.trackers[tracker].endpoint.clone());
         Box::pin(async move {
             match timeout(SEEDERS_TIMEOUT, client.seeders(&endpoint)).await {
                 Ok(Ok(list)) => {
@@ -173,9 +222,10 @@ impl Task {
     /// Tells every tracker that may list this node that it stops.
     async fn stop(&self) {
         let (request, told) = self.shared.lock().farewell();
-        let farewells = told.into_iter().map(async |tracker| {
-            if let Err(problem) = self.client.announce(&self.endpoints[tracker], &request).await {
-                debug!(tracker = %self.endpoints[tracker], "could not say that this node stops: {problem}");
+        let told = told.into_iter().map(|tracker| &self.trackers[tracker]).chain(&self.former);
+        let farewells = told.map(async |Tracker { endpoint, .. }| {
+            if let Err(problem) = self.client.announce(endpoint, &request).await {
+                debug!(tracker = %endpoint, "could not say that this node stops: {problem}");
             }
         });
         if timeout(STOP_TIMEOUT, futures::future::join_all(farewells)).await.is_err() {

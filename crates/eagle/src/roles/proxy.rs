@@ -10,7 +10,13 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, Running, admin, failed_at, node_failed, prepare_data_dir, registries};
-use crate::{cluster::Cluster, config::Loaded, exit::Exit, limits::HostLimits, reload::Handles};
+use crate::{
+    cluster::Cluster,
+    config::Loaded,
+    exit::Exit,
+    limits::HostLimits,
+    reload::{Handles, UrlList},
+};
 
 pub(super) async fn start(loaded: &Loaded, cluster: &Cluster, shutdown: CancellationToken) -> Result<Running> {
     let config = loaded.settings.proxy.role.clone();
@@ -58,7 +64,15 @@ pub(super) async fn start_with(
     let limits = HostLimits { download, upload };
     admin.state().limits(limits.clone());
     let rules = Some(proxy.rules().clone());
-    let handles = Handles { role: "proxy", limits: Some(limits), registries: Some(registries), rules };
+    let (announcer, seeders) = (proxy.announcer().clone(), proxy.seeders().clone());
+    let handles = Handles {
+        role: "proxy",
+        limits: Some(limits),
+        registries: Some(registries),
+        rules,
+        trackers: Some(UrlList::new(move |trackers| announcer.replace_trackers(trackers))),
+        seeders: Some(UrlList::new(move |urls| seeders.replace(urls))),
+    };
     admin.state().membership(cluster.membership().clone());
     admin.state().running(metrics, proxy.status_handle());
     Ok(Running { addresses, admin, handles, ended: Box::pin(proxy.wait()) })

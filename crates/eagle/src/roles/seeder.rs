@@ -10,7 +10,13 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, Running, Slot, admin, failed_at, node_failed, prepare_data_dir, registries};
-use crate::{cluster::Cluster, config::Loaded, exit::Exit, limits::HostLimits, reload::Handles};
+use crate::{
+    cluster::Cluster,
+    config::Loaded,
+    exit::Exit,
+    limits::HostLimits,
+    reload::{Handles, UrlList},
+};
 
 pub(super) async fn start(loaded: &Loaded, cluster: &Cluster, shutdown: CancellationToken) -> Result<Running> {
     let config = loaded.settings.seeder.role.clone();
@@ -59,7 +65,13 @@ pub(super) async fn start_with(
     admin.state().images(seeder.images().clone());
     let limits = HostLimits { download, upload };
     admin.state().limits(limits.clone());
-    let handles = Handles { role: "seeder", limits: Some(limits), registries: Some(registries), rules: None };
+    let handles = Handles {
+        role: "seeder",
+        limits: Some(limits),
+        registries: Some(registries),
+        trackers: Some(UrlList::new(seeder.replace_trackers())),
+        ..Handles::default()
+    };
     let slot = Slot::new(seeder);
     admin.state().membership(cluster.membership().clone());
     admin.state().running(metrics, slot.view(Seeder::status));

@@ -23,16 +23,22 @@ pub(super) async fn start(loaded: &Loaded, cluster: &Cluster, shutdown: Cancella
     if config.trackers.is_empty() {
         config.trackers.push(own_tracker.clone());
     }
-    let seeder = seeder::start_with(loaded, cluster, config, Arc::clone(&registries), shutdown.clone()).await?;
+    let mut seeder = seeder::start_with(loaded, cluster, config, Arc::clone(&registries), shutdown.clone()).await?;
+    let own_seeder = loopback(seeder.addresses.listen)?;
 
     let mut config = loaded.settings.proxy.role.clone();
     if config.trackers.is_empty() {
-        config.trackers.push(own_tracker);
+        config.trackers.push(own_tracker.clone());
     }
     if config.seeders.is_empty() {
-        config.seeders.push(loopback(seeder.addresses.listen)?);
+        config.seeders.push(own_seeder.clone());
     }
-    let proxy = proxy::start_with(loaded, cluster, config, registries, shutdown).await?;
+    let mut proxy = proxy::start_with(loaded, cluster, config, registries, shutdown).await?;
+    // The same counts of lists that are read again.
+    for handles in [&mut seeder.handles, &mut proxy.handles] {
+        handles.trackers = handles.trackers.take().map(|list| list.or(own_tracker.clone()));
+        handles.seeders = handles.seeders.take().map(|list| list.or(own_seeder.clone()));
+    }
     Ok(vec![tracker, seeder, proxy])
 }
 

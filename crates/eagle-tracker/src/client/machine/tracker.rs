@@ -132,6 +132,16 @@ impl Tracker {
         Some(request)
     }
 
+    /// What is under way to it is given up, and may arrive or not.
+    pub(super) fn give_up(&mut self, now: Timestamp) {
+        self.late = false;
+        if self.round.take().is_some() {
+            self.state.forget_tracker();
+            self.unanswered = true;
+            self.wait_until(now + DEBOUNCE);
+        }
+    }
+
     /// The announce under way, if it is this one.
     pub(super) fn answered(&mut self, ticket: Ticket) -> Option<Asked> {
         self.round.as_mut()?.asked.take_if(|asked| asked.ticket == ticket)
