@@ -7,10 +7,11 @@ use std::{
 
 use bytes::Bytes;
 use eagle_core::Digest;
-use eagle_registry::{Caller, RegistryName, RepositoryName};
+use eagle_registry::{Caller, RegistryName, RepositoryName, trace::number};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::{
     answer::ResponseBody,
@@ -46,7 +47,7 @@ pub(crate) enum PullSource {
 impl Pull {
     /// The body, watched until it ends.
     pub(crate) fn watch(self, body: ResponseBody) -> ResponseBody {
-        PullBody { body, pull: self, given: 0, problem: None }.boxed_unsync()
+        PullBody { body, pull: self, given: 0, problem: None, span: Span::current() }.boxed_unsync()
     }
 }
 
@@ -55,6 +56,8 @@ struct PullBody {
     pull: Pull,
     given: u64,
     problem: Option<String>,
+    /// Of the request, in traces; it ends with the body.
+    span: Span,
 }
 
 impl Body for PullBody {
@@ -98,6 +101,12 @@ impl Drop for PullBody {
             PullSource::Download(progress) => (0, progress.received()),
             PullSource::Origin => (0, [0, 0, 0, self.given]),
         };
+        let span = self.span.record("eagle.outcome", outcome.name()).record("eagle.bytes", number(self.given));
+        span.record("eagle.from_cache", number(cached)).record("eagle.from_peers", number(peers));
+        span.record("eagle.from_seeders", number(seeders + seeders_http)).record("eagle.from_origin", number(origin));
+        if let Some(problem) = &self.problem {
+            span.record("otel.status_code", "ERROR").record("error.message", problem);
+        }
         let request = caller.request_id.as_ref().map(tracing::field::display);
         tracing::info!(
             request, outcome = outcome.name(), %registry, %repository, %digest, bytes = self.given,

@@ -9,13 +9,13 @@ pub(crate) mod relay;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use eagle_p2p::limits::Limiter;
-use eagle_registry::{Caller, Registries, RegistryName, RepositoryName, RequestId, errors::ErrorCode};
+use eagle_registry::{Caller, Registries, RegistryName, RepositoryName, RequestId, errors::ErrorCode, trace};
 use eagle_seeder::{client::SeederClient, images::Images};
 use http::{Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, field::Empty};
 
 use self::relay::Uploads;
 use crate::{
@@ -74,11 +74,25 @@ impl Service {
         let id = RequestId::of(request.headers()).unwrap_or_else(RequestId::random);
         id.put(request.headers_mut());
         let span = tracing::info_span!("request", request = %id);
-        let (kind, mut response) = self.route(request, via, started).instrument(span).await;
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let traced = trace::serve(request.headers_mut(), || {
+            tracing::info_span!(
+                target: trace::TARGET, parent: None, "serve a runtime", otel.kind = "server",
+                otel.status_code = Empty, eagle.kind = Empty, http.request.method = %method, url.path = path, eagle.request = %id,
+                http.response.status_code = Empty, eagle.outcome = Empty, eagle.bytes = Empty,
+                eagle.from_cache = Empty, eagle.from_peers = Empty, eagle.from_seeders = Empty,
+                eagle.from_origin = Empty, error.message = Empty
+            )
+        });
+        // The second is the innermost: the body of a blob takes it along, to say how the pull ended.
+        let routed = self.route(request, via, started).instrument(traced.clone()).instrument(span);
+        let (kind, mut response) = routed.await;
         self.metrics.request(kind, response.status());
         id.put(response.headers_mut());
         let status = response.status();
+        traced.record("eagle.kind", kind).record("http.response.status_code", trace::number(status.as_u16()));
         if status.is_server_error() {
+            traced.record("otel.status_code", "ERROR");
             tracing::warn!(request = %id, kind, status = status.as_u16(), elapsed = ?started.elapsed(), "a request failed");
         } else {
             tracing::debug!(request = %id, kind, status = status.as_u16(), elapsed = ?started.elapsed(), "request");

@@ -5,7 +5,7 @@ use std::fmt;
 use http::HeaderValue;
 use sha2::{Digest as _, Sha256};
 
-use crate::{config::Secret, credentials::Credentials, request_id::RequestId};
+use crate::{config::Secret, credentials::Credentials, request_id::RequestId, trace::TraceContext};
 
 /// The runtime's own credentials, passed on to the origin verbatim, and the name of its request. Credentials are never shown and
 /// never stored.
@@ -15,26 +15,28 @@ pub struct Caller {
     pub authorization: Option<HeaderValue>,
     /// Name of the request, which every hop writes into its log. It says nothing about who asks.
     pub request_id: Option<RequestId>,
+    /// The trace that the request belongs to, which says nothing about who asks either.
+    pub trace: Option<TraceContext>,
 }
 
 impl Caller {
     /// A caller without credentials of its own.
     pub const fn anonymous() -> Self {
-        Self { authorization: None, request_id: None }
+        Self { authorization: None, request_id: None, trace: None }
     }
 
-    /// A caller with the `Authorization` and `X-Request-Id` headers of a request, where it has them.
+    /// A caller with the `Authorization`, `X-Request-Id` and `traceparent` headers of a request, where it has them.
     pub fn of(headers: &http::HeaderMap) -> Self {
         let authorization = headers.get(http::header::AUTHORIZATION).cloned().map(|mut value| {
             value.set_sensitive(true);
             value
         });
-        Self { authorization, request_id: RequestId::of(headers) }
+        Self { authorization, request_id: RequestId::of(headers), trace: TraceContext::of(headers) }
     }
 
     /// A caller with a name and a password, as by Basic authentication (RFC 7617).
     pub fn with_password(username: &str, password: &Secret) -> Self {
-        Self { authorization: Credentials::login(username, password).basic(), request_id: None }
+        Self { authorization: Credentials::login(username, password).basic(), ..Self::anonymous() }
     }
 
     /// Whether the caller gave a name and a password, or an identity token in the place of one.

@@ -23,6 +23,7 @@ pub mod parsers;
 pub mod path;
 pub mod range;
 mod request_id;
+pub mod trace;
 
 pub use body::{BlobBody, Body};
 pub use caller::Caller;
@@ -38,3 +39,4 @@ pub use manifest::{Descriptor, Manifest};
 pub use name::{ImageReference, Reference, RegistryName, RepositoryName, Tag};
 pub use origin::OriginError;
 pub use request_id::{RequestId, X_REQUEST_ID};
+pub use trace::TraceContext;

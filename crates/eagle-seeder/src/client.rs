@@ -22,10 +22,10 @@ use bytes::Bytes;
 use eagle_cluster::{MemberClient, MemberTls};
 use eagle_core::{Digest, rendezvous, units::Rate};
 use eagle_registry::{
-    BlobBody, Body, Caller, ForwardRequest, HTTP_READ_AHEAD, RegistryName, RepositoryName,
+    BlobBody, Body, Caller, ForwardRequest, HTTP_READ_AHEAD, RegistryName, RepositoryName, TraceContext,
     body::{guard, read_up_to},
     headers::number,
-    receive_buffer,
+    receive_buffer, trace,
 };
 use eagle_tracker::LiveSeeders;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -40,6 +40,7 @@ use hyper_util::{
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::{sync::watch, time::Instant};
+use tracing::{Instrument as _, field::Empty};
 use url::Url;
 
 pub use self::stream::MetainfoStream;
@@ -408,11 +409,30 @@ impl SeederClient {
         if let Some(authorization) = &caller.authorization {
             request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
         }
-        match tokio::time::timeout(RESPONSE_TIMEOUT, self.0.client.request(request)).await {
+        let span = trace::child(caller.trace.as_ref(), || {
+            tracing::info_span!(
+                target: trace::TARGET, parent: None, "ask the seeder", otel.kind = "client", otel.status_code = Empty,
+                eagle.seeder = %seeder, http.request.method = %method,
+                url.path = %path.split('?').next().unwrap_or_default(),
+                http.response.status_code = Empty, error.message = Empty
+            )
+        });
+        if let Some(within) = TraceContext::of_span(&span) {
+            within.put(request.headers_mut());
+        }
+        let asked = tokio::time::timeout(RESPONSE_TIMEOUT, self.0.client.request(request)).instrument(span.clone());
+        let result = match asked.await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(self.unreachable(seeder, &error)),
             Err(_) => Err(self.timeout(seeder, RESPONSE_TIMEOUT)),
-        }
+        };
+        match &result {
+            Ok(response) => span.record("http.response.status_code", trace::number(response.status().as_u16())),
+            Err(error) => {
+                span.record("otel.status_code", "ERROR").record("error.message", tracing::field::display(error))
+            }
+        };
+        result
     }
 
     /// An answer that is an error: the origin's own, or the seeder's.

@@ -13,7 +13,9 @@ use eagle_cluster::{
     places::{BusyBody, Place, Places, Watched},
 };
 use eagle_core::Digest;
-use eagle_registry::{Caller, ForwardRequest, RequestId, Secret, errors::ErrorCode, path::Endpoint};
+use eagle_registry::{
+    Caller, ForwardRequest, RequestId, Secret, TraceContext, errors::ErrorCode, path::Endpoint, trace,
+};
 use eagle_store::Cache;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -22,7 +24,7 @@ use serde::Serialize;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument as _, Span};
+use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     answer::{self, ResponseBody},
@@ -138,14 +140,16 @@ async fn serve(
     }
     let stream = Watched::new(stream, place.clone());
     let at = place.clone();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let (api, busy) = (Arc::clone(&api), at.busy());
+        let traced = traced(&mut request, peer.ip(), who);
         let span = match RequestId::of(request.headers()) {
             Some(id) => tracing::info_span!("request", request = %id),
             None => Span::none(),
         };
         async move {
             let response = api.answer(request, peer.ip(), who).instrument(span).await;
+            traced.record("http.response.status_code", trace::number(response.status().as_u16()));
             Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy)))
         }
     });
@@ -175,6 +179,22 @@ async fn serve(
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "a connection ended early");
     }
+}
+
+/// The span of a node's request for somebody's pull; whatever else nodes ask is no part of a trace, and strangers begin none.
+fn traced(request: &mut Request<Incoming>, peer: IpAddr, who: Who) -> Span {
+    let from = TraceContext::of(request.headers()).filter(|_| who == Who::Member);
+    let span = trace::child(from.as_ref(), || {
+        tracing::info_span!(
+            target: trace::TARGET, parent: None, "serve a node", otel.kind = "server",
+            http.request.method = %request.method(), url.path = request.uri().path(), client.address = %peer,
+            http.response.status_code = Empty
+        )
+    });
+    if let Some(within) = TraceContext::of_span(&span) {
+        within.put(request.headers_mut());
+    }
+    span
 }
 
 impl Api {

@@ -37,6 +37,7 @@ mod status;
 mod telemetry;
 mod text;
 mod top;
+mod traces;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,7 @@ use crate::{
     cli::{Cli, Command},
     exit::Failure,
     roles::Role,
+    traces::Traces,
 };
 pub use crate::{config::read_configuration, configure::edit_runtime_files, limits::read_limits};
 
@@ -94,9 +96,23 @@ fn run(cli: Cli) -> Result<()> {
 }
 
 fn start(role: Role, launch: commands::Launch) -> Result<()> {
-    telemetry::init(&launch.loaded.settings.log).map_err(anyhow::Error::msg)?;
-    descriptors::raise_limit();
-    block_on(roles::run(role, launch))
+    block_on(async {
+        let settings = &launch.loaded.settings;
+        let traces = match role {
+            // Takes no part in a pull that anybody waits for.
+            Role::Tracker => None,
+            Role::Seeder => Traces::start(&settings.traces, "seeder")?,
+            Role::Proxy => Traces::start(&settings.traces, "proxy")?,
+            Role::Standalone => Traces::start(&settings.traces, "standalone")?,
+        };
+        telemetry::init(&settings.log, traces.as_ref()).map_err(anyhow::Error::msg)?;
+        descriptors::raise_limit();
+        let result = roles::run(role, launch).await;
+        if let Some(traces) = traces {
+            traces.end().await;
+        }
+        result
+    })
 }
 
 fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {

@@ -3,11 +3,15 @@
 use std::{io::IsTerminal, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+
+use crate::traces::Traces;
 
 /// Unless the filter speaks of it: the multiplexer of libp2p warns of every connection that a peer resets, which is how
 /// peers leave.
 const QUIET: &str = "yamux=error";
+/// Spans for traces say what log lines say themselves.
+const NO_TRACES: &str = "eagle_trace=off";
 
 /// What changes the level of the running process.
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
@@ -65,7 +69,8 @@ pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, String> {
 
 /// The filter of a level, with what is left out unless the level speaks of it.
 fn whole_filter(level: &str) -> Result<EnvFilter, String> {
-    if level.contains("yamux") { parse_filter(level) } else { parse_filter(&format!("{level},{QUIET}")) }
+    let quiet = if level.contains("yamux") { level.to_owned() } else { format!("{level},{QUIET}") };
+    parse_filter(&format!("{quiet},{NO_TRACES}"))
 }
 
 /// Logs at another level from now on.
@@ -78,11 +83,11 @@ pub(crate) fn set_level(level: &str) -> Result<(), String> {
     handle.reload(filter).map_err(|error| error.to_string())
 }
 
-/// Starts logging to standard error. Once per process.
+/// Starts logging to standard error, and making spans for traces. Once per process.
 ///
 /// # Errors
 /// When the level is no filter, or logging was started before.
-pub(crate) fn init(config: &LogConfig) -> Result<(), String> {
+pub(crate) fn init(config: &LogConfig, traces: Option<&Traces>) -> Result<(), String> {
     let (filter, level) = reload::Layer::new(whole_filter(&config.level)?);
     let terminal = std::io::stderr().is_terminal();
     let json = match config.format {
@@ -90,14 +95,15 @@ pub(crate) fn init(config: &LogConfig) -> Result<(), String> {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let registry = tracing_subscriber::registry().with(filter);
-    let result = if json {
+    let lines = if json {
         let layer = fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false);
-        registry.with(layer.with_writer(std::io::stderr)).try_init()
+        layer.with_writer(std::io::stderr).boxed()
     } else {
-        registry.with(fmt::layer().with_ansi(terminal).with_writer(std::io::stderr)).try_init()
+        fmt::layer().with_ansi(terminal).with_writer(std::io::stderr).boxed()
     };
-    result.map_err(|error| error.to_string())?;
+    // The level is one of the log alone: traces have their spans at any.
+    let registry = tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces.map(Traces::layer));
+    registry.try_init().map_err(|error| error.to_string())?;
     // Set once, as logging is started once.
     let _ = LEVEL.set(level);
     Ok(())
@@ -106,6 +112,14 @@ pub(crate) fn init(config: &LogConfig) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_spans_of_traces_are_in_no_log() {
+        for level in ["trace", "info,yamux=debug", "off"] {
+            assert!(whole_filter(level).unwrap().to_string().contains(NO_TRACES), "{level}");
+        }
+        assert_eq!(NO_TRACES.split('=').next(), Some(eagle_registry::trace::TARGET));
+    }
 
     #[test]
     fn a_misspelt_level_is_refused() {

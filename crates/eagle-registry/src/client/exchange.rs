@@ -5,6 +5,7 @@ use bytes::Bytes;
 use eagle_core::Digest;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span, field::Empty};
 use url::Url;
 
 use super::{
@@ -19,6 +20,7 @@ use crate::{
     errors::{ErrorCode, OciError},
     name::RepositoryName,
     origin::OriginError,
+    trace::{self, TraceContext},
 };
 
 /// How long a request waits for one of `max_connections`: blobs take minutes, and who asks has other
@@ -41,6 +43,27 @@ pub(super) struct Question<'a> {
 impl Registry {
     /// Asks until there is an answer that counts; with it comes the connection that it uses.
     pub(super) async fn ask(&self, question: &Question<'_>) -> Result<(Answer, Permit), OriginError> {
+        let span = trace::child(question.caller.trace.as_ref(), || {
+            tracing::info_span!(
+                target: trace::TARGET, parent: None, "ask the registry", otel.kind = "client", otel.status_code = Empty,
+                eagle.registry = %self.name, http.request.method = %question.method,
+                url.path = %question.path.split('?').next().unwrap_or_default(),
+                http.response.status_code = Empty, error.message = Empty
+            )
+        });
+        let result = self.ask_hosts(question).instrument(span.clone()).await;
+        match &result {
+            Ok((answer, _)) => {
+                span.record("http.response.status_code", trace::number(answer.response.status().as_u16()))
+            }
+            Err(error) => {
+                span.record("otel.status_code", "ERROR").record("error.message", tracing::field::display(error))
+            }
+        };
+        result
+    }
+
+    async fn ask_hosts(&self, question: &Question<'_>) -> Result<(Answer, Permit), OriginError> {
         let for_blob = question.blob.is_some() && question.method == Method::GET;
         let permit = self.limits.connection(self.name.as_str(), for_blob, PATIENCE).await?;
         let mut last_word = None;
@@ -118,8 +141,12 @@ impl Registry {
     pub(super) async fn exchange(&self, host: &Host, question: &Question<'_>) -> Result<Answer, OriginError> {
         let url = host.url(question.path);
         let url: Url = url.parse().map_err(|error| self.protocol(&format!("{url}: {error}")))?;
+        let trace = TraceContext::of_span(&Span::current());
         let send = |authorization: Option<&HeaderValue>| {
             let mut headers = question.headers.clone();
+            if let Some(trace) = &trace {
+                trace.put(&mut headers);
+            }
             if let Some(id) = &question.caller.request_id {
                 id.put(&mut headers);
             }

@@ -19,7 +19,7 @@ use crate::{
 
 /// The bytes of a blob, in order, from some offset on.
 pub(super) enum Input {
-    Origin(OriginStream),
+    Origin(Box<OriginStream>),
     Shared(SharedStream),
     Follow(Box<FollowStream>),
 }

@@ -15,6 +15,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use eagle_core::{Digest, Geometry, Metainfo, PieceHash, PieceIndex, PieceSet};
 use eagle_p2p::node::SwarmHandle;
+use eagle_registry::{TraceContext, trace};
 use eagle_store::{CachedBlob, CreateError, PartialEntry, StorageError};
 use eagle_tracker::BlobStatus;
 use futures::FutureExt;
@@ -22,6 +23,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::Instant,
 };
+use tracing::field::Empty;
 
 use super::{
     FAILURE_MEMORY, Fetch, Inner, Phase,
@@ -58,7 +60,14 @@ pub(super) enum Attempt {
 }
 
 /// Fetches the blob and tells everybody how it ended.
-pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source, attempt: Attempt) {
+pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, mut source: Source, attempt: Attempt) {
+    let span = trace::child(source.caller.trace.as_ref(), || {
+        tracing::info_span!(
+            target: trace::TARGET, parent: None, "fetch a blob", otel.status_code = Empty, eagle.blob = %fetch.digest,
+            eagle.registry = %source.registry, eagle.bytes = Empty, error.message = Empty
+        )
+    });
+    source.caller.trace = TraceContext::of_span(&span);
     let counted = inner.parts.metrics.fetch_started();
     let began = Instant::now();
     // A panic must not leave others waiting for ever.
@@ -69,6 +78,11 @@ pub(super) async fn run(inner: Arc<Inner>, fetch: Arc<Fetch>, source: Source, at
         () = inner.halt.cancelled() => Err(FetchError::Stopped),
     };
     drop(counted);
+    match &result {
+        Ok(blob) => span.record("eagle.bytes", trace::number(blob.size())),
+        Err(error) => span.record("otel.status_code", "ERROR").record("error.message", tracing::field::display(error)),
+    };
+    drop(span);
     let lease = fetch.give_turn();
     match result {
         Ok(blob) => {
@@ -142,7 +156,7 @@ impl Run<'_> {
                     return self.inner.parts.cache.get(digest).await.ok_or(FetchError::Broken { digest });
                 };
                 // A partial that the list did not show is not trusted with a head start.
-                (entry, 0, Some(Input::Origin(origin)))
+                (entry, 0, Some(Input::Origin(Box::new(origin))))
             }
         };
         self.fill_or_discard(&entry, offset, origin).await
@@ -259,7 +273,7 @@ impl Run<'_> {
         if offset < geometry.size() {
             let origin = match origin {
                 Some(origin) => origin,
-                None => Input::Origin(self.open(offset).await?),
+                None => Input::Origin(Box::new(self.open(offset).await?)),
             };
             if origin.size() != geometry.size() {
                 return Err(FetchError::SizeChanged {

@@ -8,7 +8,7 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuratio
 const BEGIN: &str = "<!-- keys: written by the test of crates/eagle/src/config/documentation.rs -->\n";
 const END: &str = "<!-- end of keys -->\n";
 
-const PARTS: [(&str, &str); 9] = [
+const PARTS: [(&str, &str); 10] = [
     ("cluster", include_str!("example/cluster.yaml")),
     ("tracker", include_str!("example/tracker.yaml")),
     ("seeder", include_str!("example/seeder.yaml")),
@@ -18,6 +18,7 @@ const PARTS: [(&str, &str); 9] = [
     ("credentials", include_str!("example/credentials.yaml")),
     ("preheat", include_str!("example/preheat.yaml")),
     ("log", include_str!("example/log.yaml")),
+    ("traces", include_str!("example/traces.yaml")),
 ];
 
 /// A table of the keys of one section: each key with its default and the comment above it.

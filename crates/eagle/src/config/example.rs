@@ -23,15 +23,16 @@ const REGISTRIES: Part = ("registries", include_str!("example/registries.yaml"))
 const PREHEAT: Part = ("preheat", include_str!("example/preheat.yaml"));
 const CREDENTIALS: Part = ("credentials", include_str!("example/credentials.yaml"));
 const LOG: Part = ("log", include_str!("example/log.yaml"));
+const TRACES: Part = ("traces", include_str!("example/traces.yaml"));
 
 /// The sections that a role reads, in order.
 const fn parts(role: RoleArg) -> &'static [Part] {
     match role {
         RoleArg::Tracker => &[CLUSTER, TRACKER, LOG],
-        RoleArg::Seeder => &[CLUSTER, SEEDER, P2P, REGISTRIES, CREDENTIALS, PREHEAT, LOG],
-        RoleArg::Proxy => &[CLUSTER, PROXY, P2P, REGISTRIES, CREDENTIALS, LOG],
+        RoleArg::Seeder => &[CLUSTER, SEEDER, P2P, REGISTRIES, CREDENTIALS, PREHEAT, LOG, TRACES],
+        RoleArg::Proxy => &[CLUSTER, PROXY, P2P, REGISTRIES, CREDENTIALS, LOG, TRACES],
         RoleArg::Standalone | RoleArg::All => {
-            &[CLUSTER, TRACKER, SEEDER, PROXY, P2P, REGISTRIES, CREDENTIALS, PREHEAT, LOG]
+            &[CLUSTER, TRACKER, SEEDER, PROXY, P2P, REGISTRIES, CREDENTIALS, PREHEAT, LOG, TRACES]
         }
     }
 }

@@ -24,11 +24,11 @@ use self::{
     read::ConfigError,
     tree::{Node, Origin, Value},
 };
-use crate::{cluster::ClusterConfig, p2p::P2pConfig, telemetry::LogConfig};
+use crate::{cluster::ClusterConfig, p2p::P2pConfig, telemetry::LogConfig, traces::TracesConfig};
 
 /// Names of the sections, in the order in which they are shown.
-pub(crate) const SECTIONS: [&str; 9] =
-    ["cluster", "tracker", "seeder", "proxy", "p2p", "registries", "credentials", "preheat", "log"];
+pub(crate) const SECTIONS: [&str; 10] =
+    ["cluster", "tracker", "seeder", "proxy", "p2p", "registries", "credentials", "preheat", "log", "traces"];
 /// Largest configuration file, bytes. A real one has a few thousand; more is a wrong path.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -51,6 +51,7 @@ pub(crate) struct Settings {
     pub(crate) preheat: PreheatConfig,
     pub(crate) credentials: CredentialsConfig,
     pub(crate) log: LogConfig,
+    pub(crate) traces: TracesConfig,
 }
 
 const fn loopback(port: u16) -> SocketAddr {
@@ -69,6 +70,7 @@ impl Default for Settings {
             preheat: PreheatConfig::default(),
             credentials: CredentialsConfig::default(),
             log: LogConfig::default(),
+            traces: TracesConfig::default(),
         }
     }
 }
@@ -243,6 +245,7 @@ impl Settings {
         read!(settings.preheat, section(&mut tree, "preheat"));
         read!(settings.credentials, section(&mut tree, "credentials"));
         read!(settings.log, section(&mut tree, "log"));
+        read!(settings.traces, section(&mut tree, "traces"));
         if let Value::Map(entries) = &tree.value {
             errors.extend(entries.iter().map(|(key, _)| ConfigError::unknown_key(key, &[], &SECTIONS)));
         }
@@ -263,6 +266,7 @@ impl Settings {
                 "preheat" => as_tree(&self.preheat),
                 "credentials" => as_tree(&self.credentials),
                 "log" => as_tree(&self.log),
+                "traces" => as_tree(&self.traces),
                 _ => continue,
             };
             if let Value::Map(entries) = &mut tree.value {

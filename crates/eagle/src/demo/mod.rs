@@ -42,7 +42,7 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) async fn run(args: DemoArgs, log: &LogArgs) -> Result<()> {
     let mut signals = Signals::listen().context("signals cannot be received")?;
     let level = log.log_level.clone().unwrap_or_else(|| "warn".to_owned());
-    telemetry::init(&LogConfig { level, format: log.log_format.unwrap_or_default() }).map_err(Exit::usage)?;
+    telemetry::init(&LogConfig { level, format: log.log_format.unwrap_or_default() }, None).map_err(Exit::usage)?;
     let directory = tempfile::Builder::new().prefix("eagle-demo-").tempdir();
     let directory =
         directory.with_context(|| format!("no directory can be made in {}", std::env::temp_dir().display()))?;
