@@ -145,7 +145,16 @@ pub(super) async fn read(
     };
     compared.map_err(|piece| StorageError::Changed { digest, piece })?;
     let skip = usize::try_from(range.start - around.start).unwrap_or(usize::MAX);
-    Ok(if bytes.len() == length(&range) { bytes } else { bytes.slice(skip..skip + length(&range)) })
+    Ok(part(bytes, skip..skip + length(&range)))
+}
+
+/// A part of a block. A small one is copied: who keeps it for a reader that takes nothing would keep the whole block.
+fn part(bytes: Bytes, range: Range<usize>) -> Bytes {
+    match range.len() {
+        all if all == bytes.len() => bytes,
+        small if small <= bytes.len() / 2 => Bytes::copy_from_slice(&bytes[range]),
+        _ => bytes.slice(range),
+    }
 }
 
 /// Hashes what is not known of a range of a complete blob, a piece at a time, or all of the blob where the hashes of
@@ -220,4 +229,19 @@ async fn prove_all(checks: &Arc<Checks>, reader: &dyn BlobReader, digest: Digest
 
 fn length(range: &Range<u64>) -> usize {
     usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_part_does_not_keep_the_whole_block() {
+        let block = Bytes::from(vec![7; 1024]);
+        assert_eq!(part(block.clone(), 0..1024).as_ptr(), block.as_ptr());
+        assert_eq!(part(block.clone(), 100..1000).as_ptr(), block.slice(100..).as_ptr());
+        let small = part(block.clone(), 512..1024);
+        assert_eq!(small, block.slice(512..));
+        assert!(small.is_unique() && !block.as_ptr_range().contains(&small.as_ptr()));
+    }
 }
