@@ -44,6 +44,8 @@ pub(crate) struct InsideArgs {
     #[arg(long)]
     eagle: PathBuf,
     #[arg(long)]
+    static_eagle: Option<PathBuf>,
+    #[arg(long)]
     s3_server: PathBuf,
     #[arg(long)]
     newer: Option<PathBuf>,
@@ -94,12 +96,15 @@ pub(crate) fn run(report: &mut Report, options: Options) -> Result<()> {
         }
         return Ok(());
     }
+    // Before the program itself, whose place it takes for a while.
+    let of_image = scenarios::matching(only).any(|scenario| scenario.name == "chart");
+    let static_eagle = of_image.then(workspace::static_eagle).transpose()?;
     let eagle = match eagle {
         Some(eagle) => eagle.canonicalize().with_context(|| format!("no program {}", eagle.display()))?,
         None => workspace::eagle()?,
     };
     let s3_server = workspace::s3_server()?;
-    if scenarios::matching(only).any(|scenario| scenario.name == "chart") {
+    if of_image {
         // Inside there is no network to get helm from.
         match chart::Tools::ready() {
             Err(reason) if !setup::in_ci() => println!("the scenario of the chart will fail without helm: {reason:#}"),
@@ -114,7 +119,9 @@ pub(crate) fn run(report: &mut Report, options: Options) -> Result<()> {
     lock.lock()?;
     fs::write(directory.path().join("image.json"), serde_json::to_vec(&image)?)?;
 
-    let status = enter(directory.path(), &eagle, &s3_server, newer.as_deref(), only, rounds)?;
+    let mut programs = vec![("--eagle", eagle), ("--s3-server", s3_server)];
+    programs.extend(static_eagle.map(|program| ("--static-eagle", program)));
+    let status = enter(directory.path(), &programs, newer.as_deref(), only, rounds)?;
     let counts = fs::read(directory.path().join("counts.json"));
     match counts {
         Ok(counts) => report.add("the end-to-end scenarios", serde_json::from_slice(&counts)?),
@@ -158,8 +165,7 @@ fn newer(report: &mut Report, only: Option<&str>) -> Result<Option<PathBuf>> {
 /// is this very thread, which waits); `unshare --kill-child` hands that on into the namespaces.
 fn enter(
     directory: &Path,
-    eagle: &Path,
-    s3_server: &Path,
+    programs: &[(&str, PathBuf)],
     newer: Option<&Path>,
     only: Option<&str>,
     rounds: u32,
@@ -168,8 +174,10 @@ fn enter(
     command.args(["--pdeathsig", "KILL", "unshare"]);
     command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.arg(std::env::current_exe()?).arg("e2e-inside");
-    command.arg("--directory").arg(directory).arg("--eagle").arg(eagle);
-    command.arg("--s3-server").arg(s3_server).arg("--rounds").arg(rounds.to_string());
+    command.arg("--directory").arg(directory).arg("--rounds").arg(rounds.to_string());
+    for (flag, program) in programs {
+        command.arg(flag).arg(program);
+    }
     if let Some(newer) = newer {
         command.arg("--newer").arg(newer);
     }
@@ -218,6 +226,7 @@ pub(crate) fn run_inside(args: &InsideArgs) -> Result<bool> {
         let scene = Scene {
             image: &image,
             eagle: &args.eagle,
+            static_eagle: args.static_eagle.as_deref(),
             s3_server: &args.s3_server,
             store: &store,
             newer: newer.as_ref(),

@@ -91,6 +91,20 @@ pub(crate) fn eagle() -> Result<PathBuf> {
     build("eagle", "--bin", "eagle", |_| Ok(()))
 }
 
+/// Builds the `eagle` program as the image has it, with no library beside it, and says where it is.
+///
+/// The crates are those of [`eagle`], linked once more: which C library a program is linked with is decided by its last link. What is
+/// built is put aside, for the next build of the program takes its place.
+pub(crate) fn static_eagle() -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["rustc", "--package", "eagle", "--bin", "eagle", "--message-format", "json-render-diagnostics"]);
+    command.args(["--", "-C", "target-feature=+crt-static"]);
+    let built = built(command, "eagle")?;
+    let aside = cache()?.join("static-eagle");
+    std::fs::copy(&built, &aside).with_context(|| format!("cannot write {}", aside.display()))?;
+    Ok(aside)
+}
+
 /// Builds the S3 server of the scenarios and says where it is.
 pub(crate) fn s3_server() -> Result<PathBuf> {
     build("eagle-store", "--example", "s3-server", |_| Ok(()))
@@ -106,6 +120,11 @@ pub(crate) fn build(
     let mut command = cargo();
     command.args(["build", "--package", package, kind, name, "--message-format", "json-render-diagnostics"]);
     way(&mut command)?;
+    built(command, name)
+}
+
+/// Runs a build of cargo's, and says where it put the program.
+fn built(mut command: Command, name: &str) -> Result<PathBuf> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start cargo build")?;
     if !output.status.success() {
         bail!("cargo build of {name} ended with {}", output.status);

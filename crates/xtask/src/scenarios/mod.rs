@@ -44,6 +44,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) image: &'a Image,
     /// The program.
     pub(crate) eagle: &'a Path,
+    /// The same without a library beside it, for the image; there when a scenario makes one.
+    pub(crate) static_eagle: Option<&'a Path>,
     /// The S3 server.
     pub(crate) s3_server: &'a Path,
     /// The registry's storage with the image in it.

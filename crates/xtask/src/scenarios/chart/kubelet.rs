@@ -162,13 +162,16 @@ fn given_to(directory: PathBuf, group: u32) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// The image, out of the program as it is here, with the libraries that it needs.
+/// The image, out of a program that needs no library, with certificate authorities and nothing else.
 pub(super) fn build_image(docker: &Docker, eagle: &Path, context: &Path, tag: &str) -> Result<()> {
     let stripped = context.with_extension("stripped");
     fs::create_dir_all(context)?;
     // Debug information is most of the program, and of no use in the image.
     succeed(Command::new("strip").arg("-o").arg(&stripped).arg(eagle), DEADLINE)?;
-    crate::rootfs::add_program(context, &stripped, "/usr/bin/eagle")?;
+    // Lists the libraries of a program that needs some.
+    let listed = finish(Command::new("ldd").arg(&stripped), DEADLINE)?;
+    ensure!(!listed.stdout.contains("=>"), "the program of the image needs libraries: {}", listed.stdout);
+    crate::rootfs::copy(&stripped, context, Path::new("/usr/bin/eagle"))?;
     let authorities = Path::new("/etc/ssl/certs/ca-certificates.crt");
     crate::rootfs::copy(authorities, context, authorities)?;
     let mut command = docker.command()?;

@@ -43,7 +43,8 @@ pub(super) fn in_containers(scene: &Scene<'_>) -> Result<()> {
     let registry = scene.registry()?;
     let docker = Docker::start(&scene.directory.join("docker"), Mirror::Eagle(PROXY))?;
     let repository = format!("{}/{OWN_IMAGE}", registry.address());
-    build_image(&docker, scene.eagle, &scene.directory.join("image"), &format!("{repository}:{TAG}"))?;
+    let program = scene.static_eagle.context("no program for the image")?;
+    build_image(&docker, program, &scene.directory.join("image"), &format!("{repository}:{TAG}"))?;
     succeed(docker.command()?.args(["push", "--quiet", &format!("{repository}:{TAG}")]), DEADLINE)?;
 
     let objects = rendered(&registry, &repository)?;
