@@ -198,6 +198,15 @@ impl Inner {
         }
     }
 
+    /// Keeps hashes that were found anew, if it is still this entry that they were found of: one that has been removed and begun
+    /// again since may be cut in other pieces.
+    pub(super) async fn keep_found(&self, id: EntryId, metainfo: &Metainfo) -> Result<(), StorageError> {
+        // Held across the write on purpose: no entry is removed or begun meanwhile.
+        let _admission = self.admission.lock().await;
+        let stays = self.policy().get_mut(metainfo.digest, id).is_some_and(|slot| !slot.is_leaving());
+        if stays { self.storage.put_metainfo(metainfo).await } else { Ok(()) }
+    }
+
     /// Completes what `partial` has written. Needs no admission lock: it changes no sizes, and a
     /// removal meanwhile is noticed by the storage or by the entry being gone.
     pub(super) async fn commit(

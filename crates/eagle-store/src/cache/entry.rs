@@ -98,7 +98,7 @@ impl SharedBlob {
         let metainfo = self.metainfo.as_deref().filter(|metainfo| metainfo.leads_to_digest());
         let found = checks::prove(&self.checks, &*self.reader, self.pin.digest, metainfo, range).await?;
         if let Some(metainfo) = found
-            && let Err(error) = self.pin.inner.storage.put_metainfo(&metainfo).await
+            && let Err(error) = self.pin.inner.keep_found(self.pin.id, &metainfo).await
         {
             warn!(digest = %self.pin.digest, %error, "the hashes of a blob were found anew and cannot be kept");
         }
