@@ -16,7 +16,7 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::{TlsConnector, TlsStream};
 use tower_service::Service;
 
-use crate::{stream::MemberStream, tls::MemberTls};
+use crate::{sources::with_sources, stream::MemberStream, tls::MemberTls};
 
 /// Deadline of a handshake: a few messages and about a millisecond of arithmetic, at an end that may be very busy.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -137,15 +137,4 @@ fn explained(error: io::Error, key_id: Option<String>) -> ConnectError {
         }
         _ => ConnectError::Handshake(error),
     }
-}
-
-/// An error and what caused it, on one line.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -17,6 +17,7 @@ mod key;
 mod keys;
 pub mod parsers;
 pub mod places;
+mod sources;
 mod stream;
 mod tls;
 mod verify;
@@ -29,6 +30,7 @@ pub use self::{
     files::{FilesError, TlsFiles},
     key::{ClusterKey, ParseKeyError, Purpose},
     keys::{ClusterKeys, Membership, ParseKeysError},
+    sources::with_sources,
     stream::MemberStream,
     tls::{MemberTls, TlsError},
     waiting_room::{Place, WaitingRoom},

@@ -4,15 +4,14 @@
 //! collector. That the collector does not answer is said once, and once that it does again.
 
 use std::{
-    env,
-    error::Error,
-    fmt,
+    env, fmt,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use eagle_cluster::with_sources;
 use eagle_registry::trace::TARGET;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -220,7 +219,7 @@ impl HttpClient for Collector {
         let problem = match &result {
             Ok(response) if response.status().is_success() => None,
             Ok(response) => Some(format!("it answered {}", response.status())),
-            Err(error) => Some(with_causes(&**error)),
+            Err(error) => Some(with_sources(&**error)),
         };
         self.tell(&collector, problem);
         result
@@ -230,15 +229,4 @@ impl HttpClient for Collector {
 /// The name of this machine, as its kernel knows it; empty where that cannot be read.
 fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
-}
-
-/// An error and what led to it, in one line.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

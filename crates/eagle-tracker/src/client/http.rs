@@ -1,13 +1,9 @@
 //! One exchange with one tracker.
 
-use std::{
-    error::Error,
-    fmt::{self, Write as _},
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
-use eagle_cluster::{MemberClient, MemberTls};
+use eagle_cluster::{MemberClient, MemberTls, with_sources};
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::{
@@ -153,16 +149,4 @@ fn error_text(body: &[u8]) -> String {
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };
     text.chars().filter(|c| !c.is_control()).take(MAX_ERROR_TEXT).collect()
-}
-
-/// An error and what caused it: hyper's own text says little more than "client error".
-fn with_sources(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        // Writing to a string cannot fail.
-        let _ = write!(text, ": {error}");
-        source = error.source();
-    }
-    text
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use eagle_cluster::MemberClient;
+use eagle_cluster::{MemberClient, with_sources};
 use eagle_registry::{Registries, RegistryName};
 use eagle_tracker::api::{PEERS_PATH, PeersPage};
 use futures::{StreamExt as _, future::join_all, stream};
@@ -92,19 +92,9 @@ async fn get(
             let times = times(url.as_str(), response.headers());
             Ok((response, times))
         }
-        Ok(Err(error)) => Err(causes(&error)),
+        Ok(Err(error)) => Err(with_sources(&error)),
         Err(_) => Err(format!("no answer within {} s", DEADLINE.as_secs())),
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        message = format!("{message}: {cause}");
-        next = cause.source();
-    }
-    message
 }
 
 async fn tracker(client: &MemberClient<Full<Bytes>>, url: &Url) -> Looked {
