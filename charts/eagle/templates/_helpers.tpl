@@ -76,8 +76,11 @@ seeder of a blob by hashing it over this list. Takes (dict "root" $ "role" "..."
 are not there.
 */}}
 {{- define "eagle.checkValues" -}}
-{{- if not (hasKey .Values "redis") -}}
+{{- if not (hasKey .Values "probes") -}}
 {{- fail "these are the values of an older version of the chart; upgrade with --reset-then-reuse-values in place of --reuse-values" -}}
+{{- end -}}
+{{- if not .Values.image.repository -}}
+{{- fail "image.repository is not given: Eagle's image is in no public registry; build and push it, in the root of Eagle's sources: docker buildx build --file charts/eagle/image/Dockerfile --tag REGISTRY/eagle:VERSION --push . (charts/eagle/README.md, \"The image\"), and give it: --set image.repository=REGISTRY/eagle" -}}
 {{- end -}}
 {{- if and .Values.redis.enabled .Values.redis.url -}}
 {{- fail "redis.enabled and redis.url are both given: the chart's own Redis or yours" -}}
@@ -275,20 +278,24 @@ terminationGracePeriodSeconds: {{ .terminationGracePeriodSeconds }}
 {{- end -}}
 
 {{- define "eagle.podSecurityContext" -}}
-runAsNonRoot: true
-runAsUser: {{ .Values.securityContext.runAsUser }}
-runAsGroup: {{ .Values.securityContext.runAsGroup }}
-fsGroup: {{ .Values.securityContext.runAsGroup }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile:
-  type: RuntimeDefault
+{{- $own := dict
+  "runAsNonRoot" true
+  "runAsUser" (int64 .Values.securityContext.runAsUser)
+  "runAsGroup" (int64 .Values.securityContext.runAsGroup)
+  "fsGroup" (int64 .Values.securityContext.runAsGroup)
+  "fsGroupChangePolicy" "OnRootMismatch"
+  "seccompProfile" (dict "type" "RuntimeDefault")
+-}}
+{{- toYaml (mergeOverwrite $own (deepCopy .Values.podSecurityContext)) -}}
 {{- end -}}
 
 {{- define "eagle.containerSecurityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
+{{- $own := dict
+  "allowPrivilegeEscalation" false
+  "readOnlyRootFilesystem" true
+  "capabilities" (dict "drop" (list "ALL"))
+-}}
+{{- toYaml (mergeOverwrite $own (deepCopy .Values.containerSecurityContext)) -}}
 {{- end -}}
 
 {{/* The address that peers are told, and the passwords that must not stand in a ConfigMap. */}}
@@ -325,21 +332,17 @@ startupProbe:
   httpGet:
     path: /healthz
     port: admin
-  periodSeconds: 1
-  failureThreshold: 60
+  {{- toYaml .Values.probes.startup | nindent 2 }}
 livenessProbe:
   httpGet:
     path: /healthz
     port: admin
-  periodSeconds: 10
-  timeoutSeconds: 5
-  failureThreshold: 6
+  {{- toYaml .Values.probes.liveness | nindent 2 }}
 readinessProbe:
   httpGet:
     path: /readyz
     port: admin
-  periodSeconds: 5
-  timeoutSeconds: 3
+  {{- toYaml .Values.probes.readiness | nindent 2 }}
 {{- end -}}
 
 {{/* Labels of objects that are no pods. */}}

@@ -258,7 +258,11 @@ where
     Ok(collected.context("did not end in time")?.map_err(|error| anyhow!(error))?.to_bytes())
 }
 
-async fn refuse_errors<B>(what: &impl std::fmt::Display, response: Response<B>) -> Result<Response<B>>
+/// The response if it is one of success.
+///
+/// # Errors
+/// Its status and the beginning of its body otherwise.
+pub(crate) async fn refuse_errors<B>(what: &impl std::fmt::Display, response: Response<B>) -> Result<Response<B>>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

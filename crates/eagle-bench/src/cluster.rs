@@ -4,7 +4,7 @@
 use std::{
     ffi::OsString,
     fs,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -118,14 +118,14 @@ impl Cluster {
     /// # Errors
     /// What did not start, with the end of its log.
     pub(crate) async fn start(args: &ClusterArgs, layers: &[u64]) -> Result<Self> {
-        Self::with_images(args, &Images { layers, config_size: 0, count: 1 }).await
+        Self::with_images(args, &Images { layers, config_size: 0, count: 1 }, IpAddr::V4(Ipv4Addr::LOCALHOST)).await
     }
 
-    /// The same, with these images.
+    /// The same, with these images; the origin and the proxies listen at this address of the machine.
     ///
     /// # Errors
     /// What did not start, with the end of its log.
-    pub(crate) async fn with_images(args: &ClusterArgs, images: &Images<'_>) -> Result<Self> {
+    pub(crate) async fn with_images(args: &ClusterArgs, images: &Images<'_>, address: IpAddr) -> Result<Self> {
         let eagle = find_eagle(args.eagle.as_deref())?;
         let directory = tempfile::Builder::new().prefix("eagle-bench-").tempdir();
         let directory =
@@ -133,7 +133,7 @@ impl Cluster {
         let logs = args.keep_logs.clone().unwrap_or_else(|| directory.path().join("logs"));
         fs::create_dir_all(&logs).with_context(|| format!("{} cannot be made", logs.display()))?;
 
-        let (origin, ready) = start_origin(images, directory.path(), &logs).await?;
+        let (origin, ready) = start_origin(images, address, directory.path(), &logs).await?;
         let launch = Launch { args, eagle: &eagle, directory: directory.path(), logs: &logs, origin: ready.listen };
         let tracker = launch.start("tracker", "tracker", json!({})).await?;
         let trackers = json!([format!("http://{}", tracker.ready.listen)]);
@@ -146,6 +146,7 @@ impl Cluster {
             let name = format!("proxy-{number}");
             let mut section = launch.node(&name, args.rate, &trackers);
             section["seeders"] = seeders.clone();
+            section["listen"] = json!(SocketAddr::new(address, 0));
             let launch = &launch;
             async move { launch.start(&name, "proxy", section).await }
         }))
@@ -245,9 +246,15 @@ impl Cluster {
     }
 }
 
-async fn start_origin(images: &Images<'_>, directory: &Path, logs: &Path) -> Result<(Process, OriginReady)> {
+async fn start_origin(
+    images: &Images<'_>,
+    address: IpAddr,
+    directory: &Path,
+    logs: &Path,
+) -> Result<(Process, OriginReady)> {
     let file = directory.join("origin.ready");
     let mut arguments: Vec<OsString> = vec!["origin".into(), "--ready-file".into(), file.clone().into()];
+    arguments.extend(["--address".into(), address.to_string().into()]);
     arguments.extend(["--config-size".into(), images.config_size.to_string().into()]);
     arguments.extend(["--images".into(), images.count.to_string().into()]);
     for size in images.layers {
@@ -279,7 +286,9 @@ impl Launch<'_> {
 
     /// Starts `eagle ROLE` with a configuration file and waits until it is ready.
     async fn start(&self, name: &str, role: &str, mut section: Value) -> Result<Role> {
-        section["listen"] = json!("127.0.0.1:0");
+        if section["listen"].is_null() {
+            section["listen"] = json!("127.0.0.1:0");
+        }
         section["admin"] = json!("127.0.0.1:0");
         let config = json!({
             role: section,

@@ -3,14 +3,14 @@
 use std::{fs, thread::available_parallelism};
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Unit of times in `/proc/PID/stat`, per second: `USER_HZ`, part of Linux's interface to programs and 100
 /// on every architecture that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// The machine that a result was measured on.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Host {
     pub(crate) cpu: String,
     /// Usable by this process.
@@ -25,7 +25,7 @@ pub(crate) struct Host {
 }
 
 /// What this process may use; absent where nothing limits it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Limits {
     /// Descriptors (`RLIMIT_NOFILE`, the soft limit).
     pub(crate) open_files: Option<u64>,
@@ -77,6 +77,11 @@ impl Host {
             load_before: load,
         }
     }
+}
+
+/// The name that this machine gives itself; empty if it has none.
+pub(crate) fn hostname() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// What a process has used since it started.

@@ -1,5 +1,6 @@
 //! Load tests and benchmarks of Eagle, on real processes and real sockets.
 
+mod agent;
 mod cache;
 mod cli;
 mod client;
@@ -54,6 +55,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Sim(args) => sim::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Swarm(args) => block_on(swarm::run(*args)),
         Command::Pull(args) => block_on(pull::run(*args)),
+        Command::Agent(args) => block_on(agent::run(args)),
         Command::Serve(args) => block_on(serve::run(args)),
         Command::Suite(args) => block_on(suite::run(args)),
         Command::Cache(args) => block_on(cache::run(args)),

@@ -1,11 +1,7 @@
 //! `eagle-bench origin`: the registry of a local cluster, a process of its own so that its work is not
 //! counted as Eagle's nor as the clients'.
 
-use std::{
-    io::Write as _,
-    net::{Ipv4Addr, SocketAddr},
-    path::Path,
-};
+use std::{io::Write as _, net::SocketAddr, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use eagle_core::Digest;
@@ -58,7 +54,7 @@ pub(crate) async fn run(args: OriginArgs) -> Result<()> {
         })
     };
     let images = (0..args.images.max(1)).map(image).collect::<Result<Vec<_>>>()?;
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let any_port = SocketAddr::new(args.address, 0);
     let registry = EmbeddedRegistry::start(EmbeddedConfig::new(any_port, images)).await?;
     let published = registry.images().first().context("the registry has no image")?;
     let layers: Vec<_> =

@@ -1,126 +1,106 @@
 //! `eagle-bench pull`: an image many times, directly and through proxies.
 
-mod result;
+mod agents;
+pub(crate) mod protocol;
+pub(crate) mod result;
 mod runtime;
+pub(crate) mod series;
+pub(crate) mod share;
+pub(crate) mod step;
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use eagle_registry::{ImageReference, Registries, Registry, RegistryConfig, embedded::RegistryStats};
-use tokio::task::JoinSet;
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use eagle_registry::{ImageReference, embedded::RegistryStats};
+use tokio::sync::mpsc;
 use url::Url;
 
 pub(crate) use self::runtime::Runtime;
 use self::{
+    agents::{Agents, Pulled},
     result::{PullRecord, PullReport, StepResult, Whole},
-    runtime::Client,
+    series::{Plan, Series, SeriesName},
+    share::Share,
+    step::{Counts, RECORDS, Step},
 };
 use crate::{
+    agent::token,
     cli::PullArgs,
-    client::{Mirror, Progress, Route, get_json},
+    client::get_json,
     cluster::{Cluster, Images, LOCAL_REGISTRY, find_eagle},
     progress,
     report::Circumstances,
 };
 
-/// The series of pulls from the registry itself.
-const DIRECT: &str = "direct";
-
-/// Pulls that are compared with others.
-struct Series {
-    name: &'static str,
-    ways: Vec<Way>,
+/// Who pulls.
+enum Pullers {
+    /// This program.
+    Here(Vec<Series>),
+    /// Others like it, each a share.
+    Agents(Box<Agents>),
 }
 
-/// How one pull goes.
-#[derive(Debug, Clone)]
-enum Way {
-    /// From the registry, at this URL.
-    Direct(Arc<Registry>, Url),
-    Through(Url),
-    /// By a container runtime; the other way is where it pulls from.
-    Runtime(Arc<Client>, Box<Self>),
-}
-
-impl Way {
-    fn route(&self) -> Route {
-        match self {
-            Self::Direct(registry, _) => Route::Registry(Arc::clone(registry)),
-            // Connections of its own, as another runtime would have.
-            Self::Through(proxy) => Route::Mirror(Box::new(Mirror::new(proxy.clone()))),
-            Self::Runtime(_, from) => from.route(),
-        }
-    }
-
-    /// Removes what an earlier pull left; takes no part in the time of the next.
-    async fn clean(&self, image: &ImageReference) -> Result<()> {
-        match self {
-            Self::Direct(..) | Self::Through(_) => Ok(()),
-            Self::Runtime(client, _) => client.clean(image).await,
-        }
-    }
-
-    async fn pull(&self, image: &ImageReference, progress: &Progress) -> Result<()> {
-        match self {
-            Self::Direct(..) | Self::Through(_) => self.route().pull(image, progress).await,
-            Self::Runtime(client, _) => client.pull(image).await,
-        }
-    }
-
-    /// Bytes of the image's blobs, where the pull itself does not say how many came.
-    async fn size(&self, image: &ImageReference) -> Result<Option<u64>> {
-        let Self::Runtime(_, from) = self else { return Ok(None) };
-        let manifest = from.route().resolve(image).await?;
-        Ok(Some(manifest.blobs.iter().map(|blob| blob.size).sum()))
-    }
+/// What came of all steps.
+#[derive(Default)]
+struct Measured {
+    records: Vec<PullRecord>,
+    steps: Vec<StepResult>,
+    /// Why it broke off.
+    error: Option<String>,
 }
 
 /// Runs the benchmark, prints what came of it and writes it.
 ///
 /// # Errors
-/// When the local cluster does not start, or a pull fails; in the last case the reports are written all
-/// the same.
+/// When the local cluster does not start, a pull fails or an agent is lost; in the last cases the reports are written
+/// all the same.
 pub(crate) async fn run(args: PullArgs) -> Result<()> {
-    if let Some(runtime) = args.runtime {
-        ensure!(
-            runtime.pulls_apart() || args.concurrency.iter().all(|&concurrency| concurrency == 1),
-            "--runtime: a daemon pulls an image once, however many ask; use --concurrency 1, or skopeo"
-        );
-        runtime.check().await?;
-    }
+    check(&args).await?;
     let eagle = args.local.then(|| find_eagle(args.cluster.eagle.as_deref())).transpose()?;
     let circumstances = Circumstances::now("pull", eagle.as_deref());
     let mut cluster = None;
-    let (images, series) = if args.local {
+    let (images, plan) = if args.local {
         eprintln!("Starting an origin registry, a tracker, a seeder and {} proxies ...", args.cluster.nodes);
         let cluster = &*cluster.insert(start(&args).await?);
-        let origin = format!("http://{}", cluster.origin()).parse()?;
-        let proxies = cluster.proxies.iter().map(|proxy| Ok(format!("http://{}", proxy.ready.listen).parse()?));
         let images = (0..image_count(&args)).map(|number| cluster.numbered_image(number));
-        let images = images.collect::<Result<Vec<_>>>()?;
-        let series = series(&cluster.image()?, Some(Some(origin)), proxies.collect::<Result<_>>()?)?;
-        (images, by_runtime(series, &args, &cluster.image()?)?)
+        (images.collect::<Result<Vec<_>>>()?, local_plan(&args, cluster)?)
     } else {
         let image = args.image.clone().context("--image is missing")?;
-        let series = series(&image, args.direct.clone(), args.proxies.clone())?;
-        let series = by_runtime(series, &args, &image)?;
-        (vec![image], series)
+        let plan = Plan {
+            image: image.clone(),
+            direct: args.direct.is_some(),
+            registry: args.direct.clone().flatten(),
+            proxies: args.proxies.clone(),
+            runtime: args.runtime,
+            alias: None,
+        };
+        (vec![image], plan)
+    };
+    let series: Vec<_> = plan.series()?;
+    let names: Vec<_> = series.iter().map(|series| series.name).collect();
+    let mut pullers = if args.agents.is_empty() {
+        Pullers::Here(series)
+    } else {
+        let token = token::read(args.token_file.as_deref())?;
+        eprintln!("Greeting {} agents ...", args.agents.len());
+        Pullers::Agents(Box::new(Agents::connect(&args.agents, token.as_ref(), &plan).await?))
     };
     let origin = cluster.as_ref().map(Cluster::origin);
-    let measuring = measure(&args, &images, &series, origin);
-    let (records, steps) = match &mut cluster {
+    let measuring = measure(&args, &images, &names, &mut pullers, origin);
+    let measured = match &mut cluster {
         Some(cluster) => tokio::select! {
             result = measuring => result?,
             error = cluster.watch() => return Err(error),
         },
         None => measuring.await?,
+    };
+    let agents = match pullers {
+        Pullers::Here(_) => Vec::new(),
+        Pullers::Agents(agents) => agents.results().to_vec(),
     };
     if let Some(cluster) = cluster {
         cluster.stop().await;
@@ -133,17 +113,48 @@ pub(crate) async fn run(args: PullArgs) -> Result<()> {
         warm_up: args.warm_up,
         runtime: args.runtime,
         iterations: args.iterations,
-        steps,
-        pulls: records,
+        error: measured.error,
+        agents,
+        steps: measured.steps,
+        pulls: measured.records,
     };
     if let Some(path) = &args.csv {
         std::fs::write(path, report.csv()).with_context(|| format!("{} cannot be written", path.display()))?;
     }
     args.output.write(&report)?;
     println!("{report}");
+    if let Some(error) = &report.error {
+        bail!("broke off: {error}");
+    }
     let failed = report.pulls.iter().filter(|pull| !pull.success).count();
     if let Some(error) = report.pulls.iter().find_map(|pull| pull.error.as_ref()) {
         bail!("{failed} of {} pulls failed, the first with: {error}", report.pulls.len());
+    }
+    Ok(())
+}
+
+/// What can be said before anything is started.
+async fn check(args: &PullArgs) -> Result<()> {
+    let hosts = u32::try_from(args.agents.len().max(1))?;
+    if let Some(runtime) = args.runtime {
+        ensure!(
+            runtime.pulls_apart() || args.concurrency.iter().all(|&concurrency| concurrency <= hosts),
+            "--runtime: a daemon pulls an image once, however many ask; use --concurrency 1, or skopeo; with agents, as many \
+             as there are"
+        );
+        if args.agents.is_empty() {
+            runtime.check().await?;
+        }
+    }
+    ensure!(
+        !args.local_address.is_unspecified(),
+        "--local-address: {} is not where an agent can connect to; give an address of this machine",
+        args.local_address
+    );
+    for &concurrency in &args.concurrency {
+        // The first share is the largest.
+        let share = Share::split(concurrency, hosts).first().copied().context("there are no clients")?;
+        share.pulls(args.iterations).context("--concurrency, --iterations")?;
     }
     Ok(())
 }
@@ -158,28 +169,11 @@ fn layer_sizes(total: u64) -> Vec<u64> {
     }
 }
 
-/// What is compared: the registry itself if asked for or if there is nothing else, and the proxies.
-#[expect(clippy::option_option, reason = "clap's form of a flag with an optional value")]
-fn series(image: &ImageReference, direct: Option<Option<Url>>, proxies: Vec<Url>) -> Result<Vec<Series>> {
-    let mut series = Vec::new();
-    if direct.is_some() || proxies.is_empty() {
-        let url = direct.flatten();
-        let shown = url.clone().map_or_else(|| format!("https://{}", image.registry).parse(), Ok)?;
-        let config = RegistryConfig { url, ..RegistryConfig::new(image.registry.clone()) };
-        let registry = Registries::new(vec![config])?.get(&image.registry);
-        series.push(Series { name: DIRECT, ways: vec![Way::Direct(registry, shown)] });
-    }
-    if !proxies.is_empty() {
-        series.push(Series { name: "eagle", ways: proxies.into_iter().map(Way::Through).collect() });
-    }
-    Ok(series)
-}
-
 /// The local cluster.
 async fn start(args: &PullArgs) -> Result<Cluster> {
     let layers = layer_sizes(args.cluster.size.0);
     let images = Images { layers: &layers, config_size: 0, count: image_count(args) };
-    Cluster::with_images(&args.cluster, &images).await
+    Cluster::with_images(&args.cluster, &images, args.local_address).await
 }
 
 /// Images of a local run: one for warming up, and with `--unique` one for each iteration of each step.
@@ -188,79 +182,100 @@ fn image_count(args: &PullArgs) -> u32 {
     if args.unique { steps.saturating_mul(args.iterations).saturating_add(1) } else { 1 }
 }
 
-/// The same, by a runtime if one is to pull.
-fn by_runtime(series: Vec<Series>, args: &PullArgs, image: &ImageReference) -> Result<Vec<Series>> {
-    let Some(runtime) = args.runtime else { return Ok(series) };
-    let alias = args.local.then(|| LOCAL_REGISTRY.to_owned());
-    let by = |way: Way| -> Result<Way> {
-        let (from, through) = match &way {
-            Way::Through(proxy) => (proxy.clone(), true),
-            Way::Direct(_, url) => (url.clone(), false),
-            Way::Runtime(..) => bail!("a runtime cannot pull by another ({image})"),
-        };
-        Ok(Way::Runtime(Arc::new(Client::new(runtime, from, through, alias.clone())), Box::new(way)))
-    };
-    let series = series
-        .into_iter()
-        .map(|Series { name, ways }| Ok(Series { name, ways: ways.into_iter().map(by).collect::<Result<_>>()? }));
-    series.collect()
+/// What is pulled from the local cluster.
+fn local_plan(args: &PullArgs, cluster: &Cluster) -> Result<Plan> {
+    let url = |address: SocketAddr| -> Result<Url> { Ok(format!("http://{address}").parse()?) };
+    Ok(Plan {
+        image: cluster.image()?,
+        direct: true,
+        registry: Some(url(cluster.origin())?),
+        proxies: cluster.proxies.iter().map(|proxy| url(proxy.ready.listen)).collect::<Result<_>>()?,
+        runtime: args.runtime,
+        alias: args.runtime.is_some().then(|| LOCAL_REGISTRY.to_owned()),
+    })
 }
 
 async fn measure(
     args: &PullArgs,
     images: &[ImageReference],
-    series: &[Series],
+    series: &[SeriesName],
+    pullers: &mut Pullers,
     origin: Option<SocketAddr>,
-) -> Result<(Vec<PullRecord>, Vec<StepResult>)> {
+) -> Result<Measured> {
     let first = images.first().context("there is no image")?;
-    for series in series {
-        warm_up(series, first, args.warm_up).await?;
+    match pullers {
+        Pullers::Here(series) => step::warm_up(series, first, args.warm_up).await?,
+        Pullers::Agents(agents) => agents.warm_up(args.warm_up).await?,
     }
-    let (mut records, mut steps) = (Vec::new(), Vec::new());
+    let mut measured = Measured::default();
     // With `--unique` the first is for warming up, and the following ones are for the steps in turn.
     let iterations = usize::try_from(args.iterations)?;
     let mut unique = images.get(1..).unwrap_or_default().chunks(iterations);
     for &concurrency in &args.concurrency {
         let images = if args.unique { unique.next().context("there are too few images")? } else { &images[..1] };
-        for series in series {
+        for &series in series {
             let total = concurrency.checked_mul(args.iterations).context("too many pulls")?;
-            eprintln!("{total} pulls, {} at a time, {}:", concurrency, series.name);
+            eprintln!("{total} pulls, {concurrency} at a time, {series}:");
+            let step =
+                Step { series, images: images.to_vec(), share: Share::whole(concurrency), iterations: args.iterations };
             let before = origin_bytes(origin).await?;
-            let started = Instant::now();
-            let mut pulls = step(series, images, concurrency, total).await?;
-            let elapsed = started.elapsed();
-            let way = series.ways.first().context("there is no way to pull")?;
-            if let Some(size) = way.size(&images[0]).await? {
+            let Pulled { records: mut pulls, end, lost } = shown(pullers, step, total).await?;
+            if let Some(size) = end.image_bytes {
                 pulls.iter_mut().filter(|pull| pull.success).for_each(|pull| pull.bytes = size);
             }
             let sent = origin_bytes(origin).await?.zip(before).map(|(after, before)| after.saturating_sub(before));
             let got = pulls.iter().map(|pull| pull.bytes).sum();
             ensure!(
-                args.runtime.is_none() || series.name != DIRECT || sent.is_none_or(|sent| sent >= got),
+                args.runtime.is_none() || series != SeriesName::Direct || sent.is_none_or(|sent| sent >= got),
                 "the registry sent {} bytes where {got} were pulled: the runtime has layers of this image by other images, \
                  which have to be removed before",
                 sent.unwrap_or_default()
             );
-            steps.push(StepResult::new(series.name, concurrency, &pulls, Whole { elapsed, origin_bytes: sent })?);
-            records.extend(pulls);
+            let elapsed = Duration::try_from_secs_f64(end.elapsed_seconds)?;
+            let whole = Whole { asked: total, elapsed, origin_bytes: sent };
+            measured.steps.push(StepResult::new(series, concurrency, &pulls, whole)?);
+            measured.records.extend(pulls);
+            if let Some(lost) = lost {
+                measured.error = Some(lost.to_string());
+                return Ok(measured);
+            }
         }
     }
-    Ok((records, steps))
+    Ok(measured)
 }
 
-/// Pulls that do not count, through each way.
-async fn warm_up(series: &Series, image: &ImageReference, pulls: u32) -> Result<()> {
-    for way in &series.ways {
-        for _ in 0..pulls {
-            let pulled = async {
-                way.clean(image).await?;
-                way.pull(image, &Progress::start()).await?;
-                way.clean(image).await
-            };
-            pulled.await.with_context(|| format!("warming up, {}", series.name))?;
+/// A step, with a display of how far it is.
+async fn shown(pullers: &mut Pullers, step: Step, total: u32) -> Result<Pulled> {
+    let counts = Arc::new(Counts::default());
+    let pulling = async {
+        match pullers {
+            Pullers::Here(series) => here(series, step, &counts).await,
+            Pullers::Agents(agents) => Ok(agents.step(&step, &counts).await),
         }
+    };
+    let note = || format!("{} MB", counts.bytes.load(Ordering::Relaxed) / 1_000_000);
+    let done = || counts.done.load(Ordering::Relaxed).into();
+    tokio::select! {
+        pulled = pulling => pulled,
+        () = progress::show(total.into(), done, note) => bail!("the display ended"),
     }
-    Ok(())
+}
+
+/// A step by this program.
+async fn here(series: &[Series], step: Step, counts: &Arc<Counts>) -> Result<Pulled> {
+    let series = series.iter().find(|series| series.name == step.series);
+    let series = series.ok_or_else(|| anyhow!("there is nothing {} to pull", step.series))?;
+    let (sink, mut heard) = mpsc::channel(RECORDS);
+    let collect = async {
+        let mut records = Vec::new();
+        while let Some(record) = heard.recv().await {
+            records.push(record);
+        }
+        records.sort_by_key(|record: &PullRecord| record.iteration);
+        records
+    };
+    let (end, records) = tokio::join!(step::run(series, step, sink, counts), collect);
+    Ok(Pulled { records, end: end?, lost: None })
 }
 
 /// Bytes of blobs that our own origin has sent so far.
@@ -268,63 +283,6 @@ async fn origin_bytes(origin: Option<SocketAddr>) -> Result<Option<u64>> {
     let Some(origin) = origin else { return Ok(None) };
     let stats: RegistryStats = get_json(origin, "/_stats").await?;
     Ok(Some(stats.blob_bytes))
-}
-
-/// `total` pulls, `concurrency` at a time: as many of each image before the next.
-async fn step(series: &Series, images: &[ImageReference], concurrency: u32, total: u32) -> Result<Vec<PullRecord>> {
-    let taken = Arc::new(AtomicU32::new(0));
-    let (done, bytes) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU64::new(0)));
-    let mut clients = JoinSet::new();
-    for _ in 0..concurrency {
-        let (name, ways, images) = (series.name, series.ways.clone(), images.to_owned());
-        let (taken, done, bytes) = (Arc::clone(&taken), Arc::clone(&done), Arc::clone(&bytes));
-        clients.spawn(async move {
-            let mut records = Vec::new();
-            loop {
-                let iteration = taken.fetch_add(1, Ordering::Relaxed);
-                if iteration >= total {
-                    return records;
-                }
-                let way = &ways[usize::try_from(iteration).unwrap_or_default() % ways.len()];
-                let image = &images[usize::try_from(iteration / concurrency).unwrap_or_default() % images.len()];
-                let cleaned = way.clean(image).await;
-                let progress = Progress::start();
-                let result = match cleaned {
-                    Ok(()) => way.pull(image, &progress).await,
-                    Err(error) => Err(error),
-                };
-                let seconds = progress.elapsed().as_secs_f64();
-                // Its layers must not be there for the pulls of another series, under another name.
-                let result = result.and(way.clean(image).await);
-                done.fetch_add(1, Ordering::Relaxed);
-                bytes.fetch_add(progress.bytes(), Ordering::Relaxed);
-                records.push(PullRecord {
-                    series: name,
-                    concurrency,
-                    iteration: iteration + 1,
-                    success: result.is_ok(),
-                    seconds,
-                    bytes: progress.bytes(),
-                    manifest_seconds: progress.manifest().map(|time| time.as_secs_f64()),
-                    first_byte_seconds: progress.first_byte().map(|time: Duration| time.as_secs_f64()),
-                    error: result.err().map(|error| format!("{error:#}")),
-                });
-            }
-        });
-    }
-    let collect = async {
-        let mut records = Vec::new();
-        while let Some(joined) = clients.join_next().await {
-            records.extend(joined.context("a client ended abnormally")?);
-        }
-        records.sort_by_key(|record: &PullRecord| record.iteration);
-        Ok(records)
-    };
-    let note = || format!("{} MB", bytes.load(Ordering::Relaxed) / 1_000_000);
-    tokio::select! {
-        records = collect => records,
-        () = progress::show(total.into(), || done.load(Ordering::Relaxed).into(), note) => bail!("the display ended"),
-    }
 }
 
 #[cfg(test)]
@@ -339,17 +297,5 @@ mod tests {
             assert!(sizes.iter().all(|&size| eagle_registry::embedded::layer_size(size) == size), "{sizes:?}");
         }
         assert_eq!(layer_sizes(64 << 20).len(), 3);
-    }
-
-    #[test]
-    fn series_as_asked_for() {
-        let image: ImageReference = "debian:12".parse().unwrap();
-        let proxy: Url = "http://127.0.0.1:43002".parse().unwrap();
-        let names = |direct, proxies| {
-            series(&image, direct, proxies).unwrap().iter().map(|series| series.name).collect::<Vec<_>>()
-        };
-        assert_eq!(names(None, vec![]), ["direct"]);
-        assert_eq!(names(None, vec![proxy.clone()]), ["eagle"]);
-        assert_eq!(names(Some(None), vec![proxy]), ["direct", "eagle"]);
     }
 }

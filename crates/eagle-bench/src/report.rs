@@ -20,6 +20,9 @@ use serde::Serialize;
 pub(crate) use self::html::{Section, document, write as write_html};
 use crate::host::Host;
 
+/// How this program was built.
+pub(crate) const BUILD: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+
 /// Where a benchmark writes its result besides the terminal.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Output")]
@@ -78,7 +81,7 @@ impl Circumstances {
             command,
             version: env!("CARGO_PKG_VERSION"),
             eagle_version,
-            build: if cfg!(debug_assertions) { "debug" } else { "release" },
+            build: BUILD,
             started_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             command_line: std::env::args().map(|word| quoted(&word)).collect::<Vec<_>>().join(" "),
             host: Host::this(),

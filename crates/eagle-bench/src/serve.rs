@@ -4,7 +4,7 @@ mod load;
 mod nginx;
 mod result;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use eagle_core::units::{Rate, Size};
@@ -37,7 +37,9 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let circumstances = Circumstances::now("serve", Some(&eagle));
     eprintln!("Starting a proxy and filling its cache ...");
     let images = Images { layers: &[args.large.0], config_size: args.small.0, count: 1 };
-    let mut cluster = Cluster::with_images(&cluster_args(&args), &images).await.context("no proxy to measure")?;
+    let mut cluster = Cluster::with_images(&cluster_args(&args), &images, Ipv4Addr::LOCALHOST.into())
+        .await
+        .context("no proxy to measure")?;
     let (large, small) = (*cluster.layers().first().context("the image has no layer")?, cluster.config());
     ensure!(small.size == args.small.0, "the small blob has {} bytes instead of {}", small.size, args.small.0);
     let proxy = cluster.proxies.first().context("there is no proxy")?.ready.listen;

@@ -64,7 +64,6 @@ pub(crate) async fn run(args: TrackerArgs) -> Result<()> {
     eprintln!("A server that does nothing, for {} s ...", args.duration.as_secs());
     let ceiling =
         nothing.load(&announces, &args, Pace::Answered, cores).await.context("the server that does nothing")?;
-    drop(nothing);
 
     let tracker = Server::tracker(directory.path(), &eagle, &args, cores).await?;
     let empty = tracker.process.usage()?;
@@ -85,14 +84,18 @@ pub(crate) async fn run(args: TrackerArgs) -> Result<()> {
     eprintln!("Announces as fast as they are answered, for {} s ...", args.duration.as_secs());
     let most = tracker.load(&announces, &args, Pace::Answered, cores).await.context("the tracker")?;
     eprintln!("Half as many, for {} s ...", args.duration.as_secs());
-    let half = tracker.load(&announces, &args, Pace::Rate(most.announces_per_second / 2.0), cores).await?;
+    let pace = Pace::Rate(most.announces_per_second / 2.0);
+    let half = tracker.load(&announces, &args, pace, cores).await?;
+    eprintln!("The same of the server that does nothing, for {} s ...", args.duration.as_secs());
+    let ceiling_half = nothing.load(&announces, &args, pace, cores).await?;
+    drop(nothing);
     let expiry = if args.no_expiry {
         None
     } else {
         Some(tracker.expire(&model, &args, most.announces_per_second / 2.0, cores).await?)
     };
 
-    let report = TrackerReport::new(circumstances, &args, ceiling, fill, most, half, expiry);
+    let report = TrackerReport::new(circumstances, &args, [ceiling, ceiling_half], fill, [most, half], expiry);
     args.output.write(&report)?;
     println!("{report}");
     Ok(())

@@ -140,7 +140,7 @@ fn pulls_are_counted_one_by_one() {
     let lines: Vec<_> = csv.lines().collect();
     assert_eq!(
         lines[0],
-        "iteration,success,seconds,series,concurrency,bytes,manifest_seconds,first_byte_seconds,error"
+        "iteration,success,seconds,series,concurrency,bytes,manifest_seconds,first_byte_seconds,error,runtime,agent"
     );
     // Two series, and two pulls of each of 1 + 3 clients.
     assert_eq!(lines.len(), 1 + 2 * 2 * 4);

@@ -364,6 +364,25 @@ mod tests {
         }
     }
 
+    /// What could be replayed: a request in the first flight of a session that is resumed (RFC 8446, section 8).
+    #[tokio::test]
+    async fn nothing_can_be_sent_before_the_handshake_is_over() {
+        let (_sender, receiver) = watch::channel(keys(&[&ClusterKey::generate().unwrap()]));
+        let membership = Membership::Keyed(receiver);
+        let (client, server) = (MemberTls::new(&membership).unwrap(), MemberTls::new(&membership).unwrap());
+        assert_eq!(handshake(&client, &server).await, HandshakeKind::Full);
+        assert_eq!(handshake(&client, &server).await, HandshakeKind::Resumed);
+        // Members do not try; one that would, with the session of these connections, is offered nothing to try with.
+        let mut eager = (*client.current().unwrap().client).clone();
+        assert!(!eager.enable_early_data);
+        eager.enable_early_data = true;
+        let host = ServerName::try_from("10.1.2.3").unwrap();
+        let mut connection = rustls::ClientConnection::new(Arc::new(eager), host).unwrap();
+        assert!(connection.early_data().is_none());
+        // And what comes all the same is refused.
+        assert_eq!(server.current().unwrap().server.max_early_data_size, 0);
+    }
+
     impl Trust {
         fn gone_of(&self, key: &ClusterKey) -> Option<CancellationToken> {
             let Self::Keys(authorities) = self else { return None };

@@ -63,13 +63,12 @@ pub enum ParseDigestError {
     BadHash(&'static str, usize),
 }
 
-/// For hash tables, the first 16 bytes stand for all: they are as evenly spread as the rest, and blobs made to agree in them cost
-/// their maker 2^64 tries for each pair.
+/// For hash tables, all bytes of the hash and nothing else: a digest that somebody announces or names in a URL is any bytes that they
+/// like, not the hash of anything, so no part of it may stand for the whole. Neither the algorithm nor a length is written, for the two algorithms
+/// differ in length.
 impl std::hash::Hash for Digest {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        if let Some(first) = self.as_bytes().first_chunk::<16>() {
-            state.write(first);
-        }
+        state.write(self.as_bytes());
     }
 }
 
@@ -206,6 +205,8 @@ impl Hasher {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::BuildHasher as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -223,6 +224,20 @@ mod tests {
         let upper = Digest::of(b"x").to_string().to_uppercase();
         for text in ["", "sha256", ":", "sha256:", "md5:00", "sha256:zz", "sha256:../../etc/passwd", &upper] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
+        }
+    }
+
+    /// Whoever makes up digests that agree in a part of their bytes cannot make the entries of a table meet.
+    #[test]
+    fn every_byte_counts_in_a_table() {
+        let table = std::hash::RandomState::new();
+        for plain in [Digest::Sha256([0; 32]), Digest::Sha512([0; 64])] {
+            for place in 0..plain.algorithm().length() {
+                let mut bytes = plain.as_bytes().to_vec();
+                bytes[place] = 1;
+                let other = Digest::from_bytes(plain.algorithm(), &bytes).unwrap();
+                assert_ne!(table.hash_one(plain), table.hash_one(other), "byte {place} of {plain}");
+            }
         }
     }
 

@@ -1,14 +1,10 @@
 //! Who takes part in a cluster, as trackers and peers tell each other.
 
-use std::{
-    fmt,
-    hash::{DefaultHasher, Hash, Hasher as _},
-    net::SocketAddr,
-    str::FromStr,
-    sync::Arc,
-};
+use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
+
+use crate::{FarGroup, Place};
 
 /// Longest node identity in characters; a libp2p PeerId with an Ed25519 key has 52.
 const MAX_NODE_ID: usize = 64;
@@ -105,15 +101,6 @@ impl Boundary {
     pub const ALL: [Self; 3] = [Self::Rack, Self::Zone, Self::Region];
 }
 
-/// Nodes that are together beyond a boundary: a rack of our zone, another zone of our region, or another region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FarGroup {
-    /// The widest boundary that lies between us and them.
-    pub boundary: Boundary,
-    /// Tells the groups beyond that boundary apart, within one process.
-    pub number: u64,
-}
-
 /// A text that cannot be a topology label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a topology label has 1 to {MAX_LABEL} printable characters")]
@@ -150,16 +137,7 @@ impl Topology {
     /// The group that this node is in for one that is at `other`, the same for all nodes that are together;
     /// `None` when it is in the same rack.
     pub fn group_seen_from(&self, other: &Self) -> Option<FarGroup> {
-        let boundary = self.boundary(other)?;
-        let mut hasher = DefaultHasher::new();
-        self.region.hash(&mut hasher);
-        if boundary <= Boundary::Zone {
-            self.zone.hash(&mut hasher);
-        }
-        if boundary == Boundary::Rack {
-            self.rack.hash(&mut hasher);
-        }
-        Some(FarGroup { boundary, number: hasher.finish() })
+        Place::from(self).group_seen_from(&Place::from(other))
     }
 }
 
@@ -221,18 +199,6 @@ mod tests {
         assert_eq!(here.boundary(&at("r1", "z2", "k1")), Some(Boundary::Zone));
         assert_eq!(here.boundary(&at("r2", "z1", "k1")), Some(Boundary::Region));
         assert_eq!(here.boundary(&Topology::default()), None);
-    }
-
-    #[test]
-    fn who_is_together_beyond_a_boundary_is_one_group() {
-        let here = at("r1", "z1", "k1");
-        let group = |region, zone, rack| at(region, zone, rack).group_seen_from(&here);
-        assert_eq!(group("r1", "z1", "k1"), None);
-        assert_ne!(group("r1", "z1", "k2"), group("r1", "z1", "k3"));
-        assert_eq!(group("r1", "z2", "k1"), group("r1", "z2", "k2"));
-        assert_ne!(group("r1", "z2", "k1"), group("r1", "z3", "k1"));
-        assert_eq!(group("r2", "z1", "k1"), group("r2", "z7", "k2"));
-        assert_ne!(group("r2", "z1", "k1"), group("r3", "z1", "k1"));
     }
 
     #[test]

@@ -52,9 +52,9 @@ use self::{
     spread::Spread,
 };
 use crate::{
+    FarGroup,
     bitfield::Bitfield,
     geometry::{Geometry, PieceIndex},
-    peer::FarGroup,
     time::Timestamp,
     wire::control::{BlobMessage, Load, MAX_HAVE},
 };

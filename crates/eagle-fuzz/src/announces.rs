@@ -60,7 +60,7 @@ fn apply(store: &MemoryStore, request: &AnnounceRequest, now: Timestamp) {
         for blob in &request.blobs {
             if let Some(view) = store.view(blob.digest, &request.node.id, 7, now).await {
                 assert!(view.candidates.len() <= LIMITS.peers_per_blob);
-                assert!(view.candidates.iter().all(|candidate| candidate.info.id != request.node.id));
+                assert!(view.peers.iter().all(|peer| peer.named().info().id != request.node.id));
             }
         }
         if request.stopped {

@@ -48,5 +48,5 @@ fn read(file: &[u8]) {
     if let Some(written) = parsers::record(file) {
         assert_eq!(parsers::record(&written).as_ref(), Some(&written));
     }
-    let _ = parsers::marker(file);
+    let _ = (parsers::marker(file), parsers::scrub_place(file));
 }

@@ -1,9 +1,13 @@
 //! The key that a node proves its identity with.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -54,15 +58,22 @@ pub enum IdentityError {
 /// When the file cannot be read or written, holds no Ed25519 key, or is open to other users.
 pub fn load_or_create(path: &Path) -> Result<Keypair, IdentityError> {
     let io = |action, source| IdentityError::Io { action, path: path.to_owned(), source };
-    match File::open(path) {
+    let keypair = match File::open(path) {
         Ok(file) => load(path, file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let keypair = ephemeral();
-            create(path, &keypair).map_err(|source| io("create", source))?;
-            Ok(keypair)
+            match (create(path, &keypair), File::open(path)) {
+                (Ok(()), _) => Ok(keypair),
+                // Another process was quicker, and has swept the file that was to be this one.
+                (Err(_), Ok(file)) => load(path, file),
+                (Err(error), Err(_)) => Err(io("create", error)),
+            }
         }
         Err(error) => Err(io("open", error)),
-    }
+    }?;
+    // There is an identity, so nobody needs another one.
+    sweep(path);
+    Ok(keypair)
 }
 
 /// A new identity that is kept nowhere.
@@ -99,16 +110,42 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Keypair> {
     Keypair::from_protobuf_encoding(bytes).ok()
 }
 
+/// What the name of an identity begins with while it is being written; the number of the process follows.
+fn beside(name: &OsStr) -> OsString {
+    let mut beside = OsString::from(".");
+    beside.push(name);
+    beside.push(".");
+    beside
+}
+
+/// The directory that a file is in.
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+/// Removes identities that processes were writing when they were killed: secrets that nobody uses.
+fn sweep(path: &Path) {
+    let (Some(name), Ok(entries)) = (path.file_name(), fs::read_dir(directory(path))) else { return };
+    let beside = beside(name);
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let number = name.as_bytes().strip_prefix(beside.as_bytes());
+        if number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit)) {
+            // It stays until the next start when it cannot be removed.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Writes the key beside its place and then moves it there.
 fn create(path: &Path, keypair: &Keypair) -> io::Result<()> {
     let bytes = Zeroizing::new(keypair.to_protobuf_encoding().map_err(io::Error::other)?);
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory(path);
     fs::create_dir_all(directory)?;
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-    let temporary = directory.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let mut temporary = beside(name);
+    temporary.push(std::process::id().to_string());
+    let temporary = directory.join(temporary);
     let written = write(&temporary, &bytes).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // Only tidiness: the error that matters is the one above.
@@ -143,6 +180,29 @@ mod tests {
         assert_eq!(first.public(), second.public());
         let left: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn what_a_process_was_writing_when_it_was_killed_is_swept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("identity");
+        let names = || {
+            let entries = fs::read_dir(directory.path()).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        for kept in [".identity.old", ".identity.", ".other.12"] {
+            fs::write(directory.path().join(kept), "somebody else's").unwrap();
+        }
+        // The first start makes an identity, the second finds it.
+        let mut keys = Vec::new();
+        for _ in 0..2 {
+            fs::write(directory.path().join(".identity.4194305"), "half").unwrap();
+            keys.push(load_or_create(&path).unwrap().public());
+            assert_eq!(names(), [".identity.", ".identity.old", ".other.12", "identity"]);
+        }
+        assert_eq!(keys[0], keys[1]);
     }
 
     #[test]

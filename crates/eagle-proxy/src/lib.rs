@@ -22,6 +22,7 @@ mod remembered;
 pub mod rules;
 mod server;
 mod service;
+mod stored;
 pub mod upstream;
 mod warm;
 mod web;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use eagle_cluster::MemberTls;
-use eagle_core::{NodeRole, PeerInfo, PieceSet, Topology, wire::control::Encryption};
+use eagle_core::{NodeRole, PeerInfo, Topology, wire::control::Encryption};
 use eagle_p2p::{
     identity::{self, IdentityError},
     network::Membership,
@@ -17,14 +17,10 @@ use eagle_p2p::{
 use eagle_registry::Registries;
 use eagle_seeder::{client::SeederClient, images::Images};
 use eagle_store::{BlobStorage, Cache, FsStorage, StorageError};
-use eagle_tracker::{Announcer, BlobStatus, Found};
+use eagle_tracker::{Announcer, Found};
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tokio::{
-    net::TcpListener,
-    sync::{broadcast, mpsc},
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -44,6 +40,7 @@ use crate::{
     rules::Rules,
     server,
     service::{Service, relay::Uploads},
+    stored::announce_stored,
     warm::Warmer,
 };
 
@@ -222,7 +219,8 @@ impl Proxy {
         let front = Arc::new(Front { service, mode: config.forward.mode, policy, certificates });
         tasks.spawn(dispatch(found, downloads.clone(), stop.clone()));
         tasks.spawn(Arc::clone(&cache).upkeep(stop.clone()));
-        tasks.spawn(announce_stored(Arc::clone(&cache), storage, announcer.clone(), stop.clone()));
+        let kept = announce_stored(Arc::clone(&cache), storage, announcer.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(kept));
         let parts = Parts {
             node: node.clone(),
             announcer: announcer.clone(),
@@ -379,42 +377,6 @@ async fn dispatch(mut found: mpsc::Receiver<Found>, downloads: Downloads, stop: 
             },
             () = stop.cancelled() => return,
         }
-    }
-}
-
-/// Tells the trackers of the blobs from earlier runs, and of every blob that goes.
-async fn announce_stored(
-    cache: Arc<Cache>,
-    storage: Arc<dyn BlobStorage>,
-    announcer: Announcer,
-    stop: CancellationToken,
-) {
-    let mut evictions = cache.evictions();
-    let stored = async {
-        for entry in cache.list().into_iter().filter(|entry| entry.complete) {
-            // By the storage and not by the cache, for which this would be a use.
-            if let Ok(Some(metainfo)) = storage.metainfo(entry.digest).await {
-                let status = BlobStatus { geometry: metainfo.geometry, pieces: PieceSet::Complete, want_peers: false };
-                announcer.update(entry.digest, status);
-            }
-        }
-    };
-    let evicted = async {
-        loop {
-            match evictions.recv().await {
-                // It may be back already.
-                Ok(digest) if !cache.contains(digest) => announcer.remove(digest),
-                Ok(_) => {}
-                Err(broadcast::error::RecvError::Lagged(missed)) => {
-                    tracing::warn!(missed, "trackers are not told of some evicted blobs; peers that ask will find out");
-                }
-                Err(broadcast::error::RecvError::Closed) => return,
-            }
-        }
-    };
-    tokio::select! {
-        _ = async { tokio::join!(stored, evicted) } => {}
-        () = stop.cancelled() => {}
     }
 }
 

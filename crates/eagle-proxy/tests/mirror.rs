@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::{ProxyOptions, blob_path, eventually, layer, open, origin, origin_for, request};
 use eagle_core::Digest;
 use eagle_registry::embedded::{Access, Fault, FaultRule, FaultTarget, User};
-use http::Method;
+use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 
 const MIB: u64 = 1 << 20;
@@ -214,6 +214,22 @@ async fn manifests_keep_their_headers_and_outlive_the_origin() {
     proxy.pull(layer(&image, 0)).await;
     let answer = proxy.get("/v2/library/other/manifests/1").await;
     assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (502, "UNAVAILABLE"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_outlive_a_registry_that_answers_too_many_requests() {
+    let origin = origin(&[MIB]).await;
+    let image = origin.images()[0].clone();
+    let proxy = ProxyOptions::new(&origin).start().await;
+    proxy.pull(layer(&image, 0)).await;
+    let limit = Fault::Status(StatusCode::TOO_MANY_REQUESTS);
+    origin.set_faults(vec![FaultRule::always(FaultTarget::All, limit)]);
+    let answer = proxy.manifest().await;
+    assert!(answer.header("warning").starts_with("110"));
+    assert_eq!(answer.whole(), image.manifest);
+    proxy.pull(layer(&image, 0)).await;
+    // What is not known is refused as the registry refuses it.
+    assert_eq!(proxy.get("/v2/library/app/manifests/2").await.status, 429);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,17 +5,20 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// For the owner alone.
 const MODE: u32 = 0o600;
 
-/// The content of a file of at most `limit` bytes; `None` when there is none.
+/// The content of a file of at most `limit` bytes; `None` when there is none. What a writer left that was killed is removed: this
+/// is for the start of a process, which is the only one that writes the file.
 ///
 /// # Errors
 /// When it is longer, or cannot be read.
 pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    // It is no use to anybody, and it is made anew by the next writer, in case it stays.
+    let _ = std::fs::remove_file(beside(path));
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -34,15 +37,24 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
 /// # Errors
 /// When the directory cannot be written.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // Each of these files has one writer, so one name beside it is enough, and a crash leaves at most one.
-    let mut beside = OsString::from(path);
-    beside.push(".new");
+    let beside = beside(path);
     // Names of images may be private, whatever the umask is. What a crash left is made anew, in case others could read it.
     let _ = std::fs::remove_file(&beside);
     let mut file = File::options().write(true).create_new(true).mode(MODE).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        // Only tidiness: the error that matters is the one above.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
+}
+
+/// Where a file is written before it takes the place of the one before. Each has one writer, so one name is enough, and a crash
+/// leaves at most one.
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = OsString::from(path);
+    beside.push(".new");
+    PathBuf::from(beside)
 }
 
 #[cfg(test)]
@@ -63,5 +75,13 @@ mod tests {
         assert_eq!(read(&path, 3).unwrap().as_deref(), Some(&b"new"[..]));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!beside.exists() && read(&path, 2).is_err());
+        // A process that was killed between writing and renaming, and then one whose rename fails.
+        std::fs::write(&beside, "half").unwrap();
+        assert_eq!(read(&path, 3).unwrap().as_deref(), Some(&b"new"[..]));
+        assert!(!beside.exists());
+        let directory_in_its_place = directory.path().join("a");
+        std::fs::create_dir(&directory_in_its_place).unwrap();
+        assert!(replace(&directory_in_its_place, b"x").is_err());
+        assert!(!directory.path().join("a.new").exists());
     }
 }

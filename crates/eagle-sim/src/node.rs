@@ -1,9 +1,9 @@
 //! One simulated node.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use eagle_core::{
-    NodeRole, PeerInfo, Timestamp, Topology,
+    NodeRole, Timestamp,
     swarm::{PeerKey, Swarm},
 };
 
@@ -24,7 +24,9 @@ pub(crate) struct Member {
 
 /// A node.
 pub(crate) struct Node {
-    pub(crate) info: Arc<PeerInfo>,
+    pub(crate) role: NodeRole,
+    /// Where it says that it is.
+    pub(crate) labels: eagle_core::Place,
     pub(crate) place: Place,
     /// Number of its group; seeders have none.
     pub(crate) group: Option<usize>,
@@ -69,13 +71,6 @@ impl Node {
         member.swarm.handle_node_load(load);
         Some(&mut member.swarm)
     }
-}
-
-/// What a tracker knows of a node.
-pub(crate) fn info(number: u32, role: NodeRole, topology: Topology) -> Arc<PeerInfo> {
-    let example = PeerInfo::example();
-    let id = format!("node{number}").parse().unwrap_or_else(|_| example.id.clone());
-    Arc::new(PeerInfo { id, role, topology, ..example })
 }
 
 pub(crate) fn key(node: u32) -> PeerKey {

@@ -1,6 +1,6 @@
 //! How nodes come to know each other: starts, announces, and the tracker's answers.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use eagle_core::{
     FarGroup, PieceSet, Timestamp,
@@ -119,25 +119,30 @@ impl World<'_> {
         let first = if members.len() > seen { self.rng.random_range(0..members.len()) } else { 0 };
         let run = (0..members.len().min(seen)).map(|index| &members[(first + index) % members.len()]);
         let seeder = self.seeder(blob);
-        let mut candidates: Vec<Candidate> = run
-            .filter(|member| member.node != node && member.node != seeder)
-            .map(|member| Candidate {
-                info: Arc::clone(&self.nodes[member.node as usize].info),
+        let mut seen: Vec<u32> = Vec::new();
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for member in run.filter(|member| member.node != node && member.node != seeder) {
+            seen.push(member.node);
+            candidates.push(Candidate {
+                role: self.nodes[member.node as usize].role,
+                place: self.nodes[member.node as usize].labels,
                 pieces: member.owned.clone(),
                 load: Some(member.load),
                 age: Duration::from_nanos(self.now - member.joined),
-            })
-            .collect();
+            });
+        }
+        seen.push(seeder);
         candidates.push(Candidate {
-            info: Arc::clone(&self.nodes[seeder as usize].info),
+            role: self.nodes[seeder as usize].role,
+            place: self.nodes[seeder as usize].labels,
             pieces: Ownership::Complete,
             load: Some(self.nodes[seeder as usize].up.node_load()),
             age: Duration::from_nanos(self.now),
         });
-        let asker = Asker { info: &self.nodes[node as usize].info, pieces: owned };
+        let asker = Asker { place: self.nodes[node as usize].labels, pieces: owned };
         let limit = self.plan.tracker.peers_per_answer;
-        let chosen = DefaultPolicy.select(asker, candidates, &Flows::default(), limit, self.rng.random());
-        chosen.iter().filter_map(|peer| peer.info.id.as_str().strip_prefix("node")?.parse().ok()).collect()
+        let chosen = DefaultPolicy.select(asker, &candidates, &Flows::default(), limit, self.rng.random());
+        chosen.into_iter().map(|index| seen[index]).collect()
     }
 
     /// The peers of an answer are connected, as far as they are there.

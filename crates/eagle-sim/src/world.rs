@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eagle_core::{
-    Bitfield, Boundary, NodeRole, Timestamp, Topology,
+    Bitfield, Boundary, NodeRole, Timestamp,
     swarm::{Action, Swarm, SwarmConfig, SwarmStart},
     wire::control::{BlobMessage, HostRate},
 };
@@ -16,7 +16,7 @@ use crate::{
     event::{Event, Queue},
     message_size,
     network::{Pipe, Uplink, nanos},
-    node::{self, Member, Node, key, number},
+    node::{Member, Node, key, number},
     peers::{self, TrackerState},
     place::{Place, SharedLinks},
     samples::three,
@@ -356,8 +356,8 @@ fn member(plan: &Plan, blob: usize, number: u32, seeder: bool, rate: f64) -> Mem
     Member { swarm, finished, alarm: None, position: 0 }
 }
 
-fn labels(plan: &Plan, place: Place) -> Topology {
-    if plan.labels { place.topology() } else { Topology::default() }
+fn labels(plan: &Plan, place: Place) -> eagle_core::Place {
+    if plan.labels { (&place.topology()).into() } else { eagle_core::Place::default() }
 }
 
 fn seeder(plan: &Plan, number: u32) -> Node {
@@ -366,7 +366,8 @@ fn seeder(plan: &Plan, number: u32) -> Node {
     let members =
         (0..plan.blobs.len()).map(|blob| responsible(blob).then(|| member(plan, blob, number, true, plan.seeders.up)));
     Node {
-        info: node::info(number, NodeRole::Seeder, labels(plan, place)),
+        role: NodeRole::Seeder,
+        labels: labels(plan, place),
         place,
         group: None,
         members: members.collect(),
@@ -388,7 +389,8 @@ fn proxy(plan: &Plan, number: u32, (group_number, index): (usize, u32), group: &
     let (up, down) = (within(group.up), within(group.down));
     let members = (0..plan.blobs.len()).map(|blob| Some(member(plan, blob, number, false, up.min(down))));
     Node {
-        info: node::info(number, NodeRole::Proxy, labels(plan, place)),
+        role: NodeRole::Proxy,
+        labels: labels(plan, place),
         place,
         group: Some(group_number),
         members: members.collect(),

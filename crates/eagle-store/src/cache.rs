@@ -91,6 +91,8 @@ enum Entry {
     Partial,
     /// With the handle that is shared by all who use it now, and what was checked of it.
     Complete { shared: Weak<SharedBlob>, checks: Option<Arc<Checks>> },
+    /// Was complete, is damaged, and could not be removed: it takes its space and is of no other use.
+    Damaged,
 }
 
 impl Entry {
@@ -121,7 +123,7 @@ pub struct CacheStats {
     pub limit: u64,
     /// Number of complete blobs.
     pub blobs: u64,
-    /// Number of partial blobs, written at present or not.
+    /// Number of partial blobs, written at present or not, and of damaged ones that could not be removed yet.
     pub partials: u64,
     /// Blobs evicted to make room.
     pub evictions: u64,
@@ -211,8 +213,8 @@ impl Cache {
 
     /// A complete blob. Counts as a use, and pins it until the result and its readers are dropped.
     ///
-    /// `None` also when its content is gone from the storage, or has another size than it had; the
-    /// entry is then dropped.
+    /// `None` also when its content is gone from the storage, has another size than it had, or is on a
+    /// part of the disk that cannot be read; the entry is then dropped.
     pub async fn get(&self, digest: Digest) -> Option<CachedBlob> {
         let blob = self.inner.get(digest).await;
         let counters = &self.inner.counters;
@@ -338,6 +340,11 @@ impl Inner {
         self.storage.touch(digest);
         let opened = match self.storage.open(digest).await {
             Ok(opened) => opened.filter(|reader| reader.size() == size),
+            Err(error) if error.is_damaged_file() => {
+                self.lost(digest, pin.id(), error.to_string()).await;
+                return None;
+            }
+            // It may open the next time, as when this process has too many files open.
             Err(error) => {
                 warn!(%digest, %error, "a cached blob cannot be opened");
                 return None;
@@ -374,7 +381,7 @@ impl Inner {
     fn checks(&self, digest: Digest, id: EntryId) -> Option<Arc<Checks>> {
         match &self.policy().get_mut(digest, id)?.value {
             Entry::Complete { checks, .. } => checks.clone(),
-            Entry::Partial => None,
+            Entry::Partial | Entry::Damaged => None,
         }
     }
 
@@ -382,7 +389,7 @@ impl Inner {
     fn shared(&self, digest: Digest, id: EntryId) -> Option<Arc<SharedBlob>> {
         match &self.policy().get_mut(digest, id)?.value {
             Entry::Complete { shared, .. } => shared.upgrade(),
-            Entry::Partial => None,
+            Entry::Partial | Entry::Damaged => None,
         }
     }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use eagle_core::{Digest, PieceIndex};
+use rustix::io::Errno;
 
 /// Why a storage could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +104,13 @@ pub enum StorageError {
         /// The blob.
         digest: Digest,
     },
+    /// A sync of the blob failed while it was being written, so nobody can say what of it is on the disk. It has to be
+    /// begun anew, from what was recorded before.
+    #[error("the disk failed to take what was written of blob {digest}: check the disk, the blob is fetched again")]
+    Unsynced {
+        /// The blob.
+        digest: Digest,
+    },
     /// The blob was removed while it was being written.
     #[error("blob {digest} was removed while it was being written")]
     Removed {
@@ -160,6 +168,15 @@ impl StorageError {
     /// Whether the content of a blob on a disk is gone, unreadable or wrong, so that it has to be had from elsewhere.
     pub const fn is_lost_content(&self) -> bool {
         matches!(self, Self::Changed { .. } | Self::Io { .. })
+    }
+
+    /// Whether the operating system says that what it was asked for is damaged or cannot be read, and not that it has too
+    /// little of something at present, or that this process may not.
+    pub fn is_damaged_file(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        // A bad sector; metadata that makes no sense, and metadata with a wrong checksum; a file that a server has lost.
+        let bad = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::STALE];
+        Errno::from_io_error(source).is_some_and(|errno| bad.contains(&errno))
     }
 
     /// Whether the file system or the quota is full.

@@ -12,12 +12,18 @@ use crate::{
         heartbeat::{RECORD_MAGIC, Record},
         names::{Names, lease_number},
     },
-    ssi::check_metainfo,
+    ssi::{ScrubPlace, check_metainfo},
 };
 
 /// Kind and version of every small file and object that is read.
-pub const MAGICS: [Magic; 5] =
-    [layout::METAINFO_MAGIC, layout::PIECES_MAGIC, object::METAINFO_MAGIC, object::MARKER_MAGIC, RECORD_MAGIC];
+pub const MAGICS: [Magic; 6] = [
+    layout::METAINFO_MAGIC,
+    layout::PIECES_MAGIC,
+    layout::SCRUB_MAGIC,
+    object::METAINFO_MAGIC,
+    object::MARKER_MAGIC,
+    RECORD_MAGIC,
+];
 
 /// Metainfo, in a file or an object.
 pub fn metainfo(bytes: &[u8]) -> Option<Metainfo> {
@@ -29,6 +35,11 @@ pub fn metainfo(bytes: &[u8]) -> Option<Metainfo> {
 /// The durable pieces of a partial blob of this geometry.
 pub fn pieces(bytes: &[u8], geometry: Geometry) -> Option<Bitfield> {
     envelope::decode::<PieceRecord>(layout::PIECES_MAGIC, bytes)?.of(geometry)
+}
+
+/// Where a scrub is.
+pub fn scrub_place(bytes: &[u8]) -> Option<ScrubPlace> {
+    envelope::decode(layout::SCRUB_MAGIC, bytes)
 }
 
 /// The size in the marker of a complete blob in a bucket.

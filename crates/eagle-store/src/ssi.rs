@@ -78,7 +78,8 @@ pub trait PartialBlob: BlobReader {
     ///
     /// # Errors
     /// When there is no such piece or `bytes` has not exactly its length, when the storage is full
-    /// ([`StorageError::OutOfSpace`]) or fails, or when the blob was removed or committed meanwhile.
+    /// ([`StorageError::OutOfSpace`]) or fails, or when the blob was removed or committed meanwhile;
+    /// [`StorageError::Unsynced`] when pieces written before could not be made durable.
     async fn write_piece(&self, piece: PieceIndex, bytes: Bytes) -> Result<(), StorageError>;
 
     /// Makes the blob complete, durably and at once. The caller has checked its digest. A second
@@ -86,7 +87,8 @@ pub trait PartialBlob: BlobReader {
     ///
     /// # Errors
     /// When pieces are missing, when the blob was removed meanwhile, or when the storage fails; the
-    /// blob is then still partial and the commit can be tried again.
+    /// blob is then still partial. The commit can be tried again, but for one that could not make the
+    /// bytes durable: every later one gives [`StorageError::Unsynced`].
     async fn commit(&self) -> Result<Arc<dyn BlobReader>, StorageError>;
 }
 

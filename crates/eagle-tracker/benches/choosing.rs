@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use eagle_core::{
-    Digest, Geometry, PeerInfo, PieceSet, Timestamp, Topology,
+    Digest, Geometry, PeerInfo, PieceSet, Place, Timestamp, Topology,
     tracker::{Flows, Ownership},
 };
 use eagle_tracker::{
@@ -60,8 +60,8 @@ async fn main() {
             let view = store.view(digest, &asker.id, u64::from(rounds), now).await.unwrap();
             let looked = begun.elapsed();
             seen += view.candidates.len();
-            let asker = Asker { info: asker, pieces: &pieces };
-            let named = DefaultPolicy.select(asker, view.candidates, &flows, NAMED, u64::from(rounds));
+            let asker = Asker { place: Place::from(&asker.topology), pieces: &pieces };
+            let named = DefaultPolicy.select(asker, &view.candidates, &flows, NAMED, u64::from(rounds));
             let chosen = begun.elapsed();
             assert!(!named.is_empty());
             (looks, choices, longest) = (looks + looked, choices + (chosen - looked), longest.max(chosen));

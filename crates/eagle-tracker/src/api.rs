@@ -335,16 +335,13 @@ impl From<&PeerInfo> for PeerAt {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::sync::Arc;
 
-    use eagle_core::{
-        Bitfield, NodeId, PieceIndex,
-        tracker::{Candidate, Ownership},
-    };
+    use eagle_core::{Bitfield, NodeId, PieceIndex, tracker::Ownership};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::encoding::Encoding;
+    use crate::encoding::{Encoding, NamedPeer, NodeRecord};
 
     fn topology() -> impl Strategy<Value = Topology> {
         let label = || proptest::option::of("[a-z0-9\u{e4}\"\\\\]{1,15}");
@@ -439,18 +436,16 @@ mod tests {
                 let bytes = encoding.encode_response(&response).unwrap();
                 prop_assert_eq!(&encoding.decode_response(&bytes).unwrap(), &response);
                 // The same from what the tracker knows of the peers.
-                let candidate = |peer: &SwarmPeer| Candidate {
-                    info: Arc::new(peer.info.clone()),
+                let named = |peer: &SwarmPeer| NamedPeer {
+                    node: Arc::new(NodeRecord::new(peer.info.clone())),
                     pieces: Ownership::new(&peer.pieces, 500).unwrap(),
-                    load: None,
-                    age: Duration::ZERO,
                 };
-                let candidates: Vec<_> = response.peers[0].peers.iter().map(candidate).collect();
+                let named: Vec<_> = response.peers[0].peers.iter().map(named).collect();
                 let without = AnnounceResponse { peers: Vec::new(), ..response.clone() };
-                let bytes = encoding.encode_answer(without, &[(digest, candidates.clone())]).unwrap();
+                let bytes = encoding.encode_answer(without, &[(digest, named.clone())]).unwrap();
                 let read = encoding.decode_response(&bytes).unwrap();
-                for (peer, candidate) in read.peers[0].peers.iter().zip(&candidates) {
-                    prop_assert_eq!(&peer.pieces, &candidate.pieces.to_piece_set());
+                for (peer, named) in read.peers[0].peers.iter().zip(&named) {
+                    prop_assert_eq!(&peer.pieces, &named.pieces.to_piece_set());
                 }
                 let infos = |response: &AnnounceResponse| -> Vec<PeerInfo> {
                     response.peers[0].peers.iter().map(|peer| peer.info.clone()).collect()

@@ -3,13 +3,15 @@
 //! The schema is `docs/tracker.proto`. Both encodings carry the same values and are checked alike: what does not fit the
 //! types of [`crate::api`] is refused whole.
 
+mod named;
 mod protobuf;
 
 use bytes::Bytes;
-use eagle_core::{Digest, tracker::Candidate};
+use eagle_core::Digest;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use prost::Message as _;
 
+pub use self::named::{NamedPeer, NodeRecord};
 use crate::api::{AnnounceRequest, AnnounceResponse, BlobPeers, MAX_ANNOUNCED_BLOBS, MAX_RESPONSE_BYTES, SwarmPeer};
 
 /// Media type of version 1 of the protobuf messages.
@@ -119,15 +121,15 @@ impl Encoding {
     pub fn encode_answer(
         self,
         mut response: AnnounceResponse,
-        peers: &[(Digest, Vec<Candidate>)],
+        peers: &[(Digest, Vec<NamedPeer>)],
     ) -> Result<Bytes, serde_json::Error> {
         if self == Self::Protobuf {
             let mut answer = protobuf::AnnounceResponse::from(&response).encode_to_vec();
             peers.iter().for_each(|(digest, peers)| protobuf::write_peers(&mut answer, digest.as_bytes(), peers));
             return Ok(answer.into());
         }
-        let named = |peer: &Candidate| SwarmPeer { info: (*peer.info).clone(), pieces: peer.pieces.to_piece_set() };
-        let named = |(digest, peers): &(Digest, Vec<Candidate>)| BlobPeers {
+        let named = |peer: &NamedPeer| SwarmPeer { info: peer.node.info().clone(), pieces: peer.pieces.to_piece_set() };
+        let named = |(digest, peers): &(Digest, Vec<NamedPeer>)| BlobPeers {
             digest: *digest,
             peers: peers.iter().map(named).collect(),
         };

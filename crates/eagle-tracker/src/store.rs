@@ -20,10 +20,10 @@ mod shared;
 mod shared_reports;
 mod shared_seeders;
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use eagle_core::{Digest, Geometry, NodeId, NodeRole, PeerInfo, Timestamp};
+use eagle_core::{Digest, Geometry, NodeId, NodeRole, PeerInfo, Timestamp, tracker::NodeLoad};
 
 pub use eagle_core::tracker::Candidate;
 
@@ -42,6 +42,7 @@ pub(crate) use self::{
 use crate::{
     api::{BlobAnnounce, PeerBlob, PeerSummary, SwarmMember, SwarmSummary},
     config::TrackerConfig,
+    encoding::NodeRecord,
 };
 
 /// Bounds of a store and the lifetime of what is in it.
@@ -123,8 +124,38 @@ pub struct SwarmView {
     pub geometry: Geometry,
     /// Live peers without the asker; of a large swarm a random part, with seeders always in it.
     pub candidates: Vec<Candidate>,
+    /// Who they are, in the same order.
+    pub peers: Vec<SeenPeer>,
     /// Time since a peer last joined.
     pub since_growth: Duration,
+}
+
+/// Who a candidate is. It is looked into when it is named, which most are not.
+#[derive(Debug, Clone)]
+pub struct SeenPeer(Seen);
+
+#[derive(Debug, Clone)]
+enum Seen {
+    Node(Arc<memory::Node>),
+    Record(Arc<NodeRecord>),
+}
+
+impl SeenPeer {
+    pub(in crate::store) const fn node(node: Arc<memory::Node>) -> Self {
+        Self(Seen::Node(node))
+    }
+
+    pub(crate) const fn record(record: Arc<NodeRecord>) -> Self {
+        Self(Seen::Record(record))
+    }
+
+    /// What is known of it now.
+    pub fn named(&self) -> Arc<NodeRecord> {
+        match &self.0 {
+            Seen::Node(node) => node.record(),
+            Seen::Record(record) => Arc::clone(record),
+        }
+    }
 }
 
 /// Sizes of a store.
@@ -168,6 +199,9 @@ pub trait PeerStore: Debug + Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Applied, StoreError>;
 
+    /// Records how busy a node says it is. A store that several trackers share leaves that to their reports, and names no load.
+    fn set_load(&self, _node: &NodeId, _load: NodeLoad) {}
+
     /// Takes a node out of every swarm.
     async fn leave(&self, node: &NodeId);
 
@@ -203,8 +237,9 @@ pub trait PeerStore: Debug + Send + Sync + 'static {
     /// At most `limit` nodes that come after an identity, in order.
     async fn nodes(&self, after: Option<&str>, limit: usize, now: Timestamp) -> Vec<PeerSummary>;
 
-    /// Frees what expired nodes take: one part of the store per call, so that no call takes long.
-    async fn sweep(&self, now: Timestamp);
+    /// Frees what expired nodes take: one part of the store per call, or what is left of it, so that no call takes long. Says
+    /// whether something is left, for which it is to be called again soon.
+    async fn sweep(&self, now: Timestamp) -> bool;
 
     /// Calls of [`PeerStore::sweep`] that go once through the store.
     fn sweep_parts(&self) -> usize;

@@ -63,6 +63,11 @@ impl ApiClient {
         Self { client: client(members), ..self }
     }
 
+    /// Where it is.
+    pub(crate) const fn base(&self) -> &Url {
+        &self.base
+    }
+
     /// One request; the answer when it is one of success.
     ///
     /// # Errors
@@ -73,7 +78,8 @@ impl ApiClient {
         path: &str,
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<T> {
-        let url = self.base.join(path)?;
+        // As nodes do: a base with a path of its own keeps it.
+        let url = format!("{}{path}", self.base.as_str().trim_end_matches('/')).parse()?;
         let exchange = self.exchange(method, &url, body);
         let answered = tokio::time::timeout(self.deadline, exchange).await;
         answered.map_err(|_| anyhow!("{url} did not answer within {} s", self.deadline.as_secs()))?

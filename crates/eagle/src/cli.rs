@@ -2,7 +2,10 @@
 
 mod images;
 mod machine;
+#[cfg(test)]
+mod pages;
 mod top;
+mod trackers;
 
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf};
 
@@ -15,6 +18,7 @@ pub(crate) use self::{
     images::{CacheArgs, CacheCommand, PreheatArgs},
     machine::{CompletionsArgs, ConfigureArgs, InstallServiceArgs, ManArgs, PrepareDataArgs, RuntimeArg, ServiceRole},
     top::TopArgs,
+    trackers::AskTrackersArgs,
 };
 use crate::telemetry::LogFormat;
 
@@ -304,17 +308,17 @@ Examples:
   eagle status --admin 127.0.0.1:6970      a tracker
   eagle status --json | jq .state
   eagle status --tracker http://tracker:6969 --cluster-key-file /etc/eagle/cluster.key
-                                           who is in the cluster, and what it holds")]
+                                           who is in the cluster, and what it holds
+  eagle status --tracker http://a:6969 --tracker http://b:6969
+                                           the same of trackers that have a memory each
+  eagle status --config /etc/eagle/eagle.yaml
+                                           the same of the trackers of this machine's proxy")]
 pub(crate) struct StatusArgs {
     /// Admin address of the role
-    #[arg(long, default_value = "http://127.0.0.1:43003", value_name = "URL")]
+    #[arg(long, default_value = "http://127.0.0.1:43003", value_name = "URL", conflicts_with_all = ["trackers", "config"])]
     pub(crate) admin: String,
-    /// HTTP API of a tracker: the nodes that it knows and the swarms of blobs
-    #[arg(long, conflicts_with = "admin", value_name = "URL")]
-    pub(crate) tracker: Option<String>,
-    /// File with the cluster key, for a tracker that has one
-    #[arg(long, env = "EAGLE_CLUSTER__KEY_FILE", value_name = "FILE")]
-    pub(crate) cluster_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trackers: AskTrackersArgs,
     /// Print the answer as it is
     #[arg(long)]
     pub(crate) json: bool,

@@ -38,6 +38,7 @@ mod telemetry;
 mod text;
 mod top;
 mod traces;
+mod trackers;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
-//! `eagle status`: what a running role says about itself, or a tracker about its cluster.
+//! `eagle status`: what a running role says about itself, or trackers about their cluster.
 
+mod cluster;
 mod pulls;
-mod tracker;
 
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Longest answer that is read, bytes; a status has a few thousand.
 const MAX_ANSWER: usize = 8 << 20;
 
-/// Asks for `/status`, or a tracker for what it knows, and prints the answer.
+/// Asks for `/status`, or trackers for what they know, and prints the answer.
 ///
 /// # Errors
 /// When the address makes no sense, or nobody answers there or only members of the cluster.
 pub(crate) async fn run(args: &StatusArgs) -> Result<()> {
-    if let Some(address) = &args.tracker {
-        return tracker::run(address, args).await;
+    if args.trackers.config.is_some() || !args.trackers.trackers.is_empty() {
+        return cluster::run(args).await;
     }
     let base = if args.admin.contains("://") { args.admin.clone() } else { format!("http://{}", args.admin) };
     let url = base.parse::<Url>().ok().filter(|url| url.scheme() == "http" && url.has_host());

@@ -3,15 +3,24 @@
 /// Longest name that is shown; more does not fit beside anything.
 const MOST: usize = 64;
 
+/// Longest line that is shown of what somebody says; the reason stands at its beginning.
+const MOST_OF_LINE: usize = 300;
+
 /// A name from elsewhere, without what a terminal would obey or what would turn its line around.
 pub(crate) fn clean(name: &str) -> String {
-    let harmless = |c: char| {
-        // Marks of direction and characters without width: they make one text look like another.
-        let hidden = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}');
-        if c.is_control() || hidden { '·' } else { c }
-    };
     name.chars().take(MOST).map(harmless).collect()
+}
+
+/// What somebody says, in the same way.
+pub(crate) fn clean_line(text: &str) -> String {
+    text.chars().take(MOST_OF_LINE).map(harmless).collect()
+}
+
+fn harmless(c: char) -> char {
+    // Marks of direction and characters without width: they make one text look like another.
+    let hidden = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}');
+    if c.is_control() || hidden { '·' } else { c }
 }
 
 /// The beginning of a digest, or the two ends of an identity.
@@ -114,6 +123,7 @@ mod tests {
     fn names_cannot_command_a_terminal() {
         assert_eq!(clean("a\u{1b}[2Jb\r\n\u{202e}c\u{9b}"), "a·[2Jb···c·");
         assert_eq!(clean(&"x".repeat(1_000)).len(), MOST);
+        assert_eq!(clean_line(&"x\n".repeat(1_000)), "x·".repeat(MOST_OF_LINE / 2));
         assert_eq!(short("sha256:0123456789abcdef0123"), "0123456789ab");
         assert_eq!(short("12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo"), "12D3Ko…SCVe2Xo");
         assert_eq!(short("node1"), "node1");

@@ -226,7 +226,7 @@ impl HttpClient for Collector {
     }
 }
 
-/// The name of this machine, as its kernel knows it; empty where that cannot be read.
+/// The name of this machine, as its kernel knows it (uname(2)): a service does not see `/proc/sys` (`ProcSubset=pid`).
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

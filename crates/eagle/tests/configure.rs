@@ -270,3 +270,22 @@ fn a_runtime_that_was_not_told_is_told_at_the_next_try() {
     assert!(succeed(root, &["docker", "--undo"]).contains("now run: systemctl reload docker"));
     assert!(!succeed(root, &["docker", "--undo"]).contains("now run"));
 }
+
+/// The same of undoing: what is left to do is not forgotten with the files that are back.
+#[test]
+fn a_runtime_that_was_not_told_of_an_undo_is_told_at_the_next_try() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    write(root, "etc/docker/daemon.json", "{}");
+    fs::create_dir_all(root.join("var/lib")).unwrap();
+    let before = tree(root);
+    succeed(root, &["docker"]);
+    for _ in 0..2 {
+        let problem = fail(root, &["docker", "--undo", "--activate"]);
+        assert!(problem.contains("systemctl reload docker"), "{problem}");
+        assert_eq!(read(root, "etc/docker/daemon.json"), "{}");
+    }
+    assert!(succeed(root, &["docker", "--undo"]).contains("now run: systemctl reload docker"));
+    assert_eq!(tree(root), before);
+    assert!(succeed(root, &["docker", "--undo", "--activate"]).contains("nothing to undo"));
+}

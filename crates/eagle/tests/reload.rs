@@ -16,7 +16,7 @@ use common::{Role, eagle, get};
 use eagle_core::Digest;
 use eagle_registry::{
     EmbeddedRegistry,
-    embedded::{EmbeddedConfig, GeneratedImage},
+    embedded::{Access, EmbeddedConfig, GeneratedImage, User},
 };
 use serde_json::Value;
 
@@ -168,6 +168,68 @@ fn limits_rules_and_levels_change_during_a_pull_and_mistakes_change_nothing() {
         "the seeder knows the request by its name"
     );
     drop(origin);
+}
+
+#[test]
+fn a_registry_gets_another_password_and_another_url() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let origin = |tag: &str| {
+        let image = GeneratedImage {
+            repository: "demo/app".parse().unwrap(),
+            tag: tag.parse().unwrap(),
+            layers: vec![1 << 10],
+            seed: 7,
+            config_size: 0,
+        };
+        let config = EmbeddedConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), vec![image]);
+        let access = Access::Basic(vec![User::new("ann", "second-secret")]);
+        runtime.block_on(EmbeddedRegistry::start(EmbeddedConfig { access, ..config })).unwrap()
+    };
+    let origins = [origin("v1"), origin("v2")];
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("eagle.yaml");
+    let any = "127.0.0.1:0";
+    // One name all the time; what is behind it changes.
+    let write = |url: SocketAddr, password: &str| {
+        let data = directory.path().display();
+        let node = |role: &str| {
+            format!(
+                "listen: \"{any}\", admin: \"{any}\", p2p_listen: \"{any}\", data_listen: \"{any}\", data_dir: {data}/{role}, min_free: 1MiB"
+            )
+        };
+        let text = format!(
+            "registries: [{{name: registry.test, url: \"http://{url}\", username: ann, password: {password}}}]\n\
+             tracker: {{listen: \"{any}\", admin: \"{any}\"}}\nseeder: {{{}}}\nproxy: {{{}, default_registry: registry.test}}\n",
+            node("seeder"),
+            node("proxy")
+        );
+        let new = file.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &file).unwrap();
+    };
+    write(origins[0].local_addr(), "first-secret");
+    let mut role = Role::start(eagle().arg("standalone").arg("--config").arg(&file));
+    let proxy = role.ready()["listen"].as_str().unwrap().to_owned();
+    let ask = |tag: &str| request(&proxy, &format!("/v2/demo/app/manifests/{tag}"), "registries");
+    assert_eq!(ask("v1").0, 401);
+
+    write(origins[0].local_addr(), "second-secret");
+    role.signal("HUP");
+    until("the new password", || ask("v1").0 == 200);
+    assert_eq!(ask("v2").0, 404);
+    let (_, manifest) = ask("v1");
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap().to_owned();
+    let (status, content) = request(&proxy, &format!("/v2/demo/app/blobs/{layer}"), "layer");
+    assert_eq!((status, Digest::of(&content).to_string()), (200, layer));
+
+    write(origins[1].local_addr(), "second-secret");
+    role.signal("HUP");
+    until("the new URL", || ask("v2").0 == 200);
+    role.signal("TERM");
+    let (code, log) = role.end(PATIENCE);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("-secret") && !log.contains("count from the next start on"), "{log}");
 }
 
 /// A part of a cluster and its addresses.

@@ -51,5 +51,22 @@ fn a_tracker_says_who_is_there_to_members_and_nobody_else() {
     };
     assert_eq!(listed["role"], "proxy");
     let page = String::from_utf8(output(&mut ask).stdout).unwrap();
-    assert!(page.trim_start().starts_with("PEER") && page.contains(listed["id"].as_str().unwrap()), "{page}");
+    assert!(page.starts_with("1 nodes (0 seeders), 0 blobs, "), "{page}");
+    assert!(page.contains(" PEER ") && page.contains(listed["id"].as_str().unwrap()), "{page}");
+
+    // Beside one that nobody is at, which is named; alone, that one is an error.
+    let nobody = "127.0.0.1:9";
+    ask.args(["--tracker", nobody, "--json"]);
+    let answer = output(&mut ask);
+    assert!(answer.status.success(), "{}", stderr(&answer));
+    let known: Value = serde_json::from_slice(&answer.stdout).unwrap();
+    let trackers = known["trackers"].as_array().unwrap();
+    assert!(trackers[0]["address"] == *address && trackers[0]["problem"].is_null(), "{trackers:?}");
+    assert!(trackers[1]["address"] == nobody && trackers[1]["problem"].is_string(), "{trackers:?}");
+    assert_eq!((&known["peers"][0]["id"], &known["overview"]["peers"]), (&listed["id"], &Value::from(1)));
+    let answer = output(eagle().args(["status", "--tracker", nobody, "--tracker", "127.0.0.1:1"]));
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(stderr(&answer).contains(nobody) && stderr(&answer).contains("127.0.0.1:1"), "{}", stderr(&answer));
+    let both = output(eagle().args(["status", "--tracker", nobody, "--admin", nobody]));
+    assert_eq!(both.status.code(), Some(64), "{}", stderr(&both));
 }

@@ -1,39 +1,19 @@
 //! The pages of `docs/` are a book: every link leads somewhere, and every page is in its table of contents.
 
+mod marks;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Component, Path, PathBuf},
 };
 
-use crate::workspace;
+use crate::{
+    pages::{pages, prose},
+    workspace,
+};
 
 const CONTENTS: &str = "docs/README.md";
-/// Pages outside `docs/` that link into it and are linked from it.
-const OTHERS: [&str; 3] = ["README.md", "charts/eagle/README.md", "benches/README.md"];
-
-/// Every page with its text, by its path from the root.
-fn pages(root: &Path) -> BTreeMap<String, String> {
-    let of_docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
-    let of_docs = of_docs.map(|name| format!("docs/{}", name.to_string_lossy())).filter(|path| path.ends_with(".md"));
-    of_docs
-        .chain(OTHERS.map(str::to_owned))
-        .map(|path| {
-            let text = fs::read_to_string(root.join(&path)).unwrap();
-            (path, text)
-        })
-        .collect()
-}
-
-/// The lines of a page that are no code.
-fn prose(text: &str) -> impl Iterator<Item = &str> {
-    let mut is_code = false;
-    text.lines().filter(move |line| {
-        let fence = line.trim_start().starts_with("```");
-        is_code ^= fence;
-        !is_code && !fence
-    })
-}
 
 /// The anchors of a page's headings, as code hosts make them: in small letters, without punctuation, spaces as hyphens.
 fn anchors(text: &str) -> BTreeSet<String> {
@@ -100,7 +80,7 @@ fn follow(root: &Path, pages: &BTreeMap<String, String>) -> (Vec<String>, BTreeM
 #[test]
 fn every_link_leads_somewhere_and_every_page_is_in_the_contents() {
     let root = workspace::root();
-    let pages = pages(&root);
+    let pages = pages(&root).unwrap();
     let (mut problems, leads) = follow(&root, &pages);
     let contents = &leads[CONTENTS];
     problems.extend(

@@ -1,5 +1,5 @@
 //! Docker Hub, as far as runtimes can tell: Docker Distribution under the name `registry-1.docker.io`, over TLS, with an
-//! authority of its own.
+//! authority of its own. The same under the name `ghcr.io`.
 //!
 //! It shows what runtimes do on their own, when no mirror answers. The namespaces of the scenarios have only a loopback
 //! interface, so nothing reaches the real one.
@@ -21,8 +21,8 @@ use crate::{
     registry::{Accesses, Registry},
 };
 
-/// The host that runtimes ask for images of `docker.io`.
-const HOST: &str = "registry-1.docker.io";
+/// The host that runtimes ask for images of `docker.io`, and another registry that everybody knows.
+const HOSTS: [&str; 2] = ["registry-1.docker.io", "ghcr.io"];
 const HOSTS_FILE: &str = "/etc/hosts";
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -52,6 +52,11 @@ impl Hub {
         Ok(Self { registry, authority, _name: Name::take(directory)? })
     }
 
+    /// The file with its authority.
+    pub(crate) fn authority(&self) -> &Path {
+        &self.authority
+    }
+
     /// What a program has to have in its environment to believe this Hub: Go reads authorities from there.
     pub(crate) fn trust(&self) -> Environment {
         vec![("SSL_CERT_FILE", self.authority.display().to_string())]
@@ -72,7 +77,7 @@ struct Name;
 impl Name {
     fn take(directory: &Path) -> Result<Self> {
         let file = directory.join("hosts");
-        fs::write(&file, format!("127.0.0.1 localhost\n127.0.0.1 {HOST}\n"))?;
+        fs::write(&file, format!("127.0.0.1 localhost\n127.0.0.1 {}\n", HOSTS.join(" ")))?;
         succeed(Command::new("mount").arg("--bind").arg(&file).arg(HOSTS_FILE), COMMAND_DEADLINE)
             .context("cannot give Docker Hub's name to this machine")?;
         Ok(Self)
@@ -86,7 +91,7 @@ impl Drop for Name {
     }
 }
 
-/// An authority, a certificate for [`HOST`] under it, and its key, as PEM.
+/// An authority, a certificate for [`HOSTS`] under it, and its key, as PEM.
 fn certificates() -> Result<(String, String, String)> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -95,6 +100,6 @@ fn certificates() -> Result<(String, String, String)> {
     let authority = params.self_signed(&authority_key)?.pem();
     let issuer = Issuer::new(params, authority_key);
     let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new([HOST.to_owned()])?.signed_by(&key, &issuer)?;
+    let certificate = CertificateParams::new(HOSTS.map(str::to_owned))?.signed_by(&key, &issuer)?;
     Ok((authority, certificate.pem(), key.serialize_pem()))
 }

@@ -46,6 +46,8 @@ pub(crate) struct InsideArgs {
     #[arg(long)]
     static_eagle: Option<PathBuf>,
     #[arg(long)]
+    eagle_bench: Option<PathBuf>,
+    #[arg(long)]
     s3_server: PathBuf,
     #[arg(long)]
     newer: Option<PathBuf>,
@@ -103,6 +105,8 @@ pub(crate) fn run(report: &mut Report, options: Options) -> Result<()> {
         Some(eagle) => eagle.canonicalize().with_context(|| format!("no program {}", eagle.display()))?,
         None => workspace::eagle()?,
     };
+    let measures = scenarios::matching(only).any(|scenario| scenario.name == "load-test");
+    let eagle_bench = measures.then(workspace::eagle_bench).transpose()?;
     let s3_server = workspace::s3_server()?;
     if of_image {
         // Inside there is no network to get helm from.
@@ -121,6 +125,7 @@ pub(crate) fn run(report: &mut Report, options: Options) -> Result<()> {
 
     let mut programs = vec![("--eagle", eagle), ("--s3-server", s3_server)];
     programs.extend(static_eagle.map(|program| ("--static-eagle", program)));
+    programs.extend(eagle_bench.map(|program| ("--eagle-bench", program)));
     let status = enter(directory.path(), &programs, newer.as_deref(), only, rounds)?;
     let counts = fs::read(directory.path().join("counts.json"));
     match counts {
@@ -227,6 +232,7 @@ pub(crate) fn run_inside(args: &InsideArgs) -> Result<bool> {
             image: &image,
             eagle: &args.eagle,
             static_eagle: args.static_eagle.as_deref(),
+            eagle_bench: args.eagle_bench.as_deref(),
             s3_server: &args.s3_server,
             store: &store,
             newer: newer.as_ref(),

@@ -18,6 +18,7 @@ mod image;
 mod lab;
 mod newer;
 mod oci;
+mod pages;
 mod process;
 #[cfg(test)]
 mod proofs;

@@ -105,6 +105,11 @@ pub(crate) fn static_eagle() -> Result<PathBuf> {
     Ok(aside)
 }
 
+/// Builds the `eagle-bench` program and says where it is.
+pub(crate) fn eagle_bench() -> Result<PathBuf> {
+    build("eagle-bench", "--bin", "eagle-bench", |_| Ok(()))
+}
+
 /// Builds the S3 server of the scenarios and says where it is.
 pub(crate) fn s3_server() -> Result<PathBuf> {
     build("eagle-store", "--example", "s3-server", |_| Ok(()))

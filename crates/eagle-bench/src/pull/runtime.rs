@@ -15,10 +15,12 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use eagle_registry::ImageReference;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::process::Command;
 use url::Url;
+
+use crate::agent::token;
 
 /// A pull that takes longer has failed.
 const PULL: Duration = Duration::from_secs(600);
@@ -30,7 +32,7 @@ const TAIL: u64 = 2048;
 const NAMESPACE: &str = "eagle-bench";
 
 /// Who pulls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Runtime {
     /// `docker pull`, by the daemon of `DOCKER_HOST`
@@ -42,6 +44,15 @@ pub(crate) enum Runtime {
 }
 
 impl Runtime {
+    /// As on the command line.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Containerd => "containerd",
+            Self::Skopeo => "skopeo",
+        }
+    }
+
     /// The program that is run.
     const fn program(self) -> &'static str {
         match self {
@@ -52,7 +63,7 @@ impl Runtime {
     }
 
     /// Whether pulls of the same image at the same time are so many pulls: a daemon makes one of them.
-    pub(super) const fn pulls_apart(self) -> bool {
+    pub(crate) const fn pulls_apart(self) -> bool {
         matches!(self, Self::Skopeo)
     }
 
@@ -60,7 +71,7 @@ impl Runtime {
     ///
     /// # Errors
     /// When it is not there or does not answer.
-    pub(super) async fn check(self) -> Result<()> {
+    pub(crate) async fn check(self) -> Result<()> {
         let scratch = scratch()?;
         let arguments: &[&str] = if self == Self::Skopeo { &["--version"] } else { &["version"] };
         let asked = run(self, arguments, scratch.path(), QUESTION).await;
@@ -74,7 +85,7 @@ impl Runtime {
 
 /// A runtime that pulls from one place.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     runtime: Runtime,
     /// The registry itself, or a proxy.
     from: Url,
@@ -85,7 +96,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) const fn new(runtime: Runtime, from: Url, through: bool, alias: Option<String>) -> Self {
+    pub(crate) const fn new(runtime: Runtime, from: Url, through: bool, alias: Option<String>) -> Self {
         Self { runtime, from, through, alias }
     }
 
@@ -117,7 +128,7 @@ impl Client {
     ///
     /// # Errors
     /// When that fails.
-    pub(super) async fn clean(&self, image: &ImageReference) -> Result<()> {
+    pub(crate) async fn clean(&self, image: &ImageReference) -> Result<()> {
         let name = self.name(image)?;
         let scratch = scratch()?;
         match self.runtime {
@@ -142,7 +153,7 @@ impl Client {
     ///
     /// # Errors
     /// When the runtime says so, with the end of what it printed; or when it takes too long.
-    pub(super) async fn pull(&self, image: &ImageReference) -> Result<()> {
+    pub(crate) async fn pull(&self, image: &ImageReference) -> Result<()> {
         let name = self.name(image)?;
         let scratch = scratch()?;
         match self.runtime {
@@ -196,6 +207,8 @@ async fn run(runtime: Runtime, arguments: &[&str], scratch: &Path, deadline: Dur
         .args(["owned", "--"])
         .arg(program)
         .args(arguments)
+        // Not the runtime's business.
+        .env_remove(token::VARIABLE)
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)

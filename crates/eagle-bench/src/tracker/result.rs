@@ -34,6 +34,7 @@ pub(super) struct TrackerReport {
     connections: usize,
     encoding: &'static str,
     nothing: Phase,
+    nothing_half_load: Phase,
     fill: Fill,
     full_load: Phase,
     half_load: Phase,
@@ -123,10 +124,9 @@ impl TrackerReport {
     pub(super) fn new(
         circumstances: Circumstances,
         args: &TrackerArgs,
-        nothing: Phase,
+        [nothing, nothing_half_load]: [Phase; 2],
         fill: Fill,
-        full_load: Phase,
-        half_load: Phase,
+        [full_load, half_load]: [Phase; 2],
         expiry: Option<Expiry>,
     ) -> Self {
         Self {
@@ -139,6 +139,7 @@ impl TrackerReport {
             connections: args.connections,
             encoding: if args.encode_json { "json" } else { "protobuf" },
             nothing,
+            nothing_half_load,
             fill,
             full_load,
             half_load,
@@ -169,6 +170,7 @@ impl fmt::Display for TrackerReport {
         table.add_row(self.nothing.row("a server that does nothing"));
         table.add_row(self.full_load.row("tracker, as fast as it answers"));
         table.add_row(self.half_load.row("tracker, half of that"));
+        table.add_row(self.nothing_half_load.row("nothing, as often as that"));
         if let Some(expiry) = &self.expiry {
             table.add_row(expiry.phase.row("the same while nodes expire"));
         }

@@ -1,5 +1,7 @@
 //! `eagle-bench pull`.
 
+mod agents;
+
 use std::collections::BTreeMap;
 
 use crate::report::{
@@ -29,6 +31,7 @@ pub(crate) fn view(fields: Fields<'_>) -> Report {
     );
     report.setting("client", fields.text("/runtime").map(str::to_owned));
     steps(&mut report, fields);
+    agents::show(&mut report, fields);
     for (at_a_time, series) in iterations(fields) {
         report.plots.push(Plot::Lines(Lines {
             title: format!("Time of each pull, {at_a_time} at a time"),
@@ -39,6 +42,9 @@ pub(crate) fn view(fields: Fields<'_>) -> Report {
             series,
             level: None,
         }));
+    }
+    if let Some(error) = fields.text("/error") {
+        report.warnings.push(format!("It broke off, and the figures are not those of all that was asked for: {error}"));
     }
     for pull in fields.list("/pulls") {
         if let Some(error) = pull.text("/error") {
@@ -69,7 +75,7 @@ fn steps(report: &mut Report, fields: Fields<'_>) {
         let name = format!("{series}, {at_a_time} at a time");
         figures(report, fields, step, &name);
         let mut row = vec![at_a_time.clone(), series.to_owned()];
-        row.extend([step.shown("/pulls", Unit::Count), step.shown("/success_rate", Unit::Share)]);
+        row.extend([of_asked(step), step.shown("/success_rate", Unit::Share)]);
         for part in ["min", "mean", "p50", "p90", "p95", "p99", "max"] {
             row.push(step.shown(&format!("/seconds/{part}"), Unit::Seconds));
         }
@@ -121,6 +127,15 @@ fn steps(report: &mut Report, fields: Fields<'_>) {
         series: PHASES.map(|(_, name)| name.to_owned()).to_vec(),
         groups: parts,
     }));
+}
+
+/// How many pulls there were, and of how many if not of as many.
+fn of_asked(step: Fields<'_>) -> String {
+    let pulls = step.shown("/pulls", Unit::Count);
+    match step.number("/asked") {
+        Some(asked) if step.number("/pulls") != Some(asked) => format!("{pulls} of {}", Unit::Count.show(asked)),
+        _ => pulls,
+    }
 }
 
 fn figures(report: &mut Report, fields: Fields<'_>, step: Fields<'_>, name: &str) {

@@ -6,10 +6,11 @@ use crate::report::{
 };
 
 /// Names of the phases in the result, and for people.
-const PHASES: [(&str, &str); 4] = [
+const PHASES: [(&str, &str); 5] = [
     ("nothing", "a server that does nothing"),
     ("full_load", "as fast as it answers"),
     ("half_load", "half of that"),
+    ("nothing_half_load", "nothing, as often as that"),
     ("expiry", "the same while nodes expire"),
 ];
 

@@ -83,19 +83,9 @@ pub(crate) fn client(tls: &MemberTls) -> TestClient {
 pub(crate) async fn ask(client: &TestClient, url: &str) -> Result<String, String> {
     let request = Request::get(url).body(Full::default()).unwrap();
     let ask = async {
-        let response = client.request(request).await.map_err(|error| whole(&error))?;
-        let body = response.into_body().collect().await.map_err(|error| whole(&error))?;
+        let response = client.request(request).await.map_err(|error| eagle_cluster::with_sources(&error))?;
+        let body = response.into_body().collect().await.map_err(|error| eagle_cluster::with_sources(&error))?;
         Ok(String::from_utf8(body.to_bytes().to_vec()).unwrap())
     };
     timeout(DEADLINE, ask).await.unwrap()
-}
-
-fn whole(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

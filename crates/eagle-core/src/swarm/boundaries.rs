@@ -20,9 +20,9 @@ use rand::RngExt as _;
 
 use super::{Action, PeerKey, PieceChoice, Swarm, peers::PeerState, reach::Reach};
 use crate::{
+    Boundary, FarGroup,
     bitfield::Bitfield,
     geometry::PieceIndex,
-    peer::{Boundary, FarGroup},
     time::Timestamp,
     wire::control::{BlobMessage, Load, MAX_HAVE},
 };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Action, PeerKey, Swarm, peers::PeerState};
-use crate::peer::{Boundary, FarGroup};
+use crate::{Boundary, FarGroup};
 
 /// Groups beyond one boundary up to which it is kept. A first owner gives a piece once to each, so with more,
 /// a piece would take longer to leave it than to come through the swarm.

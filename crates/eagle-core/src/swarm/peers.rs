@@ -2,8 +2,8 @@
 
 use super::{PeerKey, service::Service};
 use crate::{
+    FarGroup,
     bitfield::Bitfield,
-    peer::FarGroup,
     time::Timestamp,
     wire::control::{HostRate, Load},
 };

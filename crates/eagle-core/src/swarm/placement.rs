@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{PeerKey, Swarm, peers::PeerState};
-use crate::peer::{Boundary, FarGroup};
+use crate::{Boundary, FarGroup};
 
 /// Peers on the first source's side of a boundary that are enough to bring what is new across. Fewer are busy with
 /// giving it to each other: with 3 beside 29, all took 1.6 times as long as when the seeder gave to everybody (simulated).

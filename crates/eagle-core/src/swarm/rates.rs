@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{PeerKey, Swarm, peers::Peers, spread::Spread};
 use crate::{
-    peer::FarGroup,
+    FarGroup,
     time::Timestamp,
     wire::control::{BlobMessage, HostRate},
 };

@@ -1,24 +1,23 @@
 //! Whether the neighbours that a tracker names keep a swarm in one part.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::{Asker, Candidate, DefaultPolicy, Flows, Ownership, PeerPolicy as _};
-use crate::{NodeRole, PeerInfo, Topology, swarm::SwarmConfig};
+use crate::{NodeRole, Place, Topology, swarm::SwarmConfig};
 
 /// Peers in an answer, the tracker's default.
 const ANSWER: usize = 40;
 /// Candidates that the tracker's store shows the policy at most.
 const SEEN: usize = 128;
 
-fn node(number: usize, zone: usize) -> Candidate {
+fn node(zone: usize) -> Candidate {
     let topology = Topology { region: None, zone: Some(format!("zone{zone}")), rack: None };
-    let id = format!("node{number}").parse().unwrap();
-    let info = PeerInfo { id, role: NodeRole::Proxy, topology, ..PeerInfo::example() };
-    Candidate { info: Arc::new(info), pieces: Ownership::Empty, load: None, age: Duration::ZERO }
+    let place = Place::from(&topology);
+    Candidate { role: NodeRole::Proxy, place, pieces: Ownership::Empty, load: None, age: Duration::ZERO }
 }
 
 /// Nodes join one after the other and each asks once, the worst case: it knows only who came before.
@@ -26,16 +25,17 @@ fn node(number: usize, zone: usize) -> Candidate {
 fn links(nodes: usize, zones: usize, seed: u64) -> Vec<Vec<usize>> {
     let SwarmConfig { max_peers, greeted_peers, .. } = SwarmConfig::default();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let all: Vec<Candidate> = (0..nodes).map(|number| node(number, rng.random_range(0..zones))).collect();
+    let all: Vec<Candidate> = (0..nodes).map(|_| node(rng.random_range(0..zones))).collect();
     let mut links = vec![Vec::new(); nodes];
     for (number, asker) in all.iter().enumerate() {
         // One of each of as many equal parts, as the store does it.
         let parts = number.min(SEEN);
         let seen = (0..parts).map(|part| rng.random_range(part * number / parts..(part + 1) * number / parts));
-        let seen: Vec<Candidate> = seen.map(|other| all[other].clone()).collect();
-        let asker = Asker { info: &asker.info, pieces: &asker.pieces };
-        for named in DefaultPolicy.select(asker, seen, &Flows::default(), ANSWER, rng.random()) {
-            let other: usize = named.info.id.as_str()["node".len()..].parse().unwrap();
+        let seen: Vec<usize> = seen.collect();
+        let candidates: Vec<Candidate> = seen.iter().map(|other| all[*other].clone()).collect();
+        let asker = Asker { place: asker.place, pieces: &asker.pieces };
+        for named in DefaultPolicy.select(asker, &candidates, &Flows::default(), ANSWER, rng.random()) {
+            let other = seen[named];
             if links[number].len() < greeted_peers && links[other].len() < max_peers {
                 links[number].push(other);
                 links[other].push(number);

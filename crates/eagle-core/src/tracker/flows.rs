@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Timestamp, Topology};
+use crate::{Boundary, Place, Timestamp, Topology};
 
 /// Pairs of places of which a tracker keeps the rate: 100 zones, each with each other.
 pub const MOST_FLOWS: usize = 10_000;
@@ -17,9 +17,6 @@ const KEPT: Duration = Duration::from_secs(600);
 const WALK_EVERY: Duration = Duration::from_secs(1);
 /// Share of a new report in the rate that is kept: one node of many measured it.
 const WEIGHT: f64 = 0.25;
-
-/// Region and zone, the ends of a flow.
-type Place = (Option<String>, Option<String>);
 
 /// What a node received from a zone, measured while pieces came.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -48,33 +45,41 @@ pub struct Flow {
 /// The rates between zones that nodes have reported.
 #[derive(Debug, Default)]
 pub struct Flows {
-    known: BTreeMap<(Place, Place), Known>,
+    /// By the numbers of both zones, whence and whither.
+    known: BTreeMap<(u64, u64), Known>,
     /// When it was last walked through for pairs that are too old.
     walked: Option<Timestamp>,
 }
 
 #[derive(Debug)]
 struct Known {
+    from: Topology,
+    to: Topology,
     rate: f64,
     bytes: u64,
     at: Timestamp,
 }
 
-fn place(topology: &Topology) -> Place {
-    (topology.region.clone(), topology.zone.clone())
+/// What tells a zone from others.
+fn zone(place: &Place) -> u64 {
+    place.within(Boundary::Zone)
 }
 
 impl Flows {
     /// A node at `to` reports what it received; reports beyond [`MOST_REPORTED`] are left out, and so are new pairs
     /// when [`MOST_FLOWS`] are known.
     pub fn report(&mut self, now: Timestamp, to: &Topology, reports: &[FlowReport]) {
+        let here = zone(&Place::from(to));
         for report in reports.iter().take(MOST_REPORTED).filter(|report| report.bytes > 0) {
-            let key = (place(&report.from), place(to));
+            let key = (zone(&Place::from(&report.from)), here);
             if self.known.len() >= MOST_FLOWS && !self.known.contains_key(&key) && !self.make_place(now) {
                 continue;
             }
             let rate = report.bytes_per_second as f64;
-            let known = self.known.entry(key).or_insert(Known { rate, bytes: 0, at: now });
+            let known = self.known.entry(key).or_insert_with(|| {
+                let without_rack = |place: &Topology| Topology { rack: None, ..place.clone() };
+                Known { from: without_rack(&report.from), to: without_rack(to), rate, bytes: 0, at: now }
+            });
             known.rate += (rate - known.rate) * WEIGHT;
             known.bytes = known.bytes.saturating_add(report.bytes);
             known.at = now;
@@ -91,25 +96,24 @@ impl Flows {
     }
 
     /// Bytes per second of one transfer between two places; `None` when nobody has measured it.
-    pub fn rate(&self, from: &Topology, to: &Topology) -> Option<u64> {
+    pub fn rate(&self, from: &Place, to: &Place) -> Option<u64> {
         if self.known.is_empty() {
             return None;
         }
         // A mean of whole numbers of bytes.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        self.known.get(&(place(from), place(to))).map(|known| known.rate as u64)
+        self.known.get(&(zone(from), zone(to))).map(|known| known.rate as u64)
     }
 
     /// All that is known and not too old, in the order of the places.
     pub fn list(&self, now: Timestamp) -> Vec<Flow> {
-        let at = |(region, zone): &Place| Topology { region: region.clone(), zone: zone.clone(), rack: None };
-        let fresh = self.known.iter().filter(|(_, known)| now - known.at < KEPT);
-        let mut list: Vec<_> = fresh.collect();
-        list.sort_by_key(|(key, _)| *key);
+        let mut list: Vec<&Known> = self.known.values().filter(|known| now - known.at < KEPT).collect();
+        let key = |place: &Topology| (place.region.clone(), place.zone.clone());
+        list.sort_by_cached_key(|known| (key(&known.from), key(&known.to)));
         list.into_iter()
-            .map(|((from, to), known)| Flow {
-                from: at(from),
-                to: at(to),
+            .map(|known| Flow {
+                from: known.from.clone(),
+                to: known.to.clone(),
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
                 bytes_per_second: known.rate as u64,
                 bytes: known.bytes,
@@ -133,12 +137,13 @@ mod tests {
     #[test]
     fn rates_follow_the_reports_and_are_forgotten() {
         let mut flows = Flows::default();
-        assert_eq!(flows.rate(&zone("a"), &zone("b")), None);
+        let at = |name| Place::from(&zone(name));
+        assert_eq!(flows.rate(&at("a"), &at("b")), None);
         flows.report(Timestamp(0), &zone("b"), &[report("a", 100)]);
-        assert_eq!(flows.rate(&zone("a"), &zone("b")), Some(100));
-        assert_eq!(flows.rate(&zone("b"), &zone("a")), None);
+        assert_eq!(flows.rate(&at("a"), &at("b")), Some(100));
+        assert_eq!(flows.rate(&at("b"), &at("a")), None);
         flows.report(Timestamp(1), &zone("b"), &[report("a", 200)]);
-        assert_eq!(flows.rate(&zone("a"), &zone("b")), Some(125));
+        assert_eq!(flows.rate(&at("a"), &at("b")), Some(125));
         let list = flows.list(Timestamp(2));
         assert_eq!((list.len(), list[0].bytes), (1, 20));
         assert!(flows.list(Timestamp(2) + KEPT).is_empty());

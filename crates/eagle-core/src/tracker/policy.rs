@@ -2,7 +2,7 @@
 //!
 //! `docs/topology.md` describes the whole of it; `scoring.rs` has what makes one peer better than another.
 
-use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
 
 use rand::{Rng as _, SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
@@ -13,7 +13,7 @@ use super::{
     ownership::Ownership,
     scoring::{Scored, score},
 };
-use crate::{Boundary, FarGroup, NodeRole, PeerInfo};
+use crate::{Boundary, FarGroup, NodeRole, Place};
 
 /// Seeders at the head of a list: one may be down, two fail seldom at once, and more would only have
 /// everybody hang on the seeders. Others follow in the list like any peer.
@@ -30,8 +30,8 @@ const FAR_EVERY: usize = 4;
 /// Who asks for peers.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a> {
-    /// The node.
-    pub info: &'a PeerInfo,
+    /// Where it is.
+    pub place: Place,
     /// What it owns of the blob.
     pub pieces: &'a Ownership,
 }
@@ -45,11 +45,13 @@ pub struct NodeLoad {
     pub free_slots: u16,
 }
 
-/// A peer that could be named to an asker.
+/// What counts of a peer that could be named to an asker.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// The peer.
-    pub info: Arc<PeerInfo>,
+    /// What it is in the cluster.
+    pub role: NodeRole,
+    /// Where it is.
+    pub place: Place,
     /// What it owns.
     pub pieces: Ownership,
     /// How busy it is; `None` when it does not say.
@@ -61,21 +63,14 @@ pub struct Candidate {
 /// Chooses peers for an asker.
 ///
 /// # What every policy keeps to
-/// - At most `limit` of the candidates, each once, the best first; the asker is never among them.
+/// - At most `limit` of the candidates, each once, the best first. The asker is not to be among the candidates.
 /// - The same arguments give the same answer.
 /// - Whoever lacks pieces is told of somebody that owns some, if there is anybody.
 /// - Of each group beyond a boundary (other racks, zones, regions) somebody is named, as far as there is room in
 ///   half of the list, so that every group has links to every other.
 pub trait PeerPolicy: std::fmt::Debug + Send + Sync + 'static {
-    /// Peers for `asker`; `flows` is what is known of the rates between zones.
-    fn select(
-        &self,
-        asker: Asker<'_>,
-        candidates: Vec<Candidate>,
-        flows: &Flows,
-        limit: usize,
-        seed: u64,
-    ) -> Vec<Candidate>;
+    /// Peers for `asker`, by their indices; `flows` is what is known of the rates between zones.
+    fn select(&self, asker: Asker<'_>, candidates: &[Candidate], flows: &Flows, limit: usize, seed: u64) -> Vec<usize>;
 }
 
 /// The default: near peers by score, with links to each far group among them.
@@ -97,25 +92,17 @@ pub trait PeerPolicy: std::fmt::Debug + Send + Sync + 'static {
 pub struct DefaultPolicy;
 
 impl PeerPolicy for DefaultPolicy {
-    fn select(
-        &self,
-        asker: Asker<'_>,
-        candidates: Vec<Candidate>,
-        flows: &Flows,
-        limit: usize,
-        seed: u64,
-    ) -> Vec<Candidate> {
+    fn select(&self, asker: Asker<'_>, candidates: &[Candidate], flows: &Flows, limit: usize, seed: u64) -> Vec<usize> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (mut seeders, mut near) = (Vec::new(), Vec::new());
         let mut far: BTreeMap<FarGroup, Vec<Scored>> = BTreeMap::new();
-        for candidate in candidates {
-            if candidate.info.id == asker.info.id || (asker.pieces.is_complete() && candidate.pieces.is_complete()) {
+        for (index, candidate) in candidates.iter().enumerate() {
+            if asker.pieces.is_complete() && candidate.pieces.is_complete() {
                 continue;
             }
-            let role = candidate.info.role;
-            let group = candidate.info.topology.group_seen_from(&asker.info.topology);
-            let scored = score(asker, candidate, rng.next_u64());
-            match (role, group) {
+            let group = candidate.place.group_seen_from(&asker.place);
+            let scored = score(asker, index, candidate, rng.next_u64());
+            match (candidate.role, group) {
                 (NodeRole::Seeder, _) => seeders.push((group.map(|group| group.boundary), scored)),
                 (NodeRole::Proxy, None) => near.push(scored),
                 (NodeRole::Proxy, Some(group)) => far.entry(group).or_default().push(scored),
@@ -134,12 +121,13 @@ impl PeerPolicy for DefaultPolicy {
         let room = limit.saturating_sub(first.len() + kept);
         let far_places = (far.len() * LINKS_PER_GROUP).clamp(room.div_ceil(FAR_EVERY), (room / 2).max(1));
         best_first(&mut near, room, |left, right| right.cmp(left));
-        let far = far_in_order(far, asker, flows, room, &mut rng);
+        let rate = |scored: Scored| flows.rate(&candidates[scored.index].place, &asker.place).unwrap_or(0);
+        let far = far_in_order(far, rate, room, &mut rng);
         let mut chosen = first;
         chosen.extend(in_turn(near, far, room, far_places));
         chosen.extend(last);
         chosen.truncate(limit);
-        chosen.into_iter().map(|scored| scored.candidate).collect()
+        chosen.into_iter().map(|scored| scored.index).collect()
     }
 }
 
@@ -155,8 +143,7 @@ fn best_first<T>(list: &mut Vec<T>, most: usize, mut order: impl FnMut(&T, &T) -
 /// Far peers, so many at most besides the links: each group's best in turn, then what is left by distance, rate and score.
 fn far_in_order(
     far: BTreeMap<FarGroup, Vec<Scored>>,
-    asker: Asker<'_>,
-    flows: &Flows,
+    rate: impl Fn(Scored) -> u64,
     most: usize,
     rng: &mut ChaCha8Rng,
 ) -> Vec<Scored> {
@@ -179,12 +166,8 @@ fn far_in_order(
     }
     let mut rest: Vec<(Boundary, u64, Scored)> = groups
         .into_iter()
-        .flat_map(|(group, members)| {
-            members.map(move |scored| {
-                let rate = flows.rate(&scored.candidate.info.topology, &asker.info.topology).unwrap_or(0);
-                (group.boundary, rate, scored)
-            })
-        })
+        .flat_map(|(group, members)| members.map(move |scored| (group.boundary, scored)))
+        .map(|(boundary, scored)| (boundary, rate(scored), scored))
         .collect();
     // Of a group some peers only are looked at one by one, so rates are told apart by their size alone.
     best_first(&mut rest, most, |(boundary, rate, left), (other, other_rate, right)| {

@@ -22,16 +22,17 @@ const QUEUE: (f64, f64) = (2.0, 9.0);
 const AGE: (f64, f64) = (0.5, 10.0);
 
 /// A candidate with its score, ordered by that.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Scored {
-    pub(super) candidate: Candidate,
+    /// Which of the candidates.
+    pub(super) index: usize,
     /// Whether it owns something that the asker lacks.
     pub(super) offers: bool,
     points: f64,
 }
 
-/// The score of a candidate; `chance` is a random number.
-pub(super) fn score(asker: Asker<'_>, candidate: Candidate, chance: u64) -> Scored {
+/// The score of the candidate with this index; `chance` is a random number.
+pub(super) fn score(asker: Asker<'_>, index: usize, candidate: &Candidate, chance: u64) -> Scored {
     let offers = candidate.pieces.offers(asker.pieces);
     let mut points = CHANCE * (chance as f64 / u64::MAX as f64);
     if offers {
@@ -49,12 +50,12 @@ pub(super) fn score(asker: Asker<'_>, candidate: Candidate, chance: u64) -> Scor
     }
     let age = candidate.age.as_secs_f64();
     points += AGE.0 * age / (age + AGE.1);
-    Scored { candidate, offers, points }
+    Scored { index, offers, points }
 }
 
 impl Ord for Scored {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.points.total_cmp(&other.points).then_with(|| self.candidate.info.id.cmp(&other.candidate.info.id))
+        self.points.total_cmp(&other.points).then(self.index.cmp(&other.index))
     }
 }
 
@@ -74,18 +75,18 @@ impl Eq for Scored {}
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use super::*;
     use crate::{
-        PeerInfo,
+        NodeRole, Place,
         tracker::{NodeLoad, Ownership},
     };
 
     fn points(asker: &Ownership, pieces: Ownership, load: Option<NodeLoad>, age: u64) -> f64 {
-        let info = PeerInfo::example();
-        let candidate = Candidate { info: Arc::new(info.clone()), pieces, load, age: Duration::from_secs(age) };
-        score(Asker { info: &info, pieces: asker }, candidate, 0).points
+        let place = Place::default();
+        let candidate = Candidate { role: NodeRole::Proxy, place, pieces, load, age: Duration::from_secs(age) };
+        score(Asker { place, pieces: asker }, 0, &candidate, 0).points
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod slow;
 mod strangers;
+mod unasked;
 
 use std::{
     collections::{HashMap, VecDeque},

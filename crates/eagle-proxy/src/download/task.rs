@@ -373,12 +373,7 @@ impl Task {
     async fn commit(self, hashes: Vec<PieceHash>) -> Result<Phase, BlobError> {
         let Run { context, download, geometry, entry, .. } = &*self.run;
         let metainfo = Metainfo { digest: download.digest, geometry: *geometry, hashes };
-        let mut committed = entry.commit(Some(metainfo)).await;
-        if committed.is_err() {
-            // The metainfo is a help for others; the blob is worth keeping without.
-            committed = entry.commit(None).await;
-        }
-        let whole = match committed {
+        let whole = match entry.commit(Some(metainfo)).await {
             Ok(blob) => {
                 let status = BlobStatus { geometry: *geometry, pieces: PieceSet::Complete, want_peers: false };
                 context.announcer.update(download.digest, status);
@@ -387,6 +382,9 @@ impl Task {
             Err(error) => {
                 tracing::warn!(digest = %download.digest, %error, "a verified blob could not be kept");
                 context.announcer.remove(download.digest);
+                // Who reads it reads what was written, and is given the rest from elsewhere where that cannot be read. Nothing of it
+                // is for later: a disk that did not take it once does not say so again.
+                entry.discard().await;
                 Whole { reader: entry.reader() }
             }
         };

@@ -69,6 +69,11 @@ impl Service {
             match attempt.await {
                 // A server's own trouble; the next one may have none.
                 Ok(Ok(response)) if response.status().is_server_error() => last = Some(response),
+                // The registry answers nobody for now: what it said before will do, and nobody need ask it once more.
+                Ok(Ok(response)) if response.status() == StatusCode::TOO_MANY_REQUESTS => {
+                    last = Some(response);
+                    break;
+                }
                 Ok(Ok(response)) => return response,
                 Ok(Err(reason)) => tried.push(reason),
                 Err(_) => tried.push(format!("{}: no answer within {SOURCE_DEADLINE:?}", source.name())),

@@ -78,7 +78,8 @@ impl Inner {
         match slot.value {
             _ if slot.is_leaving() => Err(CreateError::InProgress),
             Entry::Complete { .. } => Err(CreateError::Complete),
-            Entry::Partial if slot.is_pinned() => Err(CreateError::InProgress),
+            _ if slot.is_pinned() => Err(CreateError::InProgress),
+            Entry::Damaged => Ok(Existing::Stale(slot.id)),
             Entry::Partial if slot.size != size => Ok(Existing::Stale(slot.id)),
             Entry::Partial => {
                 let id = policy.pin(digest).ok_or(CreateError::InProgress)?;
@@ -170,8 +171,14 @@ impl Inner {
         }
         self.counters.damaged.fetch_add(1, Ordering::Relaxed);
         warn!(%digest, reason, "a cached blob is damaged; it is dropped, and fetched again when it is asked for");
-        // A failure is logged, and the entry restored.
-        let _ = self.remove_entry(digest, id).await;
+        if self.remove_entry(digest, id).await.is_ok() {
+            return;
+        }
+        // What cannot be removed, which is logged, takes its space until it can be. It is no blob any more, for nobody.
+        if let Some(slot) = self.policy().get_mut(digest, id) {
+            slot.value = Entry::Damaged;
+        }
+        let _ = self.evicted.send(digest);
     }
 
     async fn remove_entry(&self, digest: Digest, id: EntryId) -> Result<(), StorageError> {
@@ -221,8 +228,11 @@ impl Inner {
         }
         if let Some(metainfo) = &metainfo {
             partial.check(metainfo)?;
-            // Before the blob is complete, so that no crash leaves a complete blob without it.
-            self.storage.put_metainfo(metainfo).await?;
+            // Before the blob is complete, so that no crash leaves a complete blob without it. The blob is worth keeping without
+            // it all the same: its hashes can be found anew.
+            if let Err(error) = self.storage.put_metainfo(metainfo).await {
+                warn!(%digest, %error, "the metainfo of a blob cannot be kept");
+            }
         }
         let reader = partial.blob().commit().await?;
         let pin = {

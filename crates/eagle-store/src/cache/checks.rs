@@ -180,13 +180,23 @@ pub(super) async fn prove(
 }
 
 /// Reads one piece and hashes it, whatever was known of it.
-pub(super) async fn prove_piece(
+async fn prove_piece(
     checks: &Arc<Checks>,
     reader: &dyn BlobReader,
     digest: Digest,
     (piece, check): (PieceIndex, PieceCheck),
 ) -> Result<(), StorageError> {
     let bytes = reader.read_at(checks.geometry.offset(piece), checks.geometry.length(piece) as usize).await?;
+    prove_bytes(checks, digest, (piece, check), bytes).await
+}
+
+/// Hashes one piece that was read, whatever was known of it.
+pub(super) async fn prove_bytes(
+    checks: &Arc<Checks>,
+    digest: Digest,
+    (piece, check): (PieceIndex, PieceCheck),
+    bytes: Bytes,
+) -> Result<(), StorageError> {
     let this = Arc::clone(checks);
     let proven = tokio::task::spawn_blocking(move || {
         let right = check.matches(&bytes);
@@ -210,9 +220,7 @@ async fn prove_all(checks: &Arc<Checks>, reader: &dyn BlobReader, digest: Digest
     let (mut hashes, mut sums) = (Vec::new(), Vec::new());
     for piece in geometry.all() {
         let bytes = reader.read_at(geometry.offset(piece), geometry.length(piece) as usize).await?;
-        let this = Arc::clone(checks);
-        let hashed = tokio::task::spawn_blocking(move || (last.then(&geometry, piece, &bytes), this.sums(&bytes)));
-        let (hash, of_piece) = hashed.await.map_err(|_| StorageError::Stopped)?;
+        let (hash, of_piece) = hash_on(checks, piece, last, bytes).await?;
         last = hash;
         hashes.push(hash);
         sums.push(of_piece);
@@ -225,6 +233,18 @@ async fn prove_all(checks: &Arc<Checks>, reader: &dyn BlobReader, digest: Digest
         checks.note(piece, sums);
     }
     Ok(metainfo)
+}
+
+/// The hash of a piece from that of the piece before it, and its checksums.
+pub(super) async fn hash_on(
+    checks: &Arc<Checks>,
+    piece: PieceIndex,
+    before: PieceHash,
+    bytes: Bytes,
+) -> Result<(PieceHash, Sums), StorageError> {
+    let this = Arc::clone(checks);
+    let hashed = tokio::task::spawn_blocking(move || (before.then(&this.geometry, piece, &bytes), this.sums(&bytes)));
+    hashed.await.map_err(|_| StorageError::Stopped)
 }
 
 fn length(range: &Range<u64>) -> usize {

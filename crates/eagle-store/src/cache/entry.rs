@@ -365,11 +365,12 @@ impl PartialEntry {
         self.0.pin.inner.storage.put_metainfo(metainfo).await
     }
 
-    /// Makes the blob complete, together with its metainfo. The caller has checked its digest.
+    /// Makes the blob complete, together with its metainfo. The caller has checked its digest. Metainfo that the storage
+    /// does not take is known as long as somebody uses the blob, and no reason not to keep it.
     ///
     /// # Errors
     /// When pieces are missing, when the blob was removed meanwhile, when the metainfo is another
-    /// blob's, or when the storage fails; the blob is then still partial.
+    /// blob's, or when the storage fails; the blob is then still partial, and [`PartialEntry::discard`] gives its space back.
     pub async fn commit(&self, metainfo: Option<Metainfo>) -> Result<CachedBlob, StorageError> {
         let (inner, partial) = (Arc::clone(&self.0.pin.inner), Arc::clone(&self.0));
         self.0.pin.inner.finish(async move { inner.commit(partial, metainfo).await }).await?

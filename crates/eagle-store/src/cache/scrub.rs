@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use eagle_core::{Digest, Geometry, Metainfo, PieceIndex, units::Rate};
+use bytes::Bytes;
+use eagle_core::{Digest, Geometry, Metainfo, PieceHash, PieceIndex, units::Rate};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{Entry, Inner, checks, checks::Checks};
 use crate::{
@@ -42,14 +43,12 @@ impl Drop for Hold<'_> {
     }
 }
 
-/// How the look at one piece ended.
-enum Looked {
-    /// It is as it should be, and has so many bytes.
-    Right(u64),
-    /// There is no such piece: the blob is done.
-    End,
-    /// The blob cannot be looked at, or is gone.
-    Gone,
+/// A piece that was read.
+struct Read {
+    /// Of this entry.
+    id: EntryId,
+    checks: Arc<Checks>,
+    bytes: Bytes,
 }
 
 impl Inner {
@@ -84,22 +83,24 @@ impl Inner {
     async fn scrub_blob(self: &Arc<Self>, digest: Digest, first: PieceIndex, rate: Rate, kept: &mut Instant) {
         let metainfo = match self.storage.metainfo(digest).await {
             Ok(Some(metainfo)) if metainfo.leads_to_digest() => metainfo,
-            // Its hashes are found anew when it is read the next time.
-            _ => return,
+            Ok(Some(metainfo)) => return self.scrub_whole(digest, metainfo.geometry, rate).await,
+            _ => {
+                let size = self.policy().get(digest).map(|slot| slot.size);
+                let Some(Ok(geometry)) = size.map(Geometry::auto) else { return };
+                return self.scrub_whole(digest, geometry, rate).await;
+            }
         };
         let mut piece = first;
-        loop {
+        while let Some(check) = metainfo.check(piece) {
             let began = Instant::now();
-            match self.scrub_piece(digest, &metainfo, piece).await {
-                Looked::Right(bytes) => {
-                    self.counters.scrubbed_bytes.fetch_add(bytes, Ordering::Relaxed);
-                    if let Some(rate) = rate.bytes_per_second() {
-                        let due = Duration::from_secs_f64(bytes as f64 / rate as f64);
-                        sleep(due.saturating_sub(began.elapsed())).await;
-                    }
-                }
-                Looked::End | Looked::Gone => return,
+            let Some(Read { id, checks, bytes }) = self.read_piece(digest, metainfo.geometry, piece).await else {
+                return;
+            };
+            let length = bytes.len() as u64;
+            if let Err(error) = checks::prove_bytes(&checks, digest, (piece, check), bytes).await {
+                return self.scrub_failed(digest, id, &error).await;
             }
+            self.scrubbed(length, rate, began).await;
             piece = PieceIndex(piece.0 + 1);
             if kept.elapsed() >= KEEP_PLACE {
                 *kept = Instant::now();
@@ -108,29 +109,80 @@ impl Inner {
         }
     }
 
-    /// Looks at one piece. The blob is held meanwhile and no longer: one that is long would otherwise stay for as long.
-    async fn scrub_piece(self: &Arc<Self>, digest: Digest, metainfo: &Metainfo, piece: PieceIndex) -> Looked {
-        let Some(check) = metainfo.check(piece) else { return Looked::End };
+    /// Reads a blob from its beginning, since the hashes of its pieces are not known. They are kept when they lead to the
+    /// digest; if not, nobody can say which piece is wrong.
+    async fn scrub_whole(self: &Arc<Self>, digest: Digest, geometry: Geometry, rate: Rate) {
+        let mut metainfo = Metainfo::new(digest, geometry);
+        let mut last = PieceHash::start(digest.algorithm());
+        let mut sums = Vec::new();
+        let mut whole: Option<(EntryId, Arc<Checks>)> = None;
+        for piece in geometry.all() {
+            let began = Instant::now();
+            let Some(Read { id, checks, bytes }) = self.read_piece(digest, geometry, piece).await else { return };
+            if whole.as_ref().is_some_and(|(first, _)| *first != id) {
+                // It has gone and come back meanwhile, and has been checked when it came.
+                return;
+            }
+            let length = bytes.len() as u64;
+            let Ok((hash, of_piece)) = checks::hash_on(&checks, piece, last, bytes).await else { return };
+            last = hash;
+            metainfo.hashes.push(hash);
+            sums.push((piece, of_piece));
+            whole = Some((id, checks));
+            self.scrubbed(length, rate, began).await;
+        }
+        let Some((id, checks)) = whole else { return };
+        if !metainfo.leads_to_digest() {
+            return self.scrub_failed(digest, id, &StorageError::Changed { digest, piece: PieceIndex(0) }).await;
+        }
+        for (piece, sums) in &sums {
+            checks.note(*piece, sums);
+        }
+        if let Err(error) = self.keep_found(id, &metainfo).await {
+            warn!(%digest, %error, "the hashes of a blob were found anew and cannot be kept");
+        }
+    }
+
+    /// Counts what was read, and waits until more may be.
+    async fn scrubbed(&self, bytes: u64, rate: Rate, began: Instant) {
+        self.counters.scrubbed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(rate) = rate.bytes_per_second() {
+            let due = Duration::from_secs_f64(bytes as f64 / rate as f64);
+            sleep(due.saturating_sub(began.elapsed())).await;
+        }
+    }
+
+    async fn scrub_failed(self: &Arc<Self>, digest: Digest, id: EntryId, error: &StorageError) {
+        if error.is_lost_content() {
+            self.lost(digest, id, error.to_string()).await;
+        }
+    }
+
+    /// Reads one piece; `None` when the blob is gone, or cannot be read. The blob is held meanwhile and no longer: one that
+    /// is long would otherwise stay for as long.
+    async fn read_piece(self: &Arc<Self>, digest: Digest, geometry: Geometry, piece: PieceIndex) -> Option<Read> {
         // What the scrub holds cannot be evicted, and a newcomer must not be refused for its sake: it waits for one piece.
         let admission = self.admission.lock().await;
-        let Some((hold, checks, size)) = self.hold(digest, metainfo.geometry) else { return Looked::Gone };
-        let looked = async {
-            let reader = self.storage.open(digest).await?;
-            let whole = |reader: &Arc<dyn BlobReader>| reader.size() == size && size == metainfo.geometry.size();
+        let (hold, checks, size) = self.hold(digest, geometry)?;
+        let id = hold.id;
+        let read = async {
+            let reader = match self.storage.open(digest).await {
+                Ok(reader) => reader,
+                Err(error) if error.is_damaged_file() => return Err(error),
+                // As when this process has too many files open: nothing is said of the content.
+                Err(_) => return Ok(None),
+            };
+            let whole = |reader: &Arc<dyn BlobReader>| reader.size() == size && size == geometry.size();
             let reader = reader.filter(whole).ok_or(StorageError::Changed { digest, piece })?;
-            checks::prove_piece(&checks, &Aside(&*reader), digest, (piece, check)).await
+            reader.read_aside(geometry.offset(piece), geometry.length(piece) as usize).await.map(Some)
         };
-        let looked = looked.await;
-        let held = (hold, admission);
-        match looked {
-            Ok(()) => Looked::Right(u64::from(metainfo.geometry.length(piece))),
+        let read = read.await;
+        drop((hold, admission));
+        match read {
+            Ok(bytes) => Some(Read { id, checks, bytes: bytes? }),
             Err(error) => {
-                let id = held.0.id;
-                drop(held);
-                if error.is_lost_content() {
-                    self.lost(digest, id, error.to_string()).await;
-                }
-                Looked::Gone
+                self.scrub_failed(digest, id, &error).await;
+                None
             }
         }
     }
@@ -149,27 +201,12 @@ impl Inner {
                 }
                 checks.clone()
             }
-            Entry::Partial => None,
+            Entry::Partial | Entry::Damaged => None,
         };
         if found.is_none() {
             policy.release(digest, id);
         }
         drop(policy);
         Some((hold(), found?, size))
-    }
-}
-
-/// Reads past what others need in memory.
-#[derive(Debug)]
-struct Aside<'a>(&'a dyn BlobReader);
-
-#[async_trait::async_trait]
-impl BlobReader for Aside<'_> {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-
-    async fn read_at(&self, offset: u64, length: usize) -> Result<bytes::Bytes, StorageError> {
-        self.0.read_aside(offset, length).await
     }
 }

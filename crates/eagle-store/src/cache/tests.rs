@@ -4,6 +4,7 @@ mod random;
 mod upkeep;
 
 use eagle_core::PieceIndex;
+use rustix::io::Errno;
 
 use self::faulty::Faulty;
 use super::*;
@@ -350,4 +351,65 @@ async fn old_after(cache: &Arc<Cache>, stuck: &Sample, old: &Sample) -> Sample {
     assert!(cache.contains(stuck.digest));
     assert!(cache.remove(old.digest).await);
     old.clone()
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_is_dropped_where_the_disk_is_why() {
+    let storage = Arc::new(Faulty::default());
+    let cache = Cache::open(Arc::clone(&storage) as _, 10 * PIECE).await.unwrap();
+    let says = |errno| *storage.unopenable.lock().unwrap() = errno;
+    let blob = sample(2, 1);
+    put(&cache, &blob).await;
+    says(Some(Errno::MFILE));
+    assert!(cache.get(blob.digest).await.is_none());
+    says(None);
+    assert_eq!(
+        (cache.get(blob.digest).await.is_some(), cache.stats().damaged),
+        (true, 0),
+        "the blob was never the matter"
+    );
+    let mut evictions = cache.evictions();
+    for (damaged, errno) in [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::STALE].into_iter().enumerate() {
+        says(Some(errno));
+        assert!(cache.get(blob.digest).await.is_none() && !cache.contains(blob.digest), "{errno}");
+        assert_eq!((evictions.recv().await.unwrap(), cache.stats().damaged), (blob.digest, damaged as u64 + 1));
+        says(None);
+        put(&cache, &blob).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_damaged_and_cannot_be_removed_is_no_blob_any_more() {
+    let storage = Arc::new(Faulty::default());
+    let cache = Cache::open(Arc::clone(&storage) as _, 4 * PIECE).await.unwrap();
+    let (blob, other) = (sample(2, 1), sample(2, 2));
+    put(&cache, &blob).await;
+    put(&cache, &other).await;
+    let mut evictions = cache.evictions();
+    storage.unremovable.lock().unwrap().insert(blob.digest);
+    *storage.unopenable.lock().unwrap() = Some(Errno::IO);
+    assert!(cache.get(blob.digest).await.is_none() && !cache.contains(blob.digest));
+    assert_eq!((evictions.recv().await.unwrap(), cache.stats().bytes), (blob.digest, 4 * PIECE), "it takes its space");
+    assert!(cache.get(blob.digest).await.is_none());
+    assert_eq!(cache.stats().damaged, 1, "it is not found to be damaged again");
+    let refused = cache.create(blob.digest, blob.geometry).await;
+    assert!(matches!(refused, Err(CreateError::Storage(StorageError::Io { .. }))), "{refused:?}");
+    // The disk is well again.
+    storage.unremovable.lock().unwrap().clear();
+    *storage.unopenable.lock().unwrap() = None;
+    assert_eq!(content(&put(&cache, &blob).await).await, blob.digest);
+    assert_eq!((cache.stats().bytes, cache.contains(other.digest)), (4 * PIECE, true));
+}
+
+#[tokio::test]
+async fn a_blob_is_kept_though_its_metainfo_cannot_be() {
+    let storage = Arc::new(Faulty::default());
+    let cache = Cache::open(Arc::clone(&storage) as _, 4 * PIECE).await.unwrap();
+    let blob = sample(2, 1);
+    storage.fail_metainfo.store(true, Ordering::Relaxed);
+    let held = put(&cache, &blob).await;
+    assert_eq!(held.metainfo().as_deref(), Some(&blob.metainfo()), "whoever uses it has it");
+    drop(held);
+    let held = cache.get(blob.digest).await.unwrap();
+    assert_eq!((held.metainfo(), content(&held).await), (None, blob.digest));
 }

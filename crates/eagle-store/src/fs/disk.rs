@@ -49,21 +49,27 @@ pub(super) fn write_at(file: &File, _path: &Path, bytes: &[u8], offset: u64) -> 
 /// Makes the bytes of a file durable, and its length.
 pub(super) fn sync_data(file: &File, _path: &Path) -> io::Result<()> {
     #[cfg(test)]
-    let _turn = record::note(_path, || Step::SyncFile(record::id(file)));
+    let _turn = sync_in_turn(file, _path)?;
     file.sync_data()
 }
 
 /// Makes all of a file durable, its times included; not its name.
 pub(super) fn sync_file(file: &File, _path: &Path) -> io::Result<()> {
     #[cfg(test)]
-    let _turn = record::note(_path, || Step::SyncFile(record::id(file)));
+    let _turn = sync_in_turn(file, _path)?;
     file.sync_all()
+}
+
+#[cfg(test)]
+fn sync_in_turn(file: &File, path: &Path) -> io::Result<Option<record::Turn>> {
+    let id = record::id(file);
+    record::sync(path, || Step::SyncFile(id), || Some(Step::FailSync(id)))
 }
 
 /// Makes the names in a directory durable.
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     #[cfg(test)]
-    let _turn = record::note(path, || Step::SyncDirectory(path.to_owned()));
+    let _turn = record::sync(path, || Step::SyncDirectory(path.to_owned()), || None)?;
     File::open(path).and_then(|directory| directory.sync_all())
 }
 

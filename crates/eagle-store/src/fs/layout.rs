@@ -35,7 +35,7 @@ const TEMPORARY: &str = ".tmp";
 /// The second form: hashes of pieces are chained.
 pub(crate) const METAINFO_MAGIC: Magic = *b"eaglemi2";
 pub(crate) const PIECES_MAGIC: Magic = *b"eaglepr1";
-const SCRUB_MAGIC: Magic = *b"eaglesc1";
+pub(crate) const SCRUB_MAGIC: Magic = *b"eaglesc1";
 /// Largest small file that is read, bytes: metainfo of the most pieces (2^18 hashes of 32 bytes)
 /// is half of it.
 const MAX_SMALL_FILE: u64 = 16 << 20;
@@ -81,21 +81,25 @@ impl BlobDirectory {
         self.path.join(PARTIAL)
     }
 
-    /// Makes the directory, durably.
-    pub(super) fn create(&self) -> Result<(), StorageError> {
+    /// Makes the directory, durably; says whether it is new.
+    pub(super) fn create(&self) -> Result<bool, StorageError> {
         if self.path.is_dir() {
-            return Ok(());
+            return Ok(false);
         }
         let below = self.path.strip_prefix(&self.root).unwrap_or(&self.path);
         let mut path = self.root.clone();
         for part in below {
             let parent = path.clone();
             path.push(part);
-            if create_private(&path, "create the directory")? {
-                sync_directory(&parent)?;
+            if create_private(&path, "create the directory")?
+                && let Err(error) = sync_directory(&parent)
+            {
+                // Whoever finds it takes it for durable.
+                let _ = disk::remove_directory(&path);
+                return Err(error);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The complete blob, when there is one.
@@ -123,9 +127,10 @@ impl BlobDirectory {
 
     /// A partial file of holes in place of whatever there was.
     ///
-    /// An old record must not meet a new file, so its removal is durable before the file is made.
-    pub(super) fn reset_partial(&self, geometry: Geometry) -> Result<File, StorageError> {
-        if remove_file(&self.path.join(PIECES))? | remove_file(&self.partial())? {
+    /// An old record must not meet a new file, so its removal is durable before the file is made: unless the directory is
+    /// new, also when there is nothing to remove, which somebody may have done whose sync failed.
+    pub(super) fn reset_partial(&self, geometry: Geometry, new: bool) -> Result<File, StorageError> {
+        if remove_file(&self.path.join(PIECES))? | remove_file(&self.partial())? | !new {
             sync_directory(&self.path)?;
         }
         let path = self.partial();
@@ -276,7 +281,13 @@ pub(super) fn list(root: &Path) -> Result<Vec<StoredBlob>, StorageError> {
 /// Removes what a crash may have left below `root`.
 pub(super) fn sweep(root: &Path) -> Result<(), StorageError> {
     remove_file(&root.join(format!("{SCRUB}{TEMPORARY}")))?;
-    for_each_blob(root, |directory| directory.sweep())
+    for_each_blob(root, |directory| {
+        // One bad file is no reason not to serve the others. What stays is not used: who begins the blob removes it first.
+        if let Err(error) = directory.sweep() {
+            warn!(digest = %directory.digest, %error, "what a crash may have left of a blob cannot be swept");
+        }
+        Ok(())
+    })
 }
 
 /// Calls `visit` for every directory that is named as that of a blob; other names are left alone.

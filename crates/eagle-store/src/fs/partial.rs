@@ -6,6 +6,7 @@
 
 use std::{
     fs::File,
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime},
@@ -68,8 +69,12 @@ enum Phase {
     /// Pieces are being written, or wait for the next writer. Left by a commit, a removal, or that
     /// next writer.
     Writing,
-    /// All pieces are here and are being synced. Back to `Writing` when that fails.
+    /// All pieces are here and are being synced. Back to `Writing` when what follows the sync fails.
     Committing,
+    /// A sync failed. The kernel tells that once, and takes what it could not write for written: another sync would
+    /// succeed and mean nothing. So nothing is recorded, completed or written any more; what was recorded before is on
+    /// the disk, and what is read is compared as ever. Left by a removal or the next writer, who begins from the record.
+    Lost,
     /// It is the complete blob. Never left.
     Complete,
     /// The blob was removed, or a later writer has taken the file over. Never left.
@@ -82,8 +87,16 @@ pub(super) fn create(
     digest: Digest,
     geometry: Geometry,
 ) -> Result<Arc<dyn PartialBlob>, StorageError> {
+    let earlier = inner.writer(digest);
+    // A sync of the earlier writer that is under way ends first: its failure would be told to nobody else.
+    let _ended = earlier.as_ref().map(|earlier| earlier.recording());
     let _held = inner.directory(digest);
-    let earlier = match inner.writer(digest) {
+    let now = inner.writer(digest);
+    if now.as_ref().map(Arc::as_ptr) != earlier.as_ref().map(Arc::as_ptr) {
+        // Another one was quicker.
+        return Err(StorageError::InUse { digest });
+    }
+    let earlier = match now {
         Some(earlier) => earlier.hand_over()?,
         None => None,
     };
@@ -91,7 +104,7 @@ pub(super) fn create(
     if directory.open_data()?.is_some() {
         return Err(StorageError::AlreadyComplete { digest });
     }
-    directory.create()?;
+    let new = directory.create()?;
     let (file, recorded) = match directory.open_partial(geometry)? {
         Some(found) => found,
         None => match earlier.as_ref().filter(|earlier| earlier.geometry == geometry) {
@@ -100,7 +113,7 @@ pub(super) fn create(
                 earlier.file.try_clone().map_err(|e| StorageError::io("open", &earlier.path, e))?,
                 Bitfield::new(geometry.pieces()),
             ),
-            None => (directory.reset_partial(geometry)?, Bitfield::new(geometry.pieces())),
+            None => (directory.reset_partial(geometry, new)?, Bitfield::new(geometry.pieces())),
         },
     };
     let mut written = recorded.clone();
@@ -139,6 +152,10 @@ impl Core {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn recording(&self) -> MutexGuard<'_, ()> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells the writer that the blob was removed. The caller holds the directory.
     pub(super) fn removed(&self) {
         let mut state = self.state();
@@ -150,21 +167,24 @@ impl Core {
     /// Ends a writer that is closed, and waits until nothing of it touches the file. `None` when
     /// there is nothing to take over. The caller holds the directory.
     fn hand_over(self: Arc<Self>) -> Result<Option<Arc<Self>>, StorageError> {
-        {
+        let phase = {
             let mut state = self.state();
             match state.phase {
                 Phase::Complete | Phase::Removed => return Ok(None),
-                Phase::Writing if state.closed => state.phase = Phase::Removed,
-                Phase::Writing | Phase::Committing => return Err(StorageError::InUse { digest: self.digest }),
+                Phase::Writing | Phase::Lost if state.closed => std::mem::replace(&mut state.phase, Phase::Removed),
+                Phase::Writing | Phase::Committing | Phase::Lost => {
+                    return Err(StorageError::InUse { digest: self.digest });
+                }
             }
-        }
+        };
         drop(self.bytes.write().unwrap_or_else(PoisonError::into_inner));
-        Ok(Some(self))
+        Ok((phase == Phase::Writing).then_some(self))
     }
 
     fn check_writing(&self, state: &State) -> Result<(), StorageError> {
         match state.phase {
             Phase::Writing => Ok(()),
+            Phase::Lost => Err(StorageError::Unsynced { digest: self.digest }),
             Phase::Committing | Phase::Complete => Err(StorageError::AlreadyComplete { digest: self.digest }),
             Phase::Removed => Err(StorageError::Removed { digest: self.digest }),
         }
@@ -198,7 +218,7 @@ impl Core {
 
     /// Records the pieces written so far as durable, after making them so.
     fn record(&self) -> Result<(), StorageError> {
-        let _one = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.recording();
         let (written, takes_back) = {
             let mut state = self.state();
             if self.check_writing(&state).is_err() {
@@ -208,7 +228,7 @@ impl Core {
             state.recorded_at = Instant::now();
             (state.written.clone(), state.recorded.any_without(&[&state.written]))
         };
-        disk::sync_data(&self.file, &self.path).map_err(|e| StorageError::io("sync", &self.path, e))?;
+        disk::sync_data(&self.file, &self.path).map_err(|e| self.lost(e))?;
         let _held = self.inner.directory(self.digest);
         if self.check_writing(&self.state()).is_err() || self.state().recorded == written {
             return Ok(());
@@ -222,22 +242,38 @@ impl Core {
         Ok(())
     }
 
-    /// A record from a task: when it fails, the next one tries again.
+    /// Notes that a sync failed.
+    fn lost(&self, source: io::Error) -> StorageError {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Writing | Phase::Committing) {
+            state.phase = Phase::Lost;
+        }
+        StorageError::io("sync", &self.path, source)
+    }
+
+    /// A record from a task: when it fails otherwise than by its sync, the next one tries again.
     fn record_later(&self) {
         if let Err(error) = self.record() {
-            warn!(digest = %self.digest, %error, "a restart will fetch pieces again that are here");
+            warn!(digest = %self.digest, %error, "pieces that are here are not recorded and will be fetched again");
         }
         self.state().scheduled = false;
     }
 
     fn commit(&self) -> Result<Arc<dyn BlobReader>, StorageError> {
         // No record is half written meanwhile, and no second commit runs.
-        let _one = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.recording();
         {
             let mut state = self.state();
             match state.phase {
-                Phase::Complete => return Ok(self.reader()),
+                Phase::Complete => {
+                    drop(state);
+                    // It may be what failed the first time. Names are in the journal of a file system, which, unlike the
+                    // bytes of files, are not taken for written when they are not.
+                    self.directory.sync()?;
+                    return Ok(self.reader());
+                }
                 Phase::Removed => return Err(StorageError::Removed { digest: self.digest }),
+                Phase::Lost => return Err(StorageError::Unsynced { digest: self.digest }),
                 Phase::Writing | Phase::Committing => state.phase = Phase::Committing,
             }
         }
@@ -266,7 +302,7 @@ impl Core {
         if let Err(error) = self.file.set_modified(SystemTime::now()) {
             debug!(digest = %self.digest, %error, "cannot note the time of use");
         }
-        disk::sync_file(&self.file, &self.path).map_err(|e| StorageError::io("sync", &self.path, e))?;
+        disk::sync_file(&self.file, &self.path).map_err(|e| self.lost(e))?;
         let _held = self.inner.directory(self.digest);
         if self.state().phase == Phase::Removed {
             return Err(StorageError::Removed { digest: self.digest });

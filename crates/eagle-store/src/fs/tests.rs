@@ -7,7 +7,10 @@ use eagle_core::PieceIndex;
 use tempfile::TempDir;
 
 use super::*;
-use crate::conformance::{self, Fixture, Sample};
+use crate::{
+    conformance::{self, Fixture, Sample},
+    fs::record::Step,
+};
 
 const PIECE: usize = eagle_core::geometry::MIN_PIECE_LENGTH as usize;
 
@@ -282,4 +285,84 @@ async fn partial_files_take_no_space_for_holes() {
     let metadata = partial.file().unwrap().metadata().unwrap();
     assert_eq!(metadata.len(), 10 << 30);
     assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());
+}
+
+#[tokio::test]
+async fn a_sync_that_failed_is_not_believed_when_it_is_repeated() {
+    let directory = directory();
+    let storage = directory.storage().await;
+    let record = record::start(directory.0.path());
+    let sample = Sample::new(3 * PIECE, 1);
+    let unsynced = |error: StorageError| assert!(matches!(error, StorageError::Unsynced { .. }), "{error}");
+
+    // A commit: the blob stays partial, and what was not recorded is lost.
+    let partial = storage.create(sample.digest, sample.geometry).await.unwrap();
+    write(&*partial, &sample, 0..3).await;
+    record.fail_sync_after(0);
+    let error = partial.commit().await.unwrap_err();
+    assert!(matches!(&error, StorageError::Io { action: "sync", .. }), "{error}");
+    unsynced(partial.commit().await.unwrap_err());
+    unsynced(partial.write_piece(PieceIndex(0), sample.piece(PieceIndex(0))).await.unwrap_err());
+    assert!(
+        storage.open(sample.digest).await.unwrap().is_none() && !directory.names(&sample).contains(&"data".to_owned())
+    );
+    assert_eq!(partial.read_at(0, PIECE).await.unwrap(), sample.piece(PieceIndex(0)), "who reads it reads on");
+    drop(partial);
+    let partial = storage.create(sample.digest, sample.geometry).await.unwrap();
+    assert_eq!(partial.recovered().count(), 0);
+
+    // The record at the end of a writer.
+    write(&*partial, &sample, 0..1).await;
+    drop(partial);
+    storage.inner.tasks.close();
+    storage.inner.tasks.wait().await;
+    let partial = storage.create(sample.digest, sample.geometry).await.unwrap();
+    assert_eq!(partial.recovered().count(), 1);
+    write(&*partial, &sample, 1..2).await;
+    record.fail_sync_after(0);
+    drop(partial);
+    storage.inner.tasks.wait().await;
+    assert!(!record.fail_none(), "there was no record");
+    let partial = storage.create(sample.digest, sample.geometry).await.unwrap();
+    assert_eq!(partial.recovered().iter().collect::<Vec<_>>(), [PieceIndex(0)], "what was recorded before is there");
+    write(&*partial, &sample, 1..3).await;
+    let blob = partial.commit().await.unwrap();
+    assert_eq!(blob.read_at(0, 3 * PIECE).await.unwrap(), sample.bytes);
+}
+
+#[tokio::test]
+async fn a_directory_whose_sync_failed_is_synced_again() {
+    let directory = directory();
+    let storage = directory.storage().await;
+    let record = record::start(directory.0.path());
+    let sample = Sample::new(2 * PIECE, 1);
+    // That above the new one, which is then made anew.
+    for synced in [0, 1, 1] {
+        record.fail_sync_after(synced);
+        assert!(storage.create(sample.digest, sample.geometry).await.is_err());
+    }
+    let syncs = |path: &Path| {
+        record.steps().iter().filter(|step| matches!(step, Step::SyncDirectory(of) if of == path)).count()
+    };
+    let above = directory.blob(&sample).parent().unwrap().to_owned();
+    assert_eq!(syncs(&above), 0);
+    let partial = storage.create(sample.digest, sample.geometry).await.unwrap();
+    assert_eq!(syncs(&above), 1);
+    // That of the blob, in which an old record was.
+    write(&*partial, &sample, 0..2).await;
+    drop(partial);
+    storage.inner.tasks.close();
+    storage.inner.tasks.wait().await;
+    let other = Geometry::new(2 * PIECE as u64, 2 * u32::try_from(PIECE).unwrap()).unwrap();
+    record.fail_sync_after(0);
+    assert!(storage.create(sample.digest, other).await.is_err());
+    assert_eq!(syncs(&directory.blob(&sample)), 0);
+    let partial = storage.create(sample.digest, other).await.unwrap();
+    assert_eq!((syncs(&directory.blob(&sample)), partial.recovered().count()), (1, 0));
+    // And in which the blob was completed.
+    partial.write_piece(PieceIndex(0), sample.bytes.clone()).await.unwrap();
+    record.fail_sync_after(1);
+    assert!(partial.commit().await.is_err());
+    let blob = partial.commit().await.unwrap();
+    assert_eq!((syncs(&directory.blob(&sample)), blob.size()), (2, 2 * PIECE as u64));
 }

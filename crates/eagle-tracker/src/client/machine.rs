@@ -144,6 +144,11 @@ impl Machine {
         self.blobs.len()
     }
 
+    /// The blobs that the node has said something of.
+    pub(super) fn blobs(&self) -> impl Iterator<Item = Digest> {
+        self.blobs.keys().copied()
+    }
+
     /// Whether every tracker failed the last time that it was asked.
     pub(super) fn is_alone(&self) -> bool {
         self.trackers.iter().all(|tracker| tracker.down)

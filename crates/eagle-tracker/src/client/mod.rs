@@ -193,6 +193,11 @@ impl Announcer {
         self.change(|machine, now| machine.remove(now, digest));
     }
 
+    /// The blobs that the node has by what was said so far, for who has missed what went.
+    pub fn blobs(&self) -> HashSet<Digest> {
+        self.shared.lock().blobs().collect()
+    }
+
     /// The seeders that are alive, from the same tracker for all nodes as long as that answers; `None` while no tracker answers, or
     /// none knows of any. A change is known with the next announce.
     pub fn seeders(&self) -> watch::Receiver<Option<Arc<LiveSeeders>>> {

@@ -11,7 +11,7 @@ use prost::{
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 
-pub(super) use self::direct::{read_request, write_peers};
+pub(super) use self::direct::{read_request, write_node, write_peers};
 use super::DecodeError;
 use crate::api;
 

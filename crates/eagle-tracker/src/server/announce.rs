@@ -2,16 +2,16 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use eagle_core::{Digest, NodeRole, PeerInfo, Timestamp, Topology};
+use eagle_core::{Digest, NodeRole, PeerInfo, Place, Timestamp, Topology};
 
 use super::{Shared, reply::RequestError};
 use crate::{
     api::{
         AnnounceRequest, AnnounceResponse, BlobAnnounce, Event, MAX_ANNOUNCED_BLOBS, MAX_RESPONSE_BYTES, RefusedBlob,
     },
+    encoding::NamedPeer,
     ownership::Ownership,
     policy::Asker,
-    store::Candidate,
 };
 
 /// How long after the last join a swarm counts as growing: a rollout reaches its nodes within this time
@@ -29,12 +29,12 @@ pub(super) struct Answer {
     /// Without peers.
     pub(super) response: AnnounceResponse,
     /// Peers for each blob.
-    pub(super) peers: Vec<(Digest, Vec<Candidate>)>,
+    pub(super) peers: Vec<(Digest, Vec<NamedPeer>)>,
 }
 
 /// Peers for one blob, and whether its swarm is worth asking about again soon.
 struct Named {
-    peers: Vec<Candidate>,
+    peers: Vec<NamedPeer>,
     active: bool,
 }
 
@@ -54,6 +54,9 @@ impl Shared {
         }
         let applied = self.store.announce(&request.node, request.full, &request.blobs, now).await;
         let applied = applied.map_err(|error| RequestError::Overloaded(error.to_string()))?;
+        if let Some(load) = request.load {
+            self.store.set_load(&request.node.id, load);
+        }
         let mut response = self.response(self.config.interval_idle);
         response.topology = place;
         response.send_full = !applied.known && !request.full;
@@ -103,12 +106,16 @@ impl Shared {
         if view.geometry != blob.geometry {
             return None;
         }
-        let asker = Asker { info: node, pieces: &pieces };
-        let mut candidates = view.candidates;
-        self.reports.add_loads(now, &mut candidates);
+        let asker = Asker { place: Place::from(&node.topology), pieces: &pieces };
+        let (mut candidates, seen) = (view.candidates, view.peers);
+        if self.reports.are_shared() {
+            self.reports.add_loads(now, &mut candidates, &seen);
+        }
         let flows = self.reports.flows();
-        let peers = self.policy.select(asker, candidates, &flows, self.config.max_peers_per_answer, seed);
+        let chosen = self.policy.select(asker, &candidates, &flows, self.config.max_peers_per_answer, seed);
         drop(flows);
+        let named = |index: usize| NamedPeer { node: seen[index].named(), pieces: candidates[index].pieces.clone() };
+        let peers: Vec<NamedPeer> = chosen.into_iter().map(named).collect();
         let active = view.since_growth < GROWING || peers.len() < FEW_PEERS;
         Some(Named { peers, active })
     }
@@ -136,7 +143,7 @@ fn check_address(node: &mut PeerInfo, source: IpAddr) -> Result<(), RequestError
 }
 
 /// The peers as far as there is room for them.
-fn within(mut peers: Vec<Candidate>, room: &mut usize) -> Vec<Candidate> {
+fn within(mut peers: Vec<NamedPeer>, room: &mut usize) -> Vec<NamedPeer> {
     let fitting = peers.iter().map_while(|peer| {
         *room = room.checked_sub(PEER_BYTES + peer.pieces.extra_bytes() * 4 / 3)?;
         Some(())

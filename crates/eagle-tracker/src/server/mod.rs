@@ -58,6 +58,11 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Times that the whole store is swept within the life of a silent node: what expired nodes take is
 /// freed at most a quarter of their time to live late.
 const SWEEPS_PER_TTL: u32 = 4;
+/// Times as long as a part of the sweep took that answers have before the next, when thousands of nodes expire together: that takes a
+/// fifth of a core then.
+const SWEEP_PAUSE: u32 = 4;
+/// Least such time: what a timer can tell apart.
+const LEAST_SWEEP_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why a tracker could not start.
 #[derive(Debug, thiserror::Error)]
@@ -313,7 +318,14 @@ async fn sweep(shared: Arc<Shared>, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {
-                shared.store.sweep(shared.now()).await;
+                let mut began = Instant::now();
+                while shared.store.sweep(shared.now()).await {
+                    let pause = (began.elapsed() * SWEEP_PAUSE).max(LEAST_SWEEP_PAUSE);
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = tokio::time::sleep(pause) => began = Instant::now(),
+                    }
+                }
                 shared.seeders.sweep(shared.now()).await;
                 // These are looked at all together, so not each time.
                 if rounds.next() == Some(0) {

@@ -74,7 +74,7 @@ impl Shared {
 
     /// How fast bytes move.
     pub(super) async fn rates(&self) -> Arc<Rates> {
-        glance(&self.glances.rates, OVERVIEW_AGE, async { self.reports.rates(self.now()) }).await
+        glance(&self.glances.rates, OVERVIEW_AGE, self.reports.rates(self.now())).await
     }
 
     /// Where the nodes are.

@@ -8,8 +8,7 @@ use serde::Serialize;
 
 use crate::{
     api::{AnnounceResponse, ErrorResponse, MAX_ANNOUNCED_BLOBS, MAX_REQUEST_BYTES},
-    encoding::Encoding,
-    policy::Candidate,
+    encoding::{Encoding, NamedPeer},
 };
 
 /// An answer with its whole body.
@@ -91,7 +90,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Reply {
 }
 
 /// An answer to an announce, as its sender wants it.
-pub(super) fn encoded(response: AnnounceResponse, peers: &[(Digest, Vec<Candidate>)], encoding: Encoding) -> Reply {
+pub(super) fn encoded(response: AnnounceResponse, peers: &[(Digest, Vec<NamedPeer>)], encoding: Encoding) -> Reply {
     match encoding.encode_answer(response, peers) {
         Ok(body) => whole(StatusCode::OK, encoding.media_type(), body),
         Err(_) => unwritable(),

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     hash::RandomState,
-    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use lru::LruCache;
 use crate::{
     api::{AnnounceRequest, MOST_SENDERS, NodeActivity, Sender, ZoneFlow, ZoneName},
     config::TrackerConfig,
-    store::{SharedReports, Told},
+    store::{SeenPeer, SharedReports, Told},
 };
 
 /// Zones that a node receives from of which the rate is kept; a node has few neighbours in more.
@@ -29,6 +29,8 @@ const LASTS: (u32, Duration) = (2, Duration::from_secs(3));
 /// Nodes that are forgotten at a time, if their reports are too old: with each report, so that a flood of new nodes finds the places of
 /// those that are gone and costs no more than others do; and with each sweep, which holds up the answers for less than a millisecond.
 const FORGOTTEN: (usize, usize) = (2, 1_000);
+/// Nodes whose rates are added up until other tasks have their turn: a few thousand additions.
+const ADDED: usize = 500;
 
 /// Reports of the nodes that announce to this tracker, and to those that it shares a store with.
 #[derive(Debug)]
@@ -42,8 +44,9 @@ pub(super) struct Reports {
     shared: Option<SharedReports>,
 }
 
-/// What each node last reported, in the order of when; as many as nodes may be known.
-type Nodes = LruCache<NodeId, Reported, RandomState>;
+/// What each node last reported, in the order of when; as many as nodes may be known. Shared, so that whoever looks at all of them
+/// holds up announces for as long as it takes to count references, and no longer.
+type Nodes = LruCache<NodeId, Arc<Reported>, RandomState>;
 
 /// What one node last reported.
 #[derive(Debug)]
@@ -74,6 +77,18 @@ impl Rates {
     /// Bytes per second of a blob.
     pub(super) fn of_blob(&self, digest: &Digest) -> u64 {
         self.blobs.get(digest).copied().unwrap_or_default()
+    }
+
+    /// Adds what a node reported, and what goes between zones by it.
+    fn add(&mut self, reported: &Reported, between: &mut HashMap<(ZoneName, ZoneName), u64>) {
+        add(&mut self.bytes_per_second, reported.received());
+        for (digest, id, rate) in &reported.senders {
+            add(self.blobs.entry(*digest).or_default(), *rate);
+            add(self.sent.entry(id.clone()).or_default(), *rate);
+        }
+        for (from, rate) in &reported.zones {
+            add(between.entry((from.clone(), reported.zone.clone())).or_default(), *rate);
+        }
     }
 
     /// Bytes per second that others get from a node.
@@ -142,7 +157,7 @@ impl Reports {
         if before.is_none() && nodes.len() >= self.most {
             return;
         }
-        nodes.put(request.node.id.clone(), Reported::new(now, before, request));
+        nodes.put(request.node.id.clone(), Arc::new(Reported::new(now, before, request)));
     }
 
     /// Forgets what some of the nodes reported that are gone.
@@ -161,13 +176,13 @@ impl Reports {
     }
 
     /// Says of each candidate how busy it is, as far as that is known.
-    pub(super) fn add_loads(&self, now: Timestamp, candidates: &mut [Candidate]) {
+    pub(super) fn add_loads(&self, now: Timestamp, candidates: &mut [Candidate], peers: &[SeenPeer]) {
         let nodes = self.nodes();
         if nodes.is_empty() {
             return;
         }
-        for candidate in candidates {
-            let known = nodes.peek(&candidate.info.id).filter(|reported| now - reported.at < self.ttl);
+        for (candidate, peer) in candidates.iter_mut().zip(peers) {
+            let known = nodes.peek(&peer.named().info().id).filter(|reported| now - reported.at < self.ttl);
             candidate.load = known.and_then(|reported| reported.load);
         }
     }
@@ -198,22 +213,19 @@ impl Reports {
         of_blob.map(|(_, id, rate)| Sender { id: id.to_string(), bytes_per_second: *rate }).collect()
     }
 
-    /// How fast bytes move now. Looks at what every node reported.
-    pub(super) fn rates(&self, now: Timestamp) -> Rates {
+    /// How fast bytes move now. Looks at what every node reported, a few at a time, so that announces are answered meanwhile.
+    pub(super) async fn rates(&self, now: Timestamp) -> Rates {
         let mut rates = Rates::default();
         let mut between: HashMap<(ZoneName, ZoneName), u64> = HashMap::new();
-        let nodes = self.nodes();
-        for (_, reported) in nodes.iter().filter(|(_, reported)| now < reported.until) {
-            rates.bytes_per_second = rates.bytes_per_second.saturating_add(reported.received());
-            for (digest, id, rate) in &reported.senders {
-                add(rates.blobs.entry(*digest).or_default(), *rate);
-                add(rates.sent.entry(id.clone()).or_default(), *rate);
-            }
-            for (from, rate) in &reported.zones {
-                add(between.entry((from.clone(), reported.zone.clone())).or_default(), *rate);
-            }
+        let moving: Vec<Arc<Reported>> = {
+            let nodes = self.nodes();
+            let reported = nodes.iter().map(|(_, reported)| reported);
+            reported.filter(|reported| now < reported.until && reported.moves()).map(Arc::clone).collect()
+        };
+        for part in moving.chunks(ADDED) {
+            part.iter().for_each(|reported| rates.add(reported, &mut between));
+            tokio::task::yield_now().await;
         }
-        drop(nodes);
         let known = self.flows().list(now);
         rates.flows = known
             .into_iter()
@@ -257,6 +269,11 @@ impl Reported {
         new
     }
 
+    /// Whether it received anything.
+    const fn moves(&self) -> bool {
+        !self.zones.is_empty() || !self.senders.is_empty()
+    }
+
     fn received(&self) -> u64 {
         self.zones.iter().fold(0, |sum, (_, rate)| sum.saturating_add(*rate))
     }
@@ -273,23 +290,28 @@ fn add(sum: &mut u64, more: u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
 
     use eagle_core::{
-        PeerInfo, Topology,
+        PeerInfo, Place, Topology,
         tracker::{FlowReport, Ownership, SenderReport},
     };
 
     use super::*;
+    use crate::encoding::NodeRecord;
 
     fn node(number: usize) -> PeerInfo {
         PeerInfo { id: format!("node{number}").parse().unwrap(), ..PeerInfo::example() }
     }
 
     fn load_of(reports: &Reports, now: Timestamp, number: usize) -> Option<NodeLoad> {
-        let info = Arc::new(node(number));
-        let mut candidates = [Candidate { info, pieces: Ownership::Empty, load: None, age: Duration::ZERO }];
-        reports.add_loads(now, &mut candidates);
+        let info = node(number);
+        let (role, place, pieces) = (info.role, Place::from(&info.topology), Ownership::Empty);
+        let mut candidates = [Candidate { role, place, pieces, load: None, age: Duration::ZERO }];
+        reports.add_loads(now, &mut candidates, &[SeenPeer::record(Arc::new(NodeRecord::new(info)))]);
         candidates[0].load
     }
 
@@ -351,18 +373,18 @@ mod tests {
         AnnounceRequest { load: Some(NodeLoad::default()), flows, senders, ..AnnounceRequest::of(info) }
     }
 
-    #[test]
-    fn rates_are_those_of_the_last_reports_and_end_with_them() {
+    #[tokio::test]
+    async fn rates_are_those_of_the_last_reports_and_end_with_them() {
         let reports = Reports::new(&TrackerConfig::default(), None);
         let at = |millis| Timestamp(0) + Duration::from_millis(millis);
         for number in 0..2 {
             reports.take(at(0), &received(number, "b", 7, 1_000));
         }
-        assert_eq!(reports.rates(at(0)).bytes_per_second, 0, "of a first report nobody knows the time");
+        assert_eq!(reports.rates(at(0)).await.bytes_per_second, 0, "of a first report nobody knows the time");
         for number in 0..2 {
             reports.take(at(2_000), &received(number, "b", 7, 1_000));
         }
-        let (rates, blob) = (reports.rates(at(2_100)), Digest::of(b"blob"));
+        let (rates, blob) = (reports.rates(at(2_100)).await, Digest::of(b"blob"));
         assert_eq!((rates.bytes_per_second, rates.of_blob(&blob), rates.sent_by("node7")), (1_000, 1_000, 1_000));
         let flow = &rates.flows[0];
         assert_eq!((flow.from.zone.as_deref(), flow.to.zone.as_deref()), (Some("a"), Some("b")));
@@ -374,14 +396,14 @@ mod tests {
         assert_eq!(reports.activity(at(2_100), "node7", &rates).sent_bytes_per_second, 1_000);
         // One has ended, the other one is silent.
         reports.take(at(3_000), &received(0, "b", 7, 0));
-        assert_eq!(reports.rates(at(3_000)).bytes_per_second, 500);
-        let rates = reports.rates(at(6_100));
+        assert_eq!(reports.rates(at(3_000)).await.bytes_per_second, 500);
+        let rates = reports.rates(at(6_100)).await;
         assert_eq!((rates.bytes_per_second, rates.flows[0].bytes), (0, 4_000));
         assert!(reports.senders(at(6_100), "node1", &blob).is_empty());
     }
 
-    #[test]
-    fn what_a_node_may_report_is_bounded() {
+    #[tokio::test]
+    async fn what_a_node_may_report_is_bounded() {
         let reports = Reports::new(&TrackerConfig::default(), None);
         let flow = |number: u64| FlowReport { from: zone(&number.to_string()), bytes_per_second: 1, bytes: u64::MAX };
         let sender = |number| SenderReport { digest: Digest::of(b"a"), id: node(number).id, bytes: u64::MAX };
@@ -392,10 +414,28 @@ mod tests {
         };
         reports.take(Timestamp(0), &request);
         reports.take(Timestamp(1), &request);
-        let nodes = reports.nodes();
-        let reported = nodes.peek(&node(1).id).unwrap();
+        let reported = reports.nodes().peek(&node(1).id).map(Arc::clone).unwrap();
         assert_eq!((reported.zones.len(), reported.senders.len()), (MOST_ZONES, MOST_SENDERS));
-        drop(nodes);
-        assert_eq!(reports.rates(Timestamp(1)).bytes_per_second, u64::MAX);
+        assert_eq!(reports.rates(Timestamp(1)).await.bytes_per_second, u64::MAX);
+    }
+
+    #[tokio::test]
+    async fn announces_are_taken_while_rates_are_added_up() {
+        const NODES: usize = 3 * ADDED;
+        let reports = Reports::new(&TrackerConfig::default(), None);
+        for number in 0..NODES {
+            reports.take(Timestamp(0), &received(number, "b", 7, 1_000));
+            reports.take(Timestamp(0) + Duration::from_secs(1), &received(number, "b", 7, 1_000));
+        }
+        let now = Timestamp(0) + Duration::from_secs(2);
+        let mut rates = pin!(reports.rates(now));
+        assert!(rates.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(reports.nodes.try_write().is_ok() && reports.flows.try_write().is_ok());
+        // They end here, and in what is being added up they do not.
+        for number in 0..NODES {
+            reports.take(now, &AnnounceRequest { stopped: true, ..received(number, "b", 7, 0) });
+        }
+        assert_eq!(rates.await.bytes_per_second, 1_000 * NODES as u64);
+        assert_eq!(reports.rates(now).await.bytes_per_second, 0);
     }
 }

@@ -124,11 +124,13 @@ impl Shared {
     async fn owner(&self, digest: Digest, asker: &NodeId, without: &[NodeId], now: Timestamp) -> Option<SeederInfo> {
         let view = self.store.view(digest, asker, rand::random(), now).await?;
         let pieces = view.geometry.pieces();
-        for candidate in view.candidates {
-            let id = &candidate.info.id;
-            let has_all = candidate.info.role == NodeRole::Seeder && candidate.pieces.count(pieces) == pieces;
-            if has_all
-                && id != asker
+        for (candidate, peer) in view.candidates.iter().zip(&view.peers) {
+            if candidate.role != NodeRole::Seeder || candidate.pieces.count(pieces) != pieces {
+                continue;
+            }
+            let node = peer.named();
+            let id = &node.info().id;
+            if id != asker
                 && !without.contains(id)
                 && let Some(seeder) = self.seeders.seeder(id, now).await
             {

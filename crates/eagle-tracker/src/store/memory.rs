@@ -2,7 +2,8 @@
 //!
 //! Swarms and nodes are in two tables of shards, each shard behind a mutex that is held for one look-up. What a node owns is with the
 //! node, and who is in a swarm with the swarm, each behind a mutex of its own. Locks are taken in one order: a node's membership,
-//! then the roll of a swarm or a shard of either table, and never two of these at a time. A node's membership makes its announces and its
+//! then the roll of a swarm or a shard of either table, and never two of these at a time. The state of the sweep is locked before
+//! all of them, the nodes that are made and nobody yet after them. A node's membership makes its announces and its
 //! removal follow one another.
 
 mod lists;
@@ -10,10 +11,11 @@ mod members;
 mod node;
 mod page;
 mod swarm;
+mod sweep;
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
-    hash::BuildHasher as _,
+    hash::{BuildHasher as _, Hash as _, Hasher as _},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -21,17 +23,21 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eagle_core::{Digest, NodeId, PeerInfo, Timestamp};
+use eagle_core::{Digest, Geometry, NodeId, PeerInfo, Place, Timestamp, tracker::NodeLoad};
 use hashbrown::{HashTable, hash_table};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
+pub(super) use self::node::Node;
 use self::{
-    members::MAX_SEEN,
-    node::{Entry, Membership, Node},
+    members::{MAX_SEEN, Member, Members},
+    node::{Entry, Membership},
     swarm::Swarm,
+    sweep::Sweep,
 };
-use super::{Applied, Candidate, PeerStore, Refusal, StoreError, StoreLimits, StoreStats, SwarmView, is_authority};
+use super::{
+    Applied, Candidate, PeerStore, Refusal, SeenPeer, StoreError, StoreLimits, StoreStats, SwarmView, is_authority,
+};
 use crate::{
     api::{BlobAnnounce, Event, PeerBlob, PeerSummary, SwarmMember, SwarmSummary},
     ownership::Ownership,
@@ -41,8 +47,10 @@ use crate::{
 const SHARDS: usize = 64;
 /// Most seeders seen at a time; a cluster has a handful.
 const MAX_SEEDERS_SEEN: usize = 32;
-/// Swarms that an expired node leaves before others have their turn: some tens of microseconds.
-const LEAVES_AT_A_TIME: usize = 100;
+
+/// Nodes that are made together, so that they lie together: between them would be the tables of what they have, and every look at another
+/// node at another page of memory. The processor knows where a thousand pages are; finding any other takes longer than the look.
+const NODES_AT_A_TIME: usize = 256;
 
 /// Swarms and nodes in memory.
 #[derive(Debug)]
@@ -54,14 +62,20 @@ pub struct MemoryStore {
     node_count: AtomicUsize,
     swarm_count: AtomicUsize,
     entry_count: AtomicUsize,
-    /// Shard of nodes that the next sweep visits.
-    next_sweep: AtomicUsize,
+    /// Nodes that are made and nobody is yet.
+    vacant: Mutex<Vec<Arc<Node>>>,
+    sweep: Mutex<Sweep>,
 }
+
+/// Of the digest of a blob, and of digest and geometry, under the store's key.
+type Hashes = (u64, u64);
 
 /// A node whose announce is being applied.
 struct Applying<'a> {
     node: &'a Arc<Node>,
-    info: &'a PeerInfo,
+    /// Whether its word on the geometry counts more.
+    authority: bool,
+    place: Place,
     membership: &'a mut Membership,
     /// Of an announce of everything: what the node had and has not said again so far.
     before: Membership,
@@ -72,6 +86,19 @@ impl Applying<'_> {
     /// Blobs that the node has.
     fn blobs(&self) -> usize {
         self.membership.len() + self.before.len()
+    }
+
+    /// How many blobs at the beginning of an announce are as they are known.
+    ///
+    /// All are looked at even so, with nothing done in between: the processor then waits for many places in memory at a time and
+    /// not for one after the other.
+    fn settled(&self, blobs: &[BlobAnnounce], hashes: &[Hashes]) -> usize {
+        let mut settled = 0;
+        for (number, (blob, (hash, tag))) in blobs.iter().zip(hashes).enumerate() {
+            let same = self.membership.is_known(*hash, *tag, &blob.pieces);
+            settled += usize::from(same && settled == number && blob.event != Event::Evicted);
+        }
+        settled
     }
 
     fn remove(&mut self, hash: u64, digest: &Digest) -> Option<Entry> {
@@ -90,13 +117,24 @@ impl MemoryStore {
             node_count: AtomicUsize::new(0),
             swarm_count: AtomicUsize::new(0),
             entry_count: AtomicUsize::new(0),
-            next_sweep: AtomicUsize::new(0),
+            vacant: Mutex::default(),
+            sweep: Mutex::default(),
         }
     }
 
     /// All of a digest counts: whoever announces can make digests that agree in a part.
     fn hash(&self, digest: &Digest) -> u64 {
         self.hasher.hash_one(digest.as_bytes())
+    }
+
+    /// The same, and the hash of digest and geometry.
+    fn hashes(&self, digest: &Digest, geometry: &Geometry) -> Hashes {
+        let mut hasher = self.hasher.build_hasher();
+        digest.as_bytes().hash(&mut hasher);
+        let hash = hasher.finish();
+        hasher.write_u64(geometry.size());
+        hasher.write_u32(geometry.piece_length());
+        (hash, hasher.finish())
     }
 
     fn swarm_shard(&self, hash: u64) -> MutexGuard<'_, HashTable<Arc<Swarm>>> {
@@ -125,9 +163,23 @@ impl MemoryStore {
         if !reserve(&self.node_count, self.limits.peers) {
             return Err(StoreError::Full(self.limits.peers));
         }
-        let node = Arc::new(Node::new(info, now));
-        shard.insert(info.id.clone(), Arc::clone(&node));
+        let node = self.new_node(info, now);
+        shard.insert(node.id().clone(), Arc::clone(&node));
         Ok((node, false))
+    }
+
+    /// A node, beside others in memory.
+    fn new_node(&self, info: &PeerInfo, now: Timestamp) -> Arc<Node> {
+        let mut vacant = lock(&self.vacant);
+        if vacant.is_empty() {
+            vacant.extend((0..NODES_AT_A_TIME).map(|_| Arc::new(Node::new(info, now))));
+        }
+        let mut node = vacant.pop().unwrap_or_else(|| Arc::new(Node::new(info, now)));
+        drop(vacant);
+        if let Some(node) = Arc::get_mut(&mut node) {
+            *node = Node::new(info, now);
+        }
+        node
     }
 
     fn apply(
@@ -137,33 +189,39 @@ impl MemoryStore {
         blobs: &[BlobAnnounce],
         now: Timestamp,
     ) -> Result<Applied, StoreError> {
+        let place = Place::from(&info.topology);
+        let hashes: Vec<Hashes> = blobs.iter().map(|blob| self.hashes(&blob.digest, &blob.geometry)).collect();
         loop {
             let (node, known) = self.node(info, now)?;
             let mut membership = node.membership();
             if node.is_gone() {
                 continue;
             }
-            let last = node.info();
+            let (last_role, last_place) = node.announced(info, place, now);
             // Expired and not swept yet, or another program under the same identity: what it had is not to
             // come back to life, and is among the other members.
-            let known = known && last.role == info.role;
+            let known = known && last_role == info.role;
             if !known {
                 self.leave_all(&node, std::mem::take(&mut membership));
             }
-            node.announced(info, now);
-            if last.topology != info.topology {
-                membership.iter().for_each(|entry| entry.swarm.roll().moved(&node, info));
+            let authority = is_authority(info.role);
+            if last_place != place {
+                membership.iter().for_each(|entry| entry.swarm.roll().members(authority).moved(&node, &place));
             }
-            let before = if full { std::mem::take(&mut *membership) } else { Membership::default() };
-            let mut applying = Applying { node: &node, info, membership: &mut membership, before, now };
+            node.drop_overruled(&mut membership);
+            let mut before = Membership::default();
+            if full {
+                std::mem::swap(&mut before, &mut membership);
+                membership.reserve(blobs.len().min(self.limits.blobs_per_peer));
+            }
+            let mut applying = Applying { node: &node, authority, place, membership: &mut membership, before, now };
             let mut refused = Vec::new();
-            for blob in blobs {
-                let hash = self.hash(&blob.digest);
+            for (blob, hashes) in blobs.iter().zip(&hashes).skip(applying.settled(blobs, &hashes)) {
                 if blob.event == Event::Evicted {
-                    if let Some(entry) = applying.remove(hash, &blob.digest) {
+                    if let Some(entry) = applying.remove(hashes.0, &blob.digest) {
                         self.leave_one(&node, &entry);
                     }
-                } else if let Err(refusal) = self.update(&mut applying, hash, blob) {
+                } else if let Err(refusal) = self.update(&mut applying, *hashes, blob) {
                     refused.push((blob.digest, refusal));
                 }
             }
@@ -173,36 +231,38 @@ impl MemoryStore {
     }
 
     /// Records what a node has of a blob; it joins the swarm where it is no member.
-    fn update(&self, applying: &mut Applying<'_>, hash: u64, blob: &BlobAnnounce) -> Result<(), Refusal> {
+    fn update(&self, applying: &mut Applying<'_>, hashes: Hashes, blob: &BlobAnnounce) -> Result<(), Refusal> {
         let pieces = blob.geometry.pieces();
         let owned = Ownership::new(&blob.pieces, pieces).ok_or(Refusal::Pieces(pieces))?;
-        let agrees = |entry: &Entry| entry.swarm.geometry == blob.geometry && !entry.swarm.is_over();
-        if applying.before.get_mut(hash, &blob.digest).is_some_and(|entry| agrees(entry))
-            && let Some(entry) = applying.before.remove(hash, &blob.digest)
-        {
-            applying.membership.insert(entry);
+        let (hash, tag) = hashes;
+        if let Some(entry) = applying.before.take_tagged(hash, tag) {
+            applying.membership.insert(hash, entry);
         }
-        if let Some(entry) = applying.membership.get_mut(hash, &blob.digest).filter(|entry| agrees(entry)) {
+        if let Some(entry) = applying.membership.tagged(hash, tag) {
             if entry.pieces != owned {
                 entry.swarm.set_changed(applying.now);
                 entry.swarm.subtract(&entry.pieces);
                 entry.swarm.add(&owned);
+                if entry.pieces.is_complete() != owned.is_complete() {
+                    let mut roll = entry.swarm.roll();
+                    roll.members(applying.authority).set_complete(applying.node, owned.is_complete());
+                }
                 entry.pieces = owned;
             }
             return Ok(());
         }
-        self.join(applying, hash, blob, owned)
+        self.join(applying, hashes, blob, owned)
     }
 
     /// Puts a node into a swarm.
     fn join(
         &self,
         applying: &mut Applying<'_>,
-        hash: u64,
+        (hash, tag): Hashes,
         blob: &BlobAnnounce,
         pieces: Ownership,
     ) -> Result<(), Refusal> {
-        let authority = is_authority(applying.info.role);
+        let authority = applying.authority;
         // Of a swarm that is over, which counts until another one has taken its place.
         let has_place =
             applying.membership.contains(hash, &blob.digest) || applying.before.contains(hash, &blob.digest);
@@ -227,23 +287,25 @@ impl MemoryStore {
             if swarm.geometry != blob.geometry {
                 // Whoever is here believes in another blob; they come back when they have learned better.
                 swarm.set_over();
-                self.entry_count.fetch_sub(roll.len(), Ordering::Relaxed);
-                let members = (std::mem::take(&mut roll.seeders), std::mem::take(&mut roll.proxies));
+                self.forget_entries(roll.len());
+                let members = [std::mem::take(&mut roll.seeders), std::mem::take(&mut roll.proxies)];
                 drop(roll);
+                members.iter().flat_map(Members::iter).for_each(|node| node.set_overruled());
                 drop(members);
                 self.forget(&swarm);
                 continue;
             }
             roll.vouched |= authority;
             roll.grown = applying.now;
-            roll.members(authority).insert(Arc::clone(applying.node), &applying.info.topology);
+            let member = Member::new(Arc::clone(applying.node), &pieces, applying.now);
+            roll.members(authority).insert(member, &applying.place);
             drop(roll);
             swarm.add(&pieces);
             swarm.set_changed(applying.now);
             self.entry_count.fetch_add(1, Ordering::Relaxed);
             // That of a swarm that is over.
             drop(applying.remove(hash, &blob.digest));
-            applying.membership.insert(Entry { swarm, pieces, joined: applying.now });
+            applying.membership.insert(hash, Entry { swarm, tag, pieces, joined: applying.now });
             return Ok(());
         }
     }
@@ -285,6 +347,11 @@ impl MemoryStore {
         }
     }
 
+    /// So many pairs of a blob and a node are no more.
+    fn forget_entries(&self, count: usize) {
+        self.entry_count.fetch_sub(count, Ordering::Relaxed);
+    }
+
     fn leave_one(&self, node: &Arc<Node>, entry: &Entry) {
         let swarm = &entry.swarm;
         let mut roll = swarm.roll();
@@ -292,7 +359,7 @@ impl MemoryStore {
             return;
         }
         if roll.seeders.remove(node) || roll.proxies.remove(node) {
-            self.entry_count.fetch_sub(1, Ordering::Relaxed);
+            self.forget_entries(1);
             swarm.subtract(&entry.pieces);
         }
         if roll.len() == 0 {
@@ -306,16 +373,18 @@ impl MemoryStore {
         membership.into_entries().for_each(|entry| self.leave_one(node, &entry));
     }
 
-    /// Takes a node out of the table of nodes, when `still` says so once nobody else works on it. Gives the swarms that it has to leave.
-    fn remove_node(&self, node: &Arc<Node>, still: impl Fn(&Node) -> bool) -> Membership {
-        let mut membership = node.membership();
+    /// Takes a node out of the table of nodes, when `still` says so once nobody else works on it. What it has stays with it, for whoever
+    /// takes it out of its swarms. Says whether it was there.
+    fn remove_node(&self, node: &Arc<Node>, still: impl Fn(&Node) -> bool) -> bool {
+        let membership = node.membership();
         if node.is_gone() || !still(node) {
-            return Membership::default();
+            return false;
         }
         node.set_gone();
         self.node_shard(node.id()).remove(node.id());
+        drop(membership);
         self.node_count.fetch_sub(1, Ordering::Relaxed);
-        std::mem::take(&mut membership)
+        true
     }
 }
 
@@ -325,6 +394,7 @@ impl Drop for MemoryStore {
         for shard in &self.nodes {
             lock(shard).values().for_each(|node| drop(std::mem::take(&mut *node.membership())));
         }
+        lock(&self.sweep).release();
     }
 }
 
@@ -340,17 +410,25 @@ impl PeerStore for MemoryStore {
         self.apply(node, full, blobs, now)
     }
 
+    fn set_load(&self, node: &NodeId, load: NodeLoad) {
+        if let Some(node) = self.find_node(node) {
+            node.set_load(load);
+        }
+    }
+
     async fn leave(&self, node: &NodeId) {
         if let Some(node) = self.find_node(node) {
-            let membership = self.remove_node(&node, |_| true);
             // At once, since whoever waits for it may give up in between.
-            self.leave_all(&node, membership);
+            if self.remove_node(&node, |_| true) {
+                let membership = std::mem::take(&mut *node.membership());
+                self.leave_all(&node, membership);
+            }
         }
     }
 
     async fn view(&self, digest: Digest, asker: &NodeId, seed: u64, now: Timestamp) -> Option<SwarmView> {
         let asker = self.find_node(asker);
-        let place = asker.as_ref().map(|asker| asker.info().topology.clone()).unwrap_or_default();
+        let place = asker.as_ref().map(|asker| asker.place()).unwrap_or_default();
         let swarm = self.find_swarm(&digest)?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let roll = swarm.roll();
@@ -358,18 +436,21 @@ impl PeerStore for MemoryStore {
         seen.extend(roll.proxies.sample(MAX_SEEN, &place, &mut rng));
         let since_growth = now - roll.grown;
         drop(roll);
-        let others = seen.iter().filter(|node| asker.as_ref().is_none_or(|asker| !Arc::ptr_eq(asker, node)));
-        let candidates = others.filter(|node| node.is_alive(now, self.limits.ttl)).filter_map(|node| {
-            let membership = node.membership();
-            // Who has left meanwhile has none.
-            let entry = membership.of(&swarm)?;
-            let (pieces, age) = (entry.pieces.clone(), now - entry.joined);
-            drop(membership);
-            Some(Candidate { info: node.info(), pieces, load: None, age })
-        });
-        let mut kept = Vec::with_capacity(seen.len());
-        kept.extend(candidates);
-        Some(SwarmView { geometry: swarm.geometry, candidates: kept, since_growth })
+        // As in `settled`: their memory is fetched for many at a time.
+        let alive = seen.iter().filter(|member| member.node.is_alive(now, self.limits.ttl)).count();
+        let (mut candidates, mut peers) = (Vec::with_capacity(alive), Vec::with_capacity(alive));
+        for member in seen {
+            if asker.as_ref().is_some_and(|asker| Arc::ptr_eq(asker, &member.node)) {
+                continue;
+            }
+            let Some(glance) = member.node.glance(now, self.limits.ttl) else { continue };
+            // Who has left meanwhile owns nothing.
+            let Some(pieces) = member.pieces(&swarm) else { continue };
+            let (role, age) = (glance.role, member.age(now));
+            candidates.push(Candidate { role, place: glance.place, pieces, load: glance.load, age });
+            peers.push(SeenPeer::node(member.node));
+        }
+        Some(SwarmView { geometry: swarm.geometry, candidates, peers, since_growth })
     }
 
     async fn swarms(&self, after: Option<Digest>, limit: usize, now: Timestamp) -> Vec<SwarmSummary> {
@@ -404,21 +485,8 @@ impl PeerStore for MemoryStore {
         self.list_nodes(after, limit, now)
     }
 
-    async fn sweep(&self, now: Timestamp) {
-        let index = self.next_sweep.fetch_add(1, Ordering::Relaxed) % SHARDS;
-        let expired: Vec<Arc<Node>> =
-            lock(&self.nodes[index]).values().filter(|node| !node.is_alive(now, self.limits.ttl)).cloned().collect();
-        for node in expired {
-            let membership = self.remove_node(&node, |node| !node.is_alive(now, self.limits.ttl));
-            for (entry, number) in membership.into_entries().zip(1..) {
-                self.leave_one(&node, &entry);
-                // Thousands of nodes may expire together; answers go in between.
-                if number % LEAVES_AT_A_TIME == 0 {
-                    tokio::task::yield_now().await;
-                }
-            }
-            tokio::task::yield_now().await;
-        }
+    async fn sweep(&self, now: Timestamp) -> bool {
+        self.sweep_part(now)
     }
 
     fn sweep_parts(&self) -> usize {

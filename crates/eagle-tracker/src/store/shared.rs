@@ -233,15 +233,17 @@ impl PeerStore for SharedStore {
         }
     }
 
-    async fn sweep(&self, now: Timestamp) {
+    async fn sweep(&self, now: Timestamp) -> bool {
         if self.away.load(Ordering::Acquire) {
-            self.memory().sweep(now).await;
-            return self.try_again(now).await;
+            let more = self.memory().sweep(now).await;
+            self.try_again(now).await;
+            return more && self.away.load(Ordering::Acquire);
         }
         if self.clock_is_old() {
             let _ = self.ask(self.redis.synchronise(now)).await;
         }
         let _ = self.ask(self.redis.sweep(now)).await;
+        false
     }
 
     fn sweep_parts(&self) -> usize {

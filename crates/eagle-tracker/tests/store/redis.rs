@@ -306,7 +306,7 @@ async fn garbage_in_redis_is_left_out() {
     server.command(&format!("ZADD {prefix}nodes 1 not/a/node"));
     let asker = node(9, NodeRole::Proxy).id;
     let view = store.view(digest(1), &asker, 1, at(0)).await.unwrap();
-    assert_eq!(view.candidates.iter().map(|c| c.info.id.as_str()).collect::<Vec<_>>(), ["node3"]);
+    assert_eq!(view.peers.iter().map(|peer| peer.named().info().id.to_string()).collect::<Vec<_>>(), ["node3"]);
     assert_eq!(store.swarms(None, 10, at(0)).await.len(), 1);
     store.sweep(at(1)).await;
     assert!(!store.health().away, "garbage is no failure of Redis");

@@ -125,8 +125,8 @@ async fn agrees(store: &dyn PeerStore, model: &Model, now: Timestamp) {
         let view = store.view(blob, &asker, 1, now).await;
         let mut candidates: Vec<_> = view
             .iter()
-            .flat_map(|view| &view.candidates)
-            .map(|candidate| (candidate.info.id.to_string(), candidate.pieces.count(geometry().pieces())))
+            .flat_map(|view| view.peers.iter().zip(&view.candidates))
+            .map(|(peer, seen)| (peer.named().info().id.to_string(), seen.pieces.count(geometry().pieces())))
             .collect();
         candidates.sort();
         assert_eq!(candidates, expected.into_iter().filter(|(id, _)| id != asker.as_str()).collect::<Vec<_>>());
@@ -150,7 +150,7 @@ async fn agrees(store: &dyn PeerStore, model: &Model, now: Timestamp) {
 
 pub(crate) async fn sweep_all(store: &dyn PeerStore, now: Timestamp) {
     for _ in 0..store.sweep_parts() {
-        store.sweep(now).await;
+        while store.sweep(now).await {}
     }
 }
 
@@ -225,7 +225,9 @@ pub(crate) async fn a_seeder_decides_on_the_geometry(make: Make<'_>) {
     let (summary, members) = store.swarm(right.digest, None, 10, at(0)).await.unwrap();
     assert_eq!((summary.geometry, members.len()), (right.geometry, 1));
     // From then on not even a seeder changes it.
-    assert_eq!(announce(store, &node(4, NodeRole::Seeder), &[wrong]).await.len(), 1);
+    for info in [&node(4, NodeRole::Seeder), &proxy] {
+        assert_eq!(announce(store, info, std::slice::from_ref(&wrong)).await.len(), 1);
+    }
     assert_eq!(announce(store, &proxy, &[right]).await, []);
     for number in 1..=4 {
         store.leave(&node(number, NodeRole::Proxy).id).await;
@@ -264,8 +266,8 @@ pub(crate) async fn large_swarms_are_seen_in_part_with_their_seeders(make: Make<
     for seed in 0..150 {
         let view = store.view(digest(1), &info.id, seed, at(0)).await.unwrap();
         assert!(view.candidates.len() <= 1_100);
-        assert_eq!(view.candidates.iter().filter(|c| c.info.role == NodeRole::Seeder).count(), 1);
-        seen.extend(view.candidates.into_iter().map(|candidate| candidate.info.id.clone()));
+        assert_eq!(view.candidates.iter().filter(|c| c.role == NodeRole::Seeder).count(), 1);
+        seen.extend(view.peers.iter().map(|peer| peer.named().info().id.clone()));
         if seen.len() > 2_900 {
             return;
         }
@@ -309,7 +311,7 @@ pub(crate) async fn concurrent_announces_expiry_and_leaving_keep_the_counts(make
                 let now = at(round * 40);
                 match (worker + round) % 4 {
                     0 => store.leave(&info.id).await,
-                    1 => store.sweep(now).await,
+                    1 => drop(store.sweep(now).await),
                     _ => drop(
                         store
                             .announce(&info, round % 3 == 0, &[own(number), own(u8::try_from(round % 7).unwrap())], now)

@@ -1,8 +1,10 @@
 //! Arguments of `eagle top`.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
+
+use super::AskTrackersArgs;
 
 /// Bounds of the time between two looks: the tracker looks at the cluster once a second itself, and of something older nobody would
 /// say that it is live.
@@ -13,17 +15,14 @@ const INTERVAL: (Duration, Duration) = (Duration::from_millis(500), Duration::fr
 Examples:
   eagle top                                the tracker on this machine
   eagle top --tracker http://tracker:6969 --cluster-key-file /etc/eagle/cluster.key
+  eagle top --config /etc/eagle/eagle.yaml  the trackers of this machine's proxy, taken as one
   eagle top --json | jq '.topology.flows'  once, for a tool
 
 Keys: Tab or arrows to the sides change the view, up and down choose a row, Enter shows who serves whom in a swarm, Esc goes back,
 s sorts by something else, r asks at once, q or Ctrl-C leaves. Where the output is no terminal, the cluster is printed once.")]
 pub(crate) struct TopArgs {
-    /// HTTP API of a tracker, or its admin address on its own machine
-    #[arg(long, default_value = "http://127.0.0.1:6970", value_name = "URL")]
-    pub(crate) tracker: String,
-    /// File with the cluster key, for a tracker that has one
-    #[arg(long, env = "EAGLE_CLUSTER__KEY_FILE", value_name = "FILE")]
-    pub(crate) cluster_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trackers: AskTrackersArgs,
     /// Time between two looks at the cluster
     #[arg(long, default_value = "2s", value_name = "TIME", value_parser = interval)]
     pub(crate) interval: Duration,

@@ -30,6 +30,8 @@ pub(super) struct Plan {
     pub(super) files: Vec<FileChange>,
     /// For people: what else there is to know.
     pub(super) notes: Vec<String>,
+    /// How the runtime forgets what its files no longer have.
+    pub(super) after_undo: Option<&'static str>,
     /// What a person has to do first; nothing is changed while there is any.
     pub(super) problems: Vec<String>,
 }
@@ -43,6 +45,15 @@ pub(super) struct Outcome {
     pub(super) problems: Vec<String>,
     /// Commands by which the runtime takes notice.
     pub(super) activate: Vec<&'static str>,
+}
+
+impl Outcome {
+    /// Adds a command, once.
+    fn expect(&mut self, command: &'static str) {
+        if !command.is_empty() && !self.activate.contains(&command) {
+            self.activate.push(command);
+        }
+    }
 }
 
 /// Whose content a file has.
@@ -61,7 +72,7 @@ fn whose(root: &Root, record: &Record, path: &std::path::Path, current: Option<&
     if digest == entry.before.as_ref().map(|before| before.digest) {
         return Ok(Whose::Original(current.cloned()));
     }
-    if digest == Some(entry.written) {
+    if digest.is_some_and(|digest| digest == entry.written || entry.earlier.contains(&digest)) {
         return Ok(Whose::Eagle(record.before(root, entry)?));
     }
     Ok(Whose::Edited)
@@ -114,6 +125,10 @@ pub(super) fn apply(root: &Root, record: &mut Record, plan: &Plan) -> Result<Out
     if !outcome.problems.is_empty() {
         return Ok(outcome);
     }
+    for entry in record.entries() {
+        // Of an undo that was killed before it changed anything, the file itself may be right.
+        root.remove_unfinished(&entry.path)?;
+    }
     for step in steps {
         match step {
             Step::Write { index, before, text } => {
@@ -127,13 +142,12 @@ pub(super) fn apply(root: &Root, record: &mut Record, plan: &Plan) -> Result<Out
                 root.write(&file.path, &Found { content: text.into_bytes(), mode, owner })?;
                 let what = if before.is_some() { "changed; a backup is kept" } else { "written" };
                 outcome.lines.push(format!("{}: {what}", root.shown(&file.path).display()));
-                if !file.activate.is_empty() && !outcome.activate.contains(&file.activate) {
-                    outcome.activate.push(file.activate);
-                }
+                record.done(root, &file.path)?;
+                outcome.expect(file.activate);
             }
             Step::Revert(path) => {
                 let Some(entry) = record.entry(&path).cloned() else { continue };
-                revert(root, record, &[entry], &mut outcome)?;
+                revert(root, record, vec![entry], plan.after_undo, &mut outcome)?;
             }
         }
     }
@@ -155,45 +169,81 @@ pub(super) fn check(root: &Root, plan: &Plan) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Puts every file back as it was; those that somebody has changed since are kept.
-pub(super) fn undo(root: &Root, record: &mut Record) -> Result<Outcome> {
+/// Puts every file back as it was; those that somebody has changed since are kept. `after` is how the runtime forgets what the files no longer
+/// have; it is in the record until [`Record::settled`].
+pub(super) fn undo(root: &Root, record: &mut Record, after: Option<&'static str>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let entries = record.entries().to_vec();
-    revert(root, record, &entries, &mut outcome)?;
+    revert(root, record, entries, after, &mut outcome)?;
     Ok(outcome)
 }
 
-fn revert(root: &Root, record: &mut Record, entries: &[Entry], outcome: &mut Outcome) -> Result<()> {
-    let mut made_directories = Vec::new();
-    for entry in entries {
-        if revert_file(root, record, entry, outcome)? {
-            record.forget(root, &entry.path)?;
-            made_directories.extend_from_slice(&entry.made_directories);
+/// Every step can be done again: until the last one the record says everything that it said before the first.
+fn revert(
+    root: &Root,
+    record: &mut Record,
+    mut entries: Vec<Entry>,
+    after: Option<&'static str>,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let mut files = Vec::new();
+    for entry in &entries {
+        match original(root, record, entry)? {
+            Ok(original) => files.push((entry.path.clone(), original)),
+            Err(problem) => outcome.problems.push(problem),
         }
     }
+    if files.is_empty() {
+        return Ok(());
+    }
+    entries.retain(|entry| files.iter().any(|(path, _)| *path == entry.path));
+    if let Some(command) = after {
+        record.expect(command);
+        record.save(root)?;
+        outcome.expect(command);
+    }
+    for (path, original) in files {
+        let what = match original {
+            Original::There => "is as it was",
+            Original::File(before) => {
+                root.write(&path, &before)?;
+                "put back as it was"
+            }
+            Original::Nothing => {
+                root.remove(&path)?;
+                "removed"
+            }
+        };
+        root.remove_unfinished(&path)?;
+        outcome.lines.push(format!("{}: {what}", root.shown(&path).display()));
+    }
     // One file's directory may hold another's, so they go last, the innermost first.
-    made_directories.sort_by_key(|directory| directory.components().count());
-    root.remove_empty(&made_directories);
-    made_directories.retain(|directory| root.shown(directory).exists());
-    record.adopt(root, made_directories)
+    let mut directories: Vec<PathBuf> = entries.iter().flat_map(|entry| entry.made_directories.clone()).collect();
+    directories.sort_by_key(|directory| directory.components().count());
+    root.remove_empty(&directories);
+    directories.retain(|directory| root.shown(directory).exists());
+    record.forget(root, &entries, &directories)
 }
 
-/// False when the file is kept.
-fn revert_file(root: &Root, record: &Record, entry: &Entry, outcome: &mut Outcome) -> Result<bool> {
+/// What a file has to become to be as it was.
+enum Original {
+    /// It is.
+    There,
+    File(Found),
+    /// There was none.
+    Nothing,
+}
+
+/// An error inside says why the file is kept.
+fn original(root: &Root, record: &Record, entry: &Entry) -> Result<Result<Original, String>> {
     let shown = root.shown(&entry.path);
     let shown = shown.display();
     let current = root.read(&entry.path)?;
-    match whose(root, record, &entry.path, current.as_ref())? {
-        Whose::Original(_) => outcome.lines.push(format!("{shown}: is as it was")),
-        Whose::Eagle(Some(before)) => {
-            root.write(&entry.path, &before)?;
-            outcome.lines.push(format!("{shown}: put back as it was"));
-        }
-        Whose::Eagle(None) => {
-            root.remove(&entry.path)?;
-            outcome.lines.push(format!("{shown}: removed"));
-        }
-        Whose::Edited => {
+    Ok(match whose(root, record, &entry.path, current.as_ref()) {
+        Ok(Whose::Original(_)) => Ok(Original::There),
+        Ok(Whose::Eagle(Some(before))) => Ok(Original::File(before)),
+        Ok(Whose::Eagle(None)) => Ok(Original::Nothing),
+        Ok(Whose::Edited) => {
             let mut problem = format!(
                 "{shown}: somebody has changed it since eagle wrote it, so it is kept; remove by hand: {}",
                 entry.added
@@ -204,9 +254,8 @@ fn revert_file(root: &Root, record: &Record, entry: &Entry, outcome: &mut Outcom
                 let _ = write!(problem, " (the file as it was before is {})", backup.display());
             }
             let _ = write!(problem, "; then delete {}", directory.display());
-            outcome.problems.push(problem);
-            return Ok(false);
+            Err(problem)
         }
-    }
-    Ok(true)
+        Err(error) => Err(format!("{shown}: {error:#}, so it is kept; remove by hand: {}", entry.added)),
+    })
 }

@@ -8,6 +8,8 @@ mod docker;
 mod hosts;
 mod record;
 mod root;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -79,12 +81,13 @@ impl RuntimeArg {
     }
 
     fn plan(self, root: &Root, wanted: &Wanted) -> Result<Plan> {
-        match self {
+        let plan = match self {
             Self::Docker => docker::plan(root, wanted),
             Self::Containerd => containerd::plan(root, wanted),
             Self::Podman => containers::plan(root, wanted, ""),
             Self::Crio => containers::plan(root, wanted, CRIO_RELOAD),
-        }
+        };
+        Ok(Plan { after_undo: self.after_undo(), ..plan? })
     }
 
     /// How the runtime forgets a mirror that its files no longer have. containerd reads `hosts.toml` at every pull.
@@ -93,6 +96,15 @@ impl RuntimeArg {
             Self::Docker => Some(docker::RELOAD),
             Self::Crio => Some(CRIO_RELOAD),
             Self::Containerd | Self::Podman => None,
+        }
+    }
+
+    /// The same of every runtime with this one's record.
+    const fn after_undo_of_record(self) -> &'static [&'static str] {
+        match self {
+            Self::Docker => &[docker::RELOAD],
+            Self::Containerd => &[],
+            Self::Podman | Self::Crio => &[CRIO_RELOAD],
         }
     }
 }
@@ -148,37 +160,59 @@ pub(crate) fn written(root: &Path, address: &str) -> Result<(Vec<Written>, Vec<S
 
 /// Carries out the command; what it did goes to standard output.
 pub(crate) fn run(args: &ConfigureArgs) -> Result<()> {
-    let root = Root::new(&args.root)?;
+    carry_out(args, Root::new(&args.root)?, |root, command| {
+        let root = activate::enter(root, command)?;
+        activate::run(command)?;
+        Ok(root)
+    })
+}
+
+/// `tell` has the runtime take notice by a command. The system's root is what it returns after that, as this process sees it.
+fn carry_out(args: &ConfigureArgs, root: Root, mut tell: impl FnMut(Root, &str) -> Result<Root>) -> Result<()> {
     let wanted = Wanted { address: args.address.clone(), registries: args.registries.clone() };
     let mut record = Record::load(&root, args.runtime.record())?;
     if args.undo {
-        let mut outcome = change::undo(&root, &mut record)?;
-        if outcome == Outcome::default() {
-            println!("nothing to undo: eagle has changed no file for this runtime");
-        } else {
-            outcome.activate.extend(args.runtime.after_undo());
-        }
-        tell(&outcome, "not undone")?;
-        return take_notice(args, root, &outcome.activate).map(drop);
+        return undo(args, root, &mut record, tell);
     }
     let plan = args.runtime.plan(&root, &wanted)?;
     if args.check {
-        return tell(&change::check(&root, &plan)?, "not configured");
+        return report(&change::check(&root, &plan)?, "not configured");
     }
     let outcome = change::apply(&root, &mut record, &plan)?;
-    tell(&outcome, "not configured")?;
+    report(&outcome, "not configured")?;
     for note in &plan.notes {
         println!("note: {note}");
     }
     if !args.activate {
-        return take_notice(args, root, &outcome.activate).map(drop);
+        return take_notice(args, root, &outcome.activate, &mut tell).map(drop);
     }
     // Those of an earlier run too: the files are right by now, but the runtime does not know.
-    let root = take_notice(args, root, record.pending())?;
-    record.activated(&root)
+    let root = take_notice(args, root, record.pending(), &mut tell)?;
+    if record.pending().is_empty() { Ok(()) } else { record.settled(&root) }
 }
 
-fn tell(outcome: &Outcome, failed: &str) -> Result<()> {
+fn undo(
+    args: &ConfigureArgs,
+    root: Root,
+    record: &mut Record,
+    mut tell: impl FnMut(Root, &str) -> Result<Root>,
+) -> Result<()> {
+    // What applying left to be done is of no use once the files are back; what undoing left is.
+    record.expect_only(args.runtime.after_undo_of_record());
+    let outcome = change::undo(&root, record, args.runtime.after_undo())?;
+    if outcome == Outcome::default() && record.pending().is_empty() {
+        println!("nothing to undo: eagle has changed no file for this runtime");
+    }
+    let kept = report(&outcome, "not undone");
+    // Also when a file is kept: the others are back, and a run before this one may have ended here.
+    let told = take_notice(args, root, record.pending(), &mut tell).and_then(|root| record.settled(&root));
+    match (kept, told) {
+        (Err(kept), Err(told)) => Err(Exit::failed(format!("{kept:#}\n{told:#}")).into()),
+        (kept, told) => kept.and(told),
+    }
+}
+
+fn report(outcome: &Outcome, failed: &str) -> Result<()> {
     for line in &outcome.lines {
         println!("{line}");
     }
@@ -189,11 +223,15 @@ fn tell(outcome: &Outcome, failed: &str) -> Result<()> {
 }
 
 /// Runs the commands, or says which to run. The system's root as this process sees it after that.
-fn take_notice(args: &ConfigureArgs, mut root: Root, commands: &[impl AsRef<str>]) -> Result<Root> {
+fn take_notice(
+    args: &ConfigureArgs,
+    mut root: Root,
+    commands: &[impl AsRef<str>],
+    tell: &mut impl FnMut(Root, &str) -> Result<Root>,
+) -> Result<Root> {
     for command in commands.iter().map(AsRef::as_ref) {
         if args.activate {
-            root = activate::enter(root, command)?;
-            activate::run(command)?;
+            root = tell(root, command)?;
             println!("done: {command}");
         } else {
             println!("now run: {command}");

@@ -25,6 +25,9 @@ pub(super) struct Entry {
     pub(super) path: PathBuf,
     /// Digest of what was written.
     pub(super) written: Digest,
+    /// Digests of what Eagle wrote there before: as long as it is not certain that `written` has taken its place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) earlier: Vec<Digest>,
     /// The file before; `None` when there was none.
     pub(super) before: Option<Before>,
     /// Directories that were made for the file, the outermost first.
@@ -102,10 +105,15 @@ impl Record {
         }
     }
 
-    /// Notes that the runtime has taken notice.
-    pub(super) fn activated(&mut self, root: &Root) -> Result<()> {
+    /// Forgets, for the next [`Self::save`], what applying left to be done for a runtime whose files are put back: other commands than these.
+    pub(super) fn expect_only(&mut self, commands: &[&str]) {
+        self.pending.retain(|pending| commands.contains(&pending.as_str()));
+    }
+
+    /// Notes that the runtime has taken notice, or that somebody was told how it does.
+    pub(super) fn settled(&mut self, root: &Root) -> Result<()> {
         self.pending.clear();
-        if self.entries.is_empty() { Ok(()) } else { self.save(root) }
+        self.save(root)
     }
 
     /// The file before Eagle changed it.
@@ -128,57 +136,68 @@ impl Record {
         written: &[u8],
         added: &str,
     ) -> Result<()> {
-        root.make_private(&self.directory)?;
         let known = self.entry(path).cloned();
-        let before = match before {
-            None => None,
-            Some(found) => {
-                let backup = format!("{}.before", path.to_string_lossy().trim_start_matches('/').replace('/', "_"));
-                let private = Found { mode: PRIVATE_FILE, owner: super::root::own_owner(), ..found.clone() };
-                root.write(&self.directory.join(&backup), &private)?;
-                let digest = Digest::of(&found.content);
-                Some(Before { backup, digest, mode: found.mode, owner: found.owner })
-            }
-        };
-        let made_directories = match known {
-            Some(entry) => entry.made_directories,
+        let backup = format!("{}.before", path.to_string_lossy().trim_start_matches('/').replace('/', "_"));
+        let noted = before.map(|found| Before {
+            backup: backup.clone(),
+            digest: Digest::of(&found.content),
+            mode: found.mode,
+            owner: found.owner,
+        });
+        let made_directories = match &known {
+            Some(entry) => entry.made_directories.clone(),
             None => root.missing_directories(path.parent().unwrap_or_else(|| Path::new("/")))?,
         };
         let written = Digest::of(written);
-        let entry = Entry { path: path.to_owned(), written, before, made_directories, added: added.to_owned() };
+        let mut earlier: Vec<Digest> =
+            known.into_iter().flat_map(|entry| [vec![entry.written], entry.earlier].concat()).collect();
+        earlier.retain(|earlier| *earlier != written);
+        let added = added.to_owned();
+        let entry = Entry { path: path.to_owned(), written, earlier, before: noted, made_directories, added };
         self.entries.retain(|known| known.path != path);
         self.entries.push(entry);
-        self.save(root)
-    }
-
-    /// Forgets a file that is as it was, with its copy. The last one takes the record along.
-    pub(super) fn forget(&mut self, root: &Root, path: &Path) -> Result<()> {
-        let Some(index) = self.entries.iter().position(|entry| entry.path == path) else { return Ok(()) };
-        let entry = self.entries.remove(index);
-        if self.entries.is_empty() {
-            root.remove(&self.directory.join("record.json"))?;
-        } else {
-            self.save(root)?;
-        }
-        if let Some(before) = entry.before {
-            root.remove(&self.directory.join(before.backup))?;
-        }
-        if self.entries.is_empty() {
-            root.remove_empty(&[PathBuf::from(OWN), PathBuf::from(DIRECTORY), self.directory.clone()]);
+        // Before the copy: a copy that nothing names would stay for ever. Until the copy is there the file is not touched.
+        self.save(root)?;
+        if let Some(found) = before {
+            let private = Found { mode: PRIVATE_FILE, owner: super::root::own_owner(), ..found.clone() };
+            root.write(&self.directory.join(&backup), &private)?;
         }
         Ok(())
     }
 
-    /// Hands directories that were made for files that are gone on to a file that is still there, to go with that one.
-    pub(super) fn adopt(&mut self, root: &Root, directories: Vec<PathBuf>) -> Result<()> {
-        let Some(entry) = self.entries.first_mut().filter(|_| !directories.is_empty()) else { return Ok(()) };
-        entry.made_directories.extend(directories);
-        entry.made_directories.sort_by_key(|directory| directory.components().count());
-        entry.made_directories.dedup();
+    /// Notes that what was [`Self::put`] down is done.
+    pub(super) fn done(&mut self, root: &Root, path: &Path) -> Result<()> {
+        match self.entries.iter_mut().find(|entry| entry.path == path && !entry.earlier.is_empty()) {
+            Some(entry) => entry.earlier.clear(),
+            None => return Ok(()),
+        }
         self.save(root)
     }
 
-    fn save(&self, root: &Root) -> Result<()> {
+    /// Forgets files that are as they were, with their copies. Directories that were made for them and hold files that are still to be put
+    /// back go with one of those.
+    pub(super) fn forget(&mut self, root: &Root, entries: &[Entry], directories: &[PathBuf]) -> Result<()> {
+        // The copies first, which nobody needs by now: what nothing names would stay for ever.
+        for before in entries.iter().filter_map(|entry| entry.before.as_ref()) {
+            root.remove(&self.directory.join(&before.backup))?;
+        }
+        self.entries.retain(|known| !entries.iter().any(|entry| entry.path == known.path));
+        if let Some(entry) = self.entries.first_mut() {
+            entry.made_directories.extend_from_slice(directories);
+            entry.made_directories.sort_by_key(|directory| directory.components().count());
+            entry.made_directories.dedup();
+        }
+        self.save(root)
+    }
+
+    /// Writes it down. A record of nothing goes, and its directories with it.
+    pub(super) fn save(&self, root: &Root) -> Result<()> {
+        if self.entries.is_empty() && self.pending.is_empty() {
+            root.remove(&self.directory.join("record.json"))?;
+            root.remove_empty(&[PathBuf::from(OWN), PathBuf::from(DIRECTORY), self.directory.clone()]);
+            return Ok(());
+        }
+        root.make_private(&self.directory)?;
         let document = Document { version: VERSION, files: self.entries.clone(), pending: self.pending.clone() };
         let mut content = serde_json::to_vec_pretty(&document)?;
         content.push(b'\n');

@@ -1,9 +1,10 @@
 //! Files below a root directory: `/`, or the mounted root of another system.
 
 use std::{
-    fs::{self, File, Metadata},
+    ffi::OsString,
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Component, Path, PathBuf},
 };
 
@@ -13,6 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 const MAX_FILE: u64 = 1 << 20;
 /// Mode of files that were not there before; the runtimes' own have the same.
 pub(super) const NEW_FILE_MODE: u32 = 0o644;
+/// Mode of a file until it is whole: the one that it takes the place of may be secret.
+const UNFINISHED_MODE: u32 = 0o600;
 
 /// A file as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,29 +29,46 @@ pub(super) struct Found {
 
 /// Where the paths of a runtime's files begin.
 #[derive(Debug, Clone)]
-pub(super) struct Root(PathBuf);
+pub(super) struct Root {
+    path: PathBuf,
+    /// Before which of its changes the process ends, as if it were killed.
+    #[cfg(test)]
+    pub(super) end: super::tests::End,
+}
 
 impl Root {
     pub(super) fn new(path: &Path) -> Result<Self> {
         let path = path.canonicalize().with_context(|| format!("--root {}", path.display()))?;
         ensure!(path.is_dir(), "--root {} is not a directory", path.display());
-        Ok(Self(path))
+        Ok(Self {
+            path,
+            #[cfg(test)]
+            end: super::tests::End::default(),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// Everything that changes the system goes through here: between any two of these calls the process may be killed, and what it
+    /// has left must be right for whoever tries again.
+    fn change<T>(&self, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        #[cfg(test)]
+        self.end.pass()?;
+        change()
     }
 
     /// Where a file of the root is on this system.
     pub(super) fn shown(&self, path: &Path) -> PathBuf {
-        self.0.join(path.strip_prefix("/").unwrap_or(path))
+        self.path.join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// The same, with the certainty that no symbolic link leads elsewhere: one below another system's root means a
     /// place in that system and not in this one, and what replaces a link would not be what the link's owner expects.
     fn resolve(&self, path: &Path) -> Result<PathBuf> {
-        let mut resolved = self.0.clone();
-        let is_other_system = self.0 != Path::new("/");
+        let mut resolved = self.path.clone();
+        let is_other_system = self.path != Path::new("/");
         let mut components = path.components().filter(|component| *component != Component::RootDir).peekable();
         while let Some(component) = components.next() {
             let Component::Normal(name) = component else { bail!("{} is not a plain path", path.display()) };
@@ -106,31 +126,48 @@ impl Root {
     pub(super) fn write(&self, path: &Path, file: &Found) -> Result<Vec<PathBuf>> {
         let made = self.make_directories(path.parent().unwrap_or_else(|| Path::new("/")))?;
         let resolved = self.resolve(path)?;
+        let new_path = unfinished(&resolved);
         let write = || -> io::Result<()> {
-            let directory = resolved.parent().unwrap_or_else(|| Path::new("/"));
-            let mut new = tempfile::Builder::new().prefix(".eagle-").tempfile_in(directory)?;
-            new.write_all(&file.content)?;
-            let metadata = new.as_file().metadata()?;
+            self.remove_file(&new_path)?;
+            let open = || OpenOptions::new().write(true).create_new(true).mode(UNFINISHED_MODE).open(&new_path);
+            let mut new = self.change(open)?;
+            self.change(|| new.write_all(&file.content))?;
+            let metadata = new.metadata()?;
             if (metadata.uid(), metadata.gid()) != file.owner {
-                std::os::unix::fs::fchown(new.as_file(), Some(file.owner.0), Some(file.owner.1))?;
+                std::os::unix::fs::fchown(&new, Some(file.owner.0), Some(file.owner.1))?;
             }
-            new.as_file().set_permissions(fs::Permissions::from_mode(file.mode))?;
-            new.as_file().sync_all()?;
-            new.persist(&resolved)?;
-            File::open(directory)?.sync_all()
+            new.set_permissions(fs::Permissions::from_mode(file.mode))?;
+            new.sync_all()?;
+            self.change(|| fs::rename(&new_path, &resolved))?;
+            sync_directory(&resolved)
         };
-        write().with_context(|| format!("cannot write {}", resolved.display()))?;
+        if let Err(error) = write() {
+            // What went wrong is worth more than that this does too.
+            let _ = self.remove_file(&new_path);
+            return Err(error).with_context(|| format!("cannot write {}", resolved.display()));
+        }
         Ok(made)
     }
 
-    /// Removes a file; that it is not there is as good.
+    /// Removes a file for good, with what a run that was killed may have left of it; that it is not there is as good.
     pub(super) fn remove(&self, path: &Path) -> Result<()> {
         let resolved = self.resolve(path)?;
-        match fs::remove_file(&resolved) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", resolved.display()))
-            }
-            _ => Ok(()),
+        self.remove_file(&resolved)
+            .and_then(|()| self.remove_file(&unfinished(&resolved)))
+            .with_context(|| format!("cannot remove {}", resolved.display()))
+    }
+
+    /// Removes what a run that was killed may have left beside a file.
+    pub(super) fn remove_unfinished(&self, path: &Path) -> Result<()> {
+        let resolved = unfinished(&self.resolve(path)?);
+        self.remove_file(&resolved).with_context(|| format!("cannot remove {}", resolved.display()))
+    }
+
+    fn remove_file(&self, resolved: &Path) -> io::Result<()> {
+        match self.change(|| fs::remove_file(resolved)) {
+            Ok(()) => sync_directory(resolved),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -139,7 +176,7 @@ impl Root {
         for directory in directories.iter().rev() {
             if let Ok(resolved) = self.resolve(directory) {
                 // Somebody else uses it by now, which is all that can be wrong.
-                let _ = fs::remove_dir(resolved);
+                let _ = self.change(|| fs::remove_dir(resolved));
             }
         }
     }
@@ -161,7 +198,8 @@ impl Root {
         let missing = self.missing_directories(directory)?;
         for directory in &missing {
             let resolved = self.resolve(directory)?;
-            fs::create_dir(&resolved).with_context(|| format!("cannot make the directory {}", resolved.display()))?;
+            self.change(|| fs::create_dir(&resolved))
+                .with_context(|| format!("cannot make the directory {}", resolved.display()))?;
         }
         Ok(missing)
     }
@@ -175,6 +213,19 @@ impl Root {
         let private = fs::Permissions::from_mode(0o700);
         fs::set_permissions(&resolved, private).with_context(|| format!("cannot protect {}", resolved.display()))
     }
+}
+
+/// Where a file is written until it is whole. Always the same name: whoever tries again finds what a run that was killed has left.
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".eagle");
+    path.with_file_name(name)
+}
+
+/// Makes what was done to a name in a directory survive a loss of power.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
 }
 
 /// The text of a file that a runtime reads as UTF-8.

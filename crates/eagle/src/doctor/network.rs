@@ -157,7 +157,9 @@ async fn seeder(client: &MemberClient<Full<Bytes>>, url: &Url) -> Looked {
 }
 
 fn unreachable(check: &'static str, url: &Url, problem: &str) -> Finding {
-    let advice = if problem.contains("certificate") || problem.contains("tls") || problem.contains("handshake") {
+    // What the member's own checks say, and what TLS says where one of the two has no key at all.
+    let of_key = ["cluster key", "certificate", "tls", "handshake"].iter().any(|word| problem.contains(word));
+    let advice = if of_key {
         format!(
             "this node and the {check} must have the same cluster key: compare the `key` of `eagle status` on both (docs/membership.md)"
         )

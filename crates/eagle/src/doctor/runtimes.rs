@@ -17,7 +17,7 @@ pub(super) fn look(loaded: &Loaded, root: &Path) -> Vec<Finding> {
             return vec![Finding::note("runtime", format!("{error:#}"), advice)];
         }
     };
-    if files.is_empty() {
+    if files.is_empty() && pending.is_empty() {
         let advice = "if one should pull through Eagle: eagle configure containerd (or docker, podman, crio)";
         return vec![Finding::note(
             "runtime",

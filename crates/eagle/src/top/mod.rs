@@ -1,6 +1,6 @@
-//! `eagle top`: what goes on in a cluster, as its tracker knows it, live on a terminal.
+//! `eagle top`: what goes on in a cluster, as its trackers know it, live on a terminal.
 //!
-//! [`source`] asks the tracker, [`screen`] holds what is shown and what keys do, [`render`] draws that. Here is what ties them to a
+//! [`source`] asks the trackers, [`screen`] holds what is shown and what keys do, [`render`] draws that. Here is what ties them to a
 //! terminal, and the output for whoever has none.
 
 mod list;
@@ -16,13 +16,13 @@ use anyhow::{Context as _, Result};
 use self::source::Source;
 use crate::cli::TopArgs;
 
-/// Shows the cluster of a tracker until told to stop; once, and as plain text, where the output is no terminal.
+/// Shows the cluster of some trackers until told to stop; once, and as plain text, where the output is no terminal.
 ///
 /// # Errors
-/// When the address or key makes no sense, the tracker does not answer at first, or the terminal fails.
+/// When addresses, configuration or key make no sense, no tracker answers at first, or the terminal fails.
 pub(crate) async fn run(args: &TopArgs) -> Result<()> {
     let source = Source::new(args).await?;
-    let cluster = source.cluster().await.context("`eagle top` asks a tracker; name one with --tracker")?;
+    let cluster = source.cluster().await.context("`eagle top` asks trackers; name them with --tracker or --config")?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&cluster)?);
         return Ok(());

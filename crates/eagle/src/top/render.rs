@@ -13,7 +13,10 @@ use super::{
     screen::{Screen, Tab},
     source::Cluster,
 };
-use crate::text::{clean, rate, time};
+use crate::{
+    text::{clean, time},
+    trackers::{Asked, at_a_glance, silent},
+};
 
 /// Width of plain output for each list: enough for all columns, and for whoever reads it with a tool.
 const PLAIN: usize = 110;
@@ -38,27 +41,29 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &mut Screen) {
     frame.render_widget(Paragraph::new(keys(screen)), foot);
 }
 
+/// Who is asked; of several that do not all answer, who does not.
 fn heading(screen: &Screen) -> Line<'_> {
     let up = time(screen.cluster.overview.uptime_seconds);
     let name = Span::styled("eagle top", Style::new().add_modifier(Modifier::BOLD));
-    Line::from(vec![name, Span::raw(format!("  {}  up {up}", clean(&screen.tracker)))])
+    let all = &screen.cluster.trackers;
+    let away: Vec<&Asked> = all.iter().filter(|tracker| tracker.problem.is_some()).collect();
+    Line::from(match (all.len(), away.len()) {
+        (1, _) => vec![name, Span::raw(format!("  {}  up {up}", addresses(all)))],
+        (count, 0) => vec![name, Span::raw(format!("  {count} trackers  up {up}  {}", addresses(all)))],
+        (count, silent) => vec![
+            name,
+            Span::raw(format!("  {} of {count} trackers  up {up}", count - silent)),
+            Span::styled(format!("  no answer from {}", addresses(away)), Style::new().add_modifier(Modifier::BOLD)),
+        ],
+    })
+}
+
+fn addresses<'a>(trackers: impl IntoIterator<Item = &'a Asked>) -> String {
+    trackers.into_iter().map(|tracker| clean(&tracker.address)).collect::<Vec<_>>().join(" ")
 }
 
 fn summary(cluster: &Cluster) -> Line<'static> {
-    Line::raw(cluster_line(cluster))
-}
-
-fn cluster_line(cluster: &Cluster) -> String {
-    let overview = &cluster.overview;
-    let store = if overview.store.away { format!(", {} away", clean(&overview.store.kind)) } else { String::new() };
-    format!(
-        "{} nodes ({} seeders), {} blobs, {} moving, {:.1} announces/s{store}",
-        overview.peers,
-        overview.seeders,
-        overview.blobs,
-        rate(overview.bytes_per_second),
-        overview.announces_per_second,
-    )
+    Line::raw(at_a_glance(&cluster.overview))
 }
 
 fn tab_line(screen: &Screen) -> Line<'_> {
@@ -105,8 +110,8 @@ fn keys(screen: &Screen) -> Line<'static> {
 
 /// All of it as text without a terminal's commands.
 pub(super) fn plain(cluster: &Cluster) -> String {
-    let mut text = format!("{}\n", cluster_line(cluster));
-    let mut screen = Screen::new(String::new(), cluster.clone());
+    let mut text = format!("{}\n{}", at_a_glance(&cluster.overview), silent(&cluster.trackers));
+    let mut screen = Screen::new(cluster.clone());
     for tab in Tab::ALL {
         screen.tab = tab;
         let list = screen.list();

@@ -46,7 +46,7 @@ impl Tab {
 pub(super) enum Then {
     /// Draw.
     Draw,
-    /// Ask the tracker at once, for there is something else to show.
+    /// Ask the trackers at once, for there is something else to show.
     Ask,
     /// Leave.
     Quit,
@@ -55,7 +55,6 @@ pub(super) enum Then {
 /// What is on the screen.
 #[derive(Debug)]
 pub(super) struct Screen {
-    pub(super) tracker: String,
     pub(super) cluster: Cluster,
     pub(super) tab: Tab,
     /// The swarm that is looked into, and what is known of it.
@@ -112,11 +111,11 @@ const MEMBERS: &[Column] = &[
 ];
 
 impl Screen {
-    pub(super) fn new(tracker: String, cluster: Cluster) -> Self {
-        Self { tracker, cluster, tab: Tab::Swarms, open: None, problem: None, orders: [0; 3], chosen: [0; 4], page: 1 }
+    pub(super) fn new(cluster: Cluster) -> Self {
+        Self { cluster, tab: Tab::Swarms, open: None, problem: None, orders: [0; 3], chosen: [0; 4], page: 1 }
     }
 
-    /// What the tracker said, or why it did not.
+    /// What the trackers said, or why none of them did.
     pub(super) fn update(&mut self, said: anyhow::Result<(Cluster, Option<SwarmPage>)>) {
         match said {
             Ok((cluster, swarm)) => {
@@ -219,7 +218,7 @@ impl Screen {
 
     fn swarms(&self) -> Vec<&SwarmSummary> {
         let mut swarms: Vec<&SwarmSummary> = self.cluster.overview.active.iter().collect();
-        // The tracker gives them by their last change, which the others keep among equals.
+        // The trackers give them by their last change, which the others keep among equals.
         match self.order() {
             "rate" => swarms.sort_by_key(|swarm| Reverse(swarm.bytes_per_second)),
             "progress" => swarms.sort_by(|a, b| a.progress.total_cmp(&b.progress)),
@@ -317,7 +316,7 @@ impl Screen {
 fn members(digest: Digest, page: Option<&SwarmPage>) -> List {
     let digest = clean(&digest.to_string());
     let Some(page) = page else {
-        return List { title: digest, columns: MEMBERS, rows: Vec::new(), empty: "Asking the tracker." };
+        return List { title: digest, columns: MEMBERS, rows: Vec::new(), empty: "Asking the trackers." };
     };
     let received = |member: &SwarmMember| {
         member.senders.iter().fold(0, |sum: u64, sender| sum.saturating_add(sender.bytes_per_second))

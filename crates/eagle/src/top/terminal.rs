@@ -90,7 +90,7 @@ pub(super) async fn run(source: Source, cluster: Cluster, interval: Duration) ->
     let mut terminal = ratatui::try_init().context("the terminal cannot be used; try --once")?;
     let _restore = Restore;
     let mut keys = Keys::read();
-    let mut screen = Screen::new(source.address.clone(), cluster);
+    let mut screen = Screen::new(cluster);
     let mut due = Instant::now() + interval;
     let mut asking: Option<Asking> = None;
     loop {

@@ -35,6 +35,13 @@ pub(crate) struct Request {
     pub(crate) problem: Option<Problem>,
 }
 
+impl Request {
+    /// Whether it is for a manifest or an index, and not for a blob.
+    pub(crate) fn is_manifest(&self) -> bool {
+        self.what.contains("/manifests/")
+    }
+}
+
 /// Why a request failed.
 #[derive(Debug, Clone)]
 pub(crate) enum Problem {
@@ -50,7 +57,6 @@ pub(crate) struct Pull {
     pub(crate) node: usize,
     pub(crate) image: usize,
     pub(crate) from: Instant,
-    pub(crate) to: Instant,
     /// Whether all of it arrived.
     pub(crate) complete: bool,
 }
@@ -86,7 +92,7 @@ impl Runtime<'_> {
     pub(crate) fn pull(&self, number: usize, image: &Image) -> bool {
         let from = Instant::now();
         let complete = self.documents(number, image);
-        let pull = Pull { node: self.node, image: number, from, to: Instant::now(), complete };
+        let pull = Pull { node: self.node, image: number, from, complete };
         self.record.pulls.lock().unwrap_or_else(PoisonError::into_inner).push(pull);
         complete
     }

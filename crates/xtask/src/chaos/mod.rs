@@ -6,6 +6,7 @@ pub(crate) mod client;
 mod clock;
 pub(crate) mod content;
 mod corrupt;
+mod excuse;
 mod judge;
 pub(crate) mod members;
 pub(crate) mod network;
@@ -253,12 +254,15 @@ pub(crate) fn run_inside(args: &InsideArgs) -> Result<bool> {
 struct Totals {
     runs: usize,
     requests: usize,
-    excused: usize,
+    excused: BTreeMap<String, usize>,
     pulls: usize,
     faults: usize,
     slowest: f64,
+    slowest_excused: f64,
     memory: u64,
     descriptors: usize,
+    data_files: usize,
+    threads: usize,
     tasks: f64,
     kinds: BTreeMap<&'static str, usize>,
 }
@@ -267,12 +271,17 @@ impl Totals {
     fn add(&mut self, plan: &Plan, verdict: &Verdict) {
         self.runs += 1;
         self.requests += verdict.requests;
-        self.excused += verdict.excused;
+        for (reason, requests) in &verdict.excused {
+            *self.excused.entry(reason.clone()).or_default() += requests;
+        }
         self.pulls += verdict.pulls;
         self.faults += verdict.faults;
         self.slowest = self.slowest.max(verdict.slowest);
+        self.slowest_excused = self.slowest_excused.max(verdict.slowest_excused);
         self.memory = self.memory.max(verdict.memory);
         self.descriptors = self.descriptors.max(verdict.descriptors);
+        self.data_files = self.data_files.max(verdict.data_files);
+        self.threads = self.threads.max(verdict.threads);
         self.tasks = self.tasks.max(verdict.tasks);
         for kind in judge::kinds(plan) {
             *self.kinds.entry(kind).or_default() += 1;
@@ -280,23 +289,31 @@ impl Totals {
     }
 
     fn show(&self, took: Duration) -> String {
-        let kinds: Vec<_> = self.kinds.iter().map(|(kind, runs)| format!("{kind} {runs}")).collect();
+        let list = |numbers: &mut dyn Iterator<Item = (&str, usize)>| {
+            let shown: Vec<_> = numbers.map(|(what, number)| format!("{what} {number}")).collect();
+            shown.join(", ")
+        };
         format!(
             "chaos: {} runs in {:.0} s: {} faults, {} pulls, {} requests, of which {} failed while a fault excused it\n\
-             chaos: the slowest request that nothing excused took {:.1} s\n\
-             chaos: most of a process at rest: {} MiB, {} descriptors, {} tasks\n\
+             chaos: excuses: {}\n\
+             chaos: the slowest request that nothing excused took {:.1} s, of the excused {:.1} s\n\
+             chaos: most of a process at rest: {} MiB, {} descriptors, {} of them files of its data, {} threads, {} tasks\n\
              chaos: runs with each kind of fault: {}\n",
             self.runs,
             took.as_secs_f64(),
             self.faults,
             self.pulls,
             self.requests,
-            self.excused,
+            self.excused.values().sum::<usize>(),
+            list(&mut self.excused.iter().map(|(what, number)| (what.as_str(), *number))),
             self.slowest,
+            self.slowest_excused,
             self.memory >> 20,
             self.descriptors,
+            self.data_files,
+            self.threads,
             self.tasks,
-            kinds.join(", ")
+            list(&mut self.kinds.iter().map(|(what, number)| (*what, *number)))
         )
     }
 }

@@ -19,6 +19,7 @@ use super::{
     client::{Record, Runtime},
     content::Image,
     corrupt,
+    excuse::AFTERMATH,
     judge::{self, Disturbance, Evidence},
     members::{Node, mirror},
     network::Network,
@@ -29,9 +30,6 @@ use super::{
 
 /// The origin's port.
 const ORIGIN_PORT: u16 = 5000;
-/// From the last fault's end to the pulls that have to succeed: the longest pause that Eagle was asked to make (`Retry-After`), and
-/// the time in which TCP finds out that a link works again.
-const SETTLE: Duration = Duration::from_secs(3);
 /// From the last pull to the look at what processes hold: connections and transfers that end have ended.
 const QUIET: Duration = Duration::from_millis(1_500);
 /// A slow link has this part of the host's limit.
@@ -170,7 +168,7 @@ impl Stage<'_> {
             pull.join().map_err(|_| anyhow!("a pull broke"))??;
         }
         let settled =
-            disturbances.iter().filter_map(|disturbance| disturbance.over).max().unwrap_or(self.start) + SETTLE;
+            disturbances.iter().filter_map(|disturbance| disturbance.over).max().unwrap_or(self.start) + AFTERMATH;
         thread::sleep(settled.saturating_duration_since(Instant::now()));
         let last_pulls = Instant::now();
         let all: Vec<_> = (0..self.images.len()).collect();

@@ -31,6 +31,8 @@ pub(crate) struct Measured {
     links: BTreeMap<Member, Vec<Sample>>,
     /// The most bytes that the cache of a member had on disk.
     pub(crate) most_on_disk: BTreeMap<Member, u64>,
+    /// When a member was seen to have a blob, by its digest: from one look to another, and in all between.
+    blobs: BTreeMap<Member, BTreeMap<String, Vec<(Instant, Instant)>>>,
 }
 
 /// The most that a link carried in a second.
@@ -45,6 +47,30 @@ pub(crate) struct Busiest {
 }
 
 impl Measured {
+    /// Since when a member was seen to have a whole blob, if it had it at every look in this time and around it.
+    pub(crate) fn on_disk(&self, member: Member, digest: &str, from: Instant, to: Instant) -> Option<Instant> {
+        let times = self.blobs.get(&member)?.get(digest)?;
+        times.iter().find(|(first, last)| *first <= from && to <= *last).map(|(first, _)| *first)
+    }
+
+    /// Notes a look at a disk that took from `begun` to `ended`. The one before began at `before`.
+    pub(crate) fn look_at_disk(
+        &mut self,
+        member: Member,
+        files: &[PathBuf],
+        before: Option<Instant>,
+        (begun, ended): (Instant, Instant),
+    ) {
+        let blobs = self.blobs.entry(member).or_default();
+        for digest in files.iter().filter_map(|file| complete(file)) {
+            let times = blobs.entry(digest).or_default();
+            match times.last_mut().filter(|(_, last)| Some(*last) == before) {
+                Some((_, last)) => *last = begun,
+                // It may have come at the end of this look.
+                None => times.push((ended, begun)),
+            }
+        }
+    }
     /// Every window of about `length`, of every link and direction, with its rate.
     pub(crate) fn windows(&self, length: Duration) -> impl Iterator<Item = Busiest> {
         self.links.iter().flat_map(move |(member, samples)| {
@@ -83,7 +109,7 @@ pub(crate) fn measure(
     over: &AtomicBool,
 ) -> Measured {
     let mut measured = Measured::default();
-    let mut look = 0_u32;
+    let (mut look, mut looks) = (0_u32, BTreeMap::new());
     while !over.load(Ordering::SeqCst) {
         for member in members {
             let counters = network.lock().unwrap_or_else(PoisonError::into_inner).counters(*member);
@@ -93,8 +119,11 @@ pub(crate) fn measure(
         }
         if look.is_multiple_of(DISK_EVERY) {
             for (member, directory) in disks {
+                let begun = Instant::now();
+                let found = files(&directory.join("blobs"));
                 let most = measured.most_on_disk.entry(*member).or_default();
-                *most = (*most).max(bytes_on_disk(&directory.join("blobs")));
+                *most = (*most).max(bytes_of(&found));
+                measured.look_at_disk(*member, &found, looks.insert(*member, begun), (begun, Instant::now()));
             }
         }
         look = look.wrapping_add(1);
@@ -103,9 +132,15 @@ pub(crate) fn measure(
     measured
 }
 
-/// Blocks of all files below a directory, in bytes. Files may go away meanwhile.
-pub(crate) fn bytes_on_disk(directory: &Path) -> u64 {
-    files(directory).iter().filter_map(|file| fs::metadata(file).ok()).map(|metadata| metadata.blocks() * 512).sum()
+/// Blocks of files, in bytes. Files may go away meanwhile.
+fn bytes_of(files: &[PathBuf]) -> u64 {
+    files.iter().filter_map(|file| fs::metadata(file).ok()).map(|metadata| metadata.blocks() * 512).sum()
+}
+
+/// The digest of the whole blob that a file is, by its place.
+pub(crate) fn complete(file: &Path) -> Option<String> {
+    let name = file.parent().and_then(Path::file_name).filter(|_| file.ends_with("data"))?;
+    Some(format!("sha256:{}", name.to_string_lossy()))
 }
 
 /// All files below a directory.
@@ -160,6 +195,23 @@ pub(crate) fn held(process: u32, data: &Path) -> Result<Held> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_blob_that_was_away_in_between_is_not_there_all_the_time() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let blob = [PathBuf::from("/data/blobs/blobs/sha256/aa/aa11/data")];
+        let (member, mut measured, mut before) = (Member::Proxy(0), Measured::default(), None);
+        for (second, there) in [(0, true), (1, true), (2, true), (3, false), (4, true), (5, true)] {
+            let files = if there { &blob[..] } else { &[] };
+            measured.look_at_disk(member, files, before, (at(second), at(second)));
+            before = Some(at(second));
+        }
+        let there = |from, to| measured.on_disk(member, "sha256:aa11", at(from), at(to));
+        assert_eq!((there(0, 2), there(1, 2)), (Some(at(0)), Some(at(0))));
+        assert_eq!((there(1, 3), there(1, 5), there(4, 5), there(4, 6)), (None, None, Some(at(4)), None));
+        assert_eq!(measured.on_disk(Member::Proxy(1), "sha256:aa11", at(0), at(1)), None);
+    }
 
     #[test]
     fn the_busiest_second_is_found() {

@@ -6,11 +6,15 @@
 //! package `kubernetes-validate`. Both are kept below `target/xtask`, so that this happens once.
 
 mod cluster;
+mod keys;
 pub(crate) mod manifest;
 pub(crate) mod monitoring;
+mod overrides;
 mod pods;
 mod redis;
 mod refusals;
+mod removal;
+mod server;
 mod table;
 mod tools;
 mod undo;
@@ -63,6 +67,24 @@ pub(crate) fn check(report: &mut Report) -> Result<()> {
     };
     let chart = directory();
     let eagle = workspace::eagle()?;
+    report.test("chart/undo of an upgrade", || undo::upgrades(&tools, &chart));
+    report.test("chart/removal half way", || removal::half_way(&tools, &chart));
+    report.test("chart/removal with a node away", || removal::node_away(&tools, &chart));
+    report.test("chart/upgrade to another runtime", || removal::upgrade(&tools, &chart));
+    report.test("chart/upgrade", || upgrade::check(&tools, &chart));
+    report.test("chart/table", || table::check(&chart));
+    report.test("chart/pages", || pages(&tools, &chart));
+    report.test("chart/alerts", || monitoring::rules(&tools, &chart));
+    report.test("chart/metrics", || monitoring::names(&chart));
+    report.test("chart/refuses", || refusals::check(&tools, &chart));
+    report.test("chart/keys", || keys::check(&chart, &eagle));
+    report.test("chart/overrides", || overrides::check(&tools, &chart));
+    report.test("chart/topology", || pods::topology(&tools, &chart));
+    report.test("chart/undo", || undo::check(&tools, &chart));
+    report.test("chart/key", || cluster::secrets_are_kept(&tools, &chart));
+    report.test("chart/missing secrets", || cluster::missing_secrets(&tools, &chart));
+    report.test("chart/certificates", || pods::certificates(&tools, &chart));
+    report.test("chart/redis", || redis::check(&tools, &chart));
     for file in &value_files(&chart)? {
         let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         report.test(&format!("chart/lint/{stem}"), || tools.lint(&chart, file));
@@ -70,18 +92,6 @@ pub(crate) fn check(report: &mut Report) -> Result<()> {
         report.test(&format!("chart/pods/{stem}"), || pods::check(&tools.objects(&chart, Some(file), &[])?));
         report.test(&format!("chart/config/{stem}"), || configuration(&tools, &chart, file, &eagle));
     }
-    report.test("chart/table", || table::check(&chart));
-    report.test("chart/pages", || pages(&tools, &chart));
-    report.test("chart/alerts", || monitoring::rules(&tools, &chart));
-    report.test("chart/metrics", || monitoring::names(&chart));
-    report.test("chart/refuses", || refusals::check(&tools, &chart));
-    report.test("chart/topology", || pods::topology(&tools, &chart));
-    report.test("chart/undo", || undo::check(&tools, &chart));
-    report.test("chart/upgrade", || upgrade::check(&tools, &chart));
-    report.test("chart/key", || cluster::secrets_are_kept(&tools, &chart));
-    report.test("chart/missing secrets", || cluster::missing_secrets(&tools, &chart));
-    report.test("chart/certificates", || pods::certificates(&tools, &chart));
-    report.test("chart/redis", || redis::check(&tools, &chart));
     Ok(())
 }
 
@@ -180,7 +190,7 @@ fn pages(tools: &Tools, chart: &Path) -> Result<()> {
             let Some(arguments) = line.strip_prefix("helm install eagle charts/eagle ") else { continue };
             // The shell's quotes stand around braces only.
             let words = arguments.split_whitespace().map(|word| word.trim_matches('\''));
-            let mut template = tools.template(chart);
+            let mut template = tools.template_as_given(chart);
             succeed(template.args(words.filter(|word| *word != "--create-namespace")), DEADLINE)
                 .with_context(|| format!("{page}: {line}"))?;
             found += 1;

@@ -50,10 +50,22 @@ const REFUSED: &[(&str, &str)] = &[
     ("redis.url=redis://:secret@redis:6379", "url"),
     ("redis.maxMemory=256Mi", "maxMemory"),
     ("redis.replicas=3", "replicas"),
+    ("tracker.config.topology[0].zone=north-1", "cidr"),
+    ("tracker.config.topology[0].cidr=10.0.0.0/8", "topology"),
+    ("tracker.config.topology[0].cidr=10.0.0.0,tracker.config.topology[0].zone=north-1", "cidr"),
+    ("proxy.config.forward.ca_dir=ca", "ca_dir"),
+    ("podSecurityContext.runAsUser=1000", "runAsUser"),
+    ("podSecurityContext.seccompProfile.type=Default", "seccompProfile"),
+    ("containerSecurityContext.privileged=true", "privileged"),
+    ("probes.liveness.httpGet.path=/", "httpGet"),
+    ("probes.startup.periodSeconds=0", "periodSeconds"),
+    ("seeder.updateStrategy.type=Recreate", "type"),
+    ("proxy.updateStrategy.type=Recreate", "type"),
 ];
 
-/// What the templates refuse, since it is in the values together.
+/// What the templates refuse, since it is in the values together, or missing.
 const AT_ODDS: &[(&str, &str)] = &[
+    ("image.repository=", "image.repository is not given: Eagle's image is in no public registry; build and push it"),
     ("redis.enabled=true,redis.url=redis://redis", "the chart's own Redis or yours"),
     ("redis.enabled=true,tracker.config.store=memory", "tracker.config.store is given beside redis"),
     ("redis.url=redis://r,tracker.config.store_password_file=/a", "tracker.config.store_password_file is given"),

@@ -24,6 +24,9 @@ pub(super) const KUBERNETES: &[&str] = &["1.33.0", "1.37.0"];
 const INSTALL_DEADLINE: Duration = Duration::from_secs(1200);
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// The value without a default.
+pub(super) const IMAGE: &str = "image.repository=registry.example/eagle";
+
 /// The release and the namespace that the chart is rendered for.
 pub(crate) const RELEASE: &str = "release";
 pub(crate) const NAMESPACE: &str = "images";
@@ -60,8 +63,15 @@ impl Tools {
         command
     }
 
-    /// `helm template` of a chart, to be given values.
+    /// `helm template` of a chart, to be given values; it has the one that has no default.
     pub(super) fn template(&self, chart: &Path) -> Command {
+        let mut command = self.template_as_given(chart);
+        command.args(["--set", IMAGE]);
+        command
+    }
+
+    /// `helm template` of a chart with nothing but what it is given.
+    pub(super) fn template_as_given(&self, chart: &Path) -> Command {
         let mut command = self.helm();
         // A helm that is not built by its own release scripts takes Kubernetes to be ancient.
         command.args(["template", RELEASE, "--namespace", NAMESPACE, "--kube-version", KUBERNETES[0]]);

@@ -6,9 +6,28 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{
-    Tools, defaults,
-    manifest::{containers, init_containers, kind, list, name, named, pod, strings},
+    RELEASE, Tools, defaults,
+    manifest::{containers, find, init_containers, kind, list, name, named, pod, strings},
+    server::ApiServer,
 };
+
+/// An installation, an upgrade of it, and whether that undoes first what the installation did.
+const UPGRADES: &[(&str, &str, bool)] = &[
+    ("proxy.configure.runtime=containerd", "proxy.configure.runtime=containerd", false),
+    (
+        "proxy.configure.runtime=containerd",
+        "proxy.configure.activate=false,proxy.configure.registries[0]=ghcr.io",
+        false,
+    ),
+    ("proxy.configure.runtime=containerd", "proxy.configure.enabled=false", true),
+    ("proxy.configure.runtime=docker,proxy.configure.activate=false", "proxy.configure.runtime=containerd", true),
+    ("proxy.configure.runtime=containerd", "proxy.configure.runtime=crio", true),
+    ("proxy.configure.directory=/srv/containerd", "proxy.configure.runtime=containerd", true),
+    ("proxy.configure.runtime=containerd", "proxy.configure.directory=/srv/containerd", true),
+    ("proxy.configure.directory=/srv/containerd", "proxy.configure.directory=/srv/containerd", false),
+    ("proxy.configure.enabled=false", "proxy.configure.runtime=containerd", false),
+    ("proxy.configure.runtime=crio", "proxy.configure.enabled=false,proxy.configure.undo.enabled=false", false),
+];
 
 pub(super) fn check(tools: &Tools, chart: &Path) -> Result<()> {
     for set in [
@@ -30,6 +49,37 @@ pub(super) fn check(tools: &Tools, chart: &Path) -> Result<()> {
     Ok(())
 }
 
+/// An upgrade first undoes what it would otherwise leave behind on the nodes.
+pub(super) fn upgrades(tools: &Tools, chart: &Path) -> Result<()> {
+    let server = ApiServer::start()?;
+    for (before, after, undoes) in UPGRADES {
+        let context = || format!("from {before} to {after}");
+        let (_, proxy) = defaults(tools, chart, &[before], ("DaemonSet", "proxy"))?;
+        server.cluster().put("daemonsets", &proxy);
+        let objects = server.objects(tools, chart, &[after])?;
+        super::pods::check(&objects).with_context(|| format!("{}, {} objects", context(), objects.len()))?;
+        let hooks: Vec<&Value> = hooks(&objects).into_iter().filter(|hook| when(hook) == "pre-upgrade").collect();
+        ensure!(hooks.is_empty() != *undoes, "{}: {} hooks", context(), hooks.len());
+        if *undoes {
+            let undo = find(&objects, "DaemonSet", &format!("{RELEASE}-eagle-undo-old"))?;
+            ensure!(when(undo) == "pre-upgrade", "{}", context());
+            reverses(&proxy, undo).with_context(context)?;
+            whole(&hooks).with_context(context)?;
+        }
+        let later = objects.iter().find(|object| name(object) == format!("{RELEASE}-eagle-undo"));
+        ensure!(later.is_some() != after.contains("enabled=false"), "{}: the hook of the removal", context());
+    }
+    // Without a cluster, or a release in it, there is nothing to go by.
+    server.cluster().objects.clear();
+    let objects = server.objects(tools, chart, &["proxy.configure.enabled=false"])?;
+    ensure!(hooks(&objects).is_empty(), "there are hooks");
+    Ok(())
+}
+
+fn when(object: &Value) -> &str {
+    object["metadata"]["annotations"]["helm.sh/hook"].as_str().unwrap_or_default()
+}
+
 fn hooks(objects: &[Value]) -> Vec<&Value> {
     objects.iter().filter(|object| object["metadata"]["annotations"]["helm.sh/hook"].is_string()).collect()
 }
@@ -43,8 +93,15 @@ fn weight(object: &Value) -> Result<i64> {
 fn both_ways(tools: &Tools, chart: &Path, set: &[&str]) -> Result<()> {
     let (objects, proxy) = defaults(tools, chart, set, ("DaemonSet", "proxy"))?;
     let (_, undo) = defaults(tools, chart, set, ("DaemonSet", "undo"))?;
-    let there = named(init_containers(&proxy), "configure-runtime").context("no init container")?;
-    let back = named(init_containers(&undo), "undo").context("no container that undoes")?;
+    reverses(&proxy, &undo)?;
+    let hooks = hooks(&objects);
+    ensure!(hooks.iter().all(|hook| when(hook) == "post-delete"), "a hook that is not of the removal");
+    whole(&hooks)
+}
+
+fn reverses(proxy: &Value, undo: &Value) -> Result<()> {
+    let there = named(init_containers(proxy), "configure-runtime").context("no init container")?;
+    let back = named(init_containers(undo), "undo").context("no container that undoes")?;
     for key in ["image", "command", "volumeMounts", "securityContext"] {
         ensure!(there[key] == back[key], "{key}: {} and {}", there[key], back[key]);
     }
@@ -52,23 +109,25 @@ fn both_ways(tools: &Tools, chart: &Path, set: &[&str]) -> Result<()> {
     ensure!(there[..2] == back[..2] && back.contains(&"--undo"), "{there:?} and {back:?}");
     ensure!(there.contains(&"--activate") == back.contains(&"--activate"), "{there:?} and {back:?}");
     for key in ["nodeSelector", "tolerations", "affinity"] {
-        ensure!(pod(&proxy)[key] == pod(&undo)[key], "{key} differ");
+        ensure!(pod(proxy)[key] == pod(undo)[key], "{key} differ");
     }
-    for volume in list(&pod(&undo)["volumes"]) {
-        let same = named(list(&pod(&proxy)["volumes"]), volume["name"].as_str().unwrap_or_default());
+    for volume in list(&pod(undo)["volumes"]) {
+        let same = named(list(&pod(proxy)["volumes"]), volume["name"].as_str().unwrap_or_default());
         ensure!(same == Some(volume), "{volume} differs from the proxy's");
         let whole = volume["hostPath"]["path"] == "/";
         ensure!(!whole || there.contains(&"--activate"), "the root of the node is mounted for nothing");
     }
-    ensure!(list(&containers(&undo)[0]["volumeMounts"]).is_empty(), "what only waits sees the node");
+    ensure!(list(&containers(undo)[0]["volumeMounts"]).is_empty(), "what only waits sees the node");
+    Ok(())
+}
 
-    let hooks = hooks(&objects);
+/// The objects of one hook come in order, and the Job waits for the DaemonSet.
+fn whole(hooks: &[&Value]) -> Result<()> {
     let of_kind =
         |wanted: &str| hooks.iter().copied().find(|hook| kind(hook) == wanted).with_context(|| format!("no {wanted}"));
     let (set, job) = (of_kind("DaemonSet")?, of_kind("Job")?);
-    for hook in &hooks {
+    for hook in hooks {
         let annotations = &hook["metadata"]["annotations"];
-        ensure!(annotations["helm.sh/hook"] == "post-delete", "{} {}", kind(hook), name(hook));
         ensure!(annotations["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded", "{}", name(hook));
         let first = ["ServiceAccount", "Role", "RoleBinding"].contains(&kind(hook));
         ensure!(!first || weight(hook)? < weight(set)?, "{} comes too late", kind(hook));

@@ -128,7 +128,7 @@ impl Containerd {
         })
     }
 
-    pub(super) fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.join("containerd.sock")
     }
 

@@ -1,11 +1,12 @@
 //! The tracker's dashboard in a real browser.
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 
 use super::{Scene, pulls::pull};
 use crate::{
     browser::Browser,
-    cluster::{Cluster, Settings},
+    cluster::{Cluster, Role, Settings},
     http,
 };
 
@@ -14,6 +15,9 @@ const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
 /// A picture of an empty page has fewer bytes.
 const LEAST_PICTURE: usize = 10_000;
+/// As many nodes as a swarm is drawn with.
+const NODES: usize = 1_000;
+const PIECES: usize = 512;
 
 pub(super) fn dashboard(scene: &Scene<'_>) -> Result<()> {
     let registry = scene.registry()?;
@@ -37,6 +41,8 @@ pub(super) fn dashboard(scene: &Scene<'_>) -> Result<()> {
     )?;
     let expected = scene.image.blobs().count();
     ensure!(blobs.as_u64() == Some(u64::try_from(expected)?), "{blobs} swarms are shown, {expected} blobs were pulled");
+    let part = browser.script("return document.getElementById('view').textContent.includes('a memory of its own')")?;
+    ensure!(part == true, "the page does not say that it may show a part");
     let nodes = browser.script("return document.querySelector('.tile b').textContent")?;
     ensure!(nodes == "3", "{nodes} nodes are shown, not a seeder and two proxies");
     let picture = |name: &str| -> Result<()> {
@@ -87,6 +93,8 @@ pub(super) fn dashboard(scene: &Scene<'_>) -> Result<()> {
     ensure!(flows == 1, "{flows} flows are shown; the nodes have no labels");
     let wide = browser.script("return document.documentElement.scrollWidth <= innerWidth")?;
     ensure!(wide == true, "the page is wider than the window");
+    a_thousand_nodes(scene, &browser)?;
+    browser.open(&format!("http://{tracker}/"))?;
     let problems = browser.problems()?;
     ensure!(problems.is_empty(), "the browser's console: {problems:?}");
 
@@ -97,5 +105,40 @@ pub(super) fn dashboard(scene: &Scene<'_>) -> Result<()> {
         "the page says that it is old",
         "return document.getElementById('live').textContent === 'not up to date'",
     )?;
+    Ok(())
+}
+
+/// A tracker without a key, so that this one may announce what it likes: nodes that own more and more of a blob.
+fn a_thousand_nodes(scene: &Scene<'_>, browser: &Browser) -> Result<()> {
+    let config = "cluster:\n  insecure: false\ntracker:\n  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n";
+    let tracker = Role::start(scene.eagle, "tracker", &scene.directory.join("large"), config)?;
+    let digest = format!("sha256:{:064x}", 7);
+    for number in 0..NODES {
+        let role = if number == 0 { "seeder" } else { "proxy" };
+        let topology = json!({ "region": null, "zone": format!("zone{}", number % 10), "rack": null });
+        let announce = json!({
+            "node": { "id": format!("node{number}"), "address": "127.0.0.1:61007", "role": role, "topology": topology },
+            "full": true,
+            "blobs": [{
+                "digest": digest,
+                "geometry": { "size": PIECES << 20, "piece_length": 1 << 20 },
+                "pieces": { "prefix": number * PIECES / NODES },
+                "event": "started",
+            }],
+        });
+        let (path, json) = ("/v1/announce", [("Content-Type", "application/json")]);
+        let body = serde_json::to_vec(&announce)?;
+        let answer = http::request_with_body(tracker.ready.listen, "POST", path, &json, &body)?;
+        ensure!(answer.status == 200, "the tracker answered {}", answer.status);
+    }
+    browser.open(&format!("http://{}/#/swarm/{digest}", tracker.ready.admin))?;
+    let drawn = "const map = document.querySelector('canvas'); return map && [map.width, map.height]";
+    let map = browser.wait("the map of all of them is drawn", drawn)?;
+    ensure!(map == json!([PIECES, NODES]), "the map has {map} columns and rows");
+    let updated = "const text = document.getElementById('live').textContent; return text.startsWith('updated')";
+    let first = browser.wait("the time of the first look is shown", &format!("{updated} && text"))?;
+    browser.wait("there is a later look", &format!("{updated} && text !== {first}"))?;
+    browser.open(&format!("http://{}/#/nodes", tracker.ready.admin))?;
+    browser.wait("a page of them is listed", "return document.querySelectorAll('tbody a').length === 100")?;
     Ok(())
 }

@@ -138,6 +138,43 @@ pub(super) fn failing(scene: &Scene<'_>) -> Result<()> {
     cluster.nodes[node].stop()
 }
 
+pub(super) fn full_at_start(scene: &Scene<'_>) -> Result<()> {
+    let registry = scene.registry()?;
+    let mut cluster = Cluster::start(scene, registry.address(), Settings { nodes: 0, ..Settings::default() })?;
+    let disk = scene.directory.join("eagle/node-0/data");
+    fs::create_dir_all(&disk)?;
+    // The whole image fits, and little more.
+    let size = scene.image.blob_bytes() + (32 << 20);
+    mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"], &disk)?;
+    let filler = disk.join("filler");
+    fill(&filler)?;
+    // A node that has no identity yet, and no room for one.
+    let problem = format!("{:#}", cluster.add_node().err().context("a node without an identity is ready")?);
+    for part in ["No space left on device", "data/identity"] {
+        ensure!(problem.contains(part), "not told of {part}: {problem}");
+    }
+    fs::remove_file(&filler)?;
+    let node = cluster.add_node().context("with room again")?;
+    let identity = fs::read(disk.join("identity"))?;
+    pull(cluster.proxy(node), scene.image)?;
+    cluster.nodes[node].stop()?;
+
+    // One that has a cache: it starts, and gives what it has.
+    fill(&filler)?;
+    cluster.nodes[node].start_again().context("on a full disk")?;
+    pull(cluster.proxy(node), scene.image).context("from the cache on a full disk")?;
+    cluster.nodes[node].stop()?;
+    fs::remove_file(&filler)?;
+    cluster.nodes[node].start_again()?;
+    pull(cluster.proxy(node), scene.image).context("with room again")?;
+    ensure!(fs::read(disk.join("identity"))? == identity, "the node has become another one");
+    for blob in scene.image.blobs() {
+        ensure!(content(&disk, &blob.digest)?.is_some(), "{} is lost", blob.digest);
+    }
+    registry.expect_each_once(scene.image.blobs())?;
+    cluster.nodes[node].stop()
+}
+
 fn damage(role: &Role, name: &str) -> Result<f64> {
     role.metric(&format!("eagle_{name}_cache_damaged_total"), "")
 }

@@ -7,10 +7,12 @@ mod chart;
 mod configured;
 mod dashboard;
 mod disk_faults;
+mod documented;
 mod forward;
 mod host;
 mod hostile;
 mod limits;
+mod load_test;
 mod login_pushes;
 mod membership;
 mod monitoring;
@@ -28,7 +30,7 @@ mod tls_front;
 mod two_trackers;
 mod zones;
 
-use std::{path::Path, sync::Arc};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 
@@ -46,6 +48,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) eagle: &'a Path,
     /// The same without a library beside it, for the image; there when a scenario makes one.
     pub(crate) static_eagle: Option<&'a Path>,
+    /// The load tests; there when a scenario runs them.
+    pub(crate) eagle_bench: Option<&'a Path>,
     /// The S3 server.
     pub(crate) s3_server: &'a Path,
     /// The registry's storage with the image in it.
@@ -85,6 +89,19 @@ impl Scenario {
     }
 }
 
+/// The scenarios that run what is typed in pages.
+#[cfg(test)]
+pub(crate) const OF_PAGES: [&str; 3] = [quickstart::DOCKER, quickstart::CONTAINERD, documented::NAME];
+
+/// Shell functions that give a scenario's mount namespace directories of its own.
+const OWN_DIRECTORIES: &str = include_str!("own_directories.sh");
+
+/// Writes a script that can be run.
+fn write_program(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
+
 const ALL: &[Scenario] = &[
     Scenario {
         name: "without-eagle",
@@ -117,14 +134,19 @@ const ALL: &[Scenario] = &[
         run: chart::in_containers,
     },
     Scenario {
-        name: "quickstart-docker",
+        name: quickstart::DOCKER,
         proves: "every command of docs/quickstart-docker.md works as it stands there; the registry serves every blob once; the machine is as it was",
         run: quickstart::docker,
     },
     Scenario {
-        name: "quickstart-containerd",
+        name: quickstart::CONTAINERD,
         proves: "the same of docs/quickstart-containerd.md, with tracker, seeder and proxy as services of their own user",
         run: quickstart::containerd,
+    },
+    Scenario {
+        name: documented::NAME,
+        proves: "the commands that the other pages show for one machine work as they stand there: a cluster, its status and doctor, its API, podman, preheating, a change of keys",
+        run: documented::commands,
     },
     Scenario {
         name: "forward-proxy-intercepts",
@@ -153,7 +175,7 @@ const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "dashboard",
-        proves: "the tracker's dashboard in Chromium: swarms, the map of pieces by keyboard alone, nodes, topology, dark and light, nothing in the console",
+        proves: "the tracker's dashboard in Chromium: swarms, the map of pieces by keyboard alone, nodes, topology, dark and light, nothing in the console; a swarm of 1,000 nodes",
         run: dashboard::dashboard,
     },
     Scenario {
@@ -165,6 +187,11 @@ const ALL: &[Scenario] = &[
         name: "pushes-with-login",
         proves: "docker, podman and skopeo log in to the mirror and push to a registry with a token service; who may not push there, or is nobody, does not",
         run: login_pushes::with_tokens,
+    },
+    Scenario {
+        name: "load-test",
+        proves: "eagle-bench pull has skopeo and containerd pull through Eagle, and agents have skopeo do so: every pull succeeds and is counted, the registry serves every blob once",
+        run: load_test::with_runtimes,
     },
     Scenario {
         name: "warm-restart",
@@ -205,6 +232,11 @@ const ALL: &[Scenario] = &[
         name: "failing-disk",
         proves: "the disk of a running proxy is full, then read-only, then well again: every pull is right, and what was kept is still there",
         run: disk_faults::failing,
+    },
+    Scenario {
+        name: "full-disk-at-start",
+        proves: "a node is started without a byte free: without an identity it says what is missing, with a cache it starts and serves it; with room again nothing is lost, and the registry served every blob once",
+        run: disk_faults::full_at_start,
     },
     Scenario {
         name: "preheat",
@@ -313,7 +345,7 @@ const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "two-trackers",
-        proves: "blobs are spread over two trackers; one is killed during a pull, which goes on, and the other knows everything; it comes back empty and has its swarms again; the registry serves every blob exactly once",
+        proves: "blobs are spread over two trackers; one is killed during a pull, which goes on, and the other knows everything; it comes back empty and has its swarms again; the registry serves every blob exactly once; `eagle status` and `eagle top` show both as one, and name the one that is away",
         run: two_trackers::one_dies_and_comes_back,
     },
     Scenario {
@@ -343,8 +375,6 @@ pub(crate) fn list() {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::workspace;
 

@@ -19,7 +19,8 @@ pub(super) fn prometheus(scene: &Scene<'_>) -> Result<()> {
     let dir = scene.directory;
     let log = dir.join("demo.log");
     let mut demo = Command::new(scene.eagle);
-    demo.args(["demo", "--keep", "--nodes", "2", "--size", "8MiB", "--rate", "unlimited"]);
+    // It is killed in the end, and could not remove what it has elsewhere.
+    demo.args(["demo", "--keep", "--nodes", "2", "--size", "8MiB", "--rate", "unlimited"]).env("TMPDIR", dir);
     let mut demo = Process::start("eagle demo", &mut demo, &log)?;
     let config = wait_until("the demonstration to print how to watch it", DEADLINE, || {
         demo.check_running()?;

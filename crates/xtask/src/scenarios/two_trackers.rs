@@ -3,6 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -21,7 +23,7 @@ use crate::{
         plan::{Member, Plan},
     },
     http,
-    process::wait_until,
+    process::{succeed, wait_until},
 };
 
 const KIB: u64 = 1 << 10;
@@ -43,6 +45,7 @@ struct Stage {
     origin: Origin,
     images: Vec<Image>,
     nodes: Vec<Node>,
+    eagle: PathBuf,
 }
 
 /// Of every blob that a tracker knows, the number of proxies that have it.
@@ -52,6 +55,7 @@ pub(super) fn one_dies_and_comes_back(scene: &Scene<'_>) -> Result<()> {
     let mut stage = Stage::start(scene)?;
     stage.pull(0, || Ok(()))?;
     let before = stage.spread(0)?;
+    stage.seen_as_one(&[0], &[])?;
 
     // Half way through a pull.
     let mut victim = stage.nodes.remove(TRACKERS[0]);
@@ -65,6 +69,7 @@ pub(super) fn one_dies_and_comes_back(scene: &Scene<'_>) -> Result<()> {
         let everywhere = stage.digests(0).chain(stage.digests(1)).all(|digest| stage.is_everywhere(&known, digest));
         Ok(everywhere.then_some(()))
     })?;
+    stage.seen_as_one(&[0, 1], &[TRACKERS[0]])?;
 
     stage.nodes[TRACKERS[0]].start()?;
     stage.nodes[TRACKERS[0]].wait_ready()?;
@@ -117,7 +122,7 @@ impl Stage {
         for node in &mut nodes {
             node.wait_ready()?;
         }
-        Ok(Self { plan, network, origin, images, nodes })
+        Ok(Self { plan, network, origin, images, nodes, eagle: scene.eagle.to_owned() })
     }
 
     fn digests(&self, image: usize) -> impl Iterator<Item = &str> {
@@ -173,14 +178,53 @@ impl Stage {
         Ok(spread)
     }
 
+    /// What `eagle status` and `eagle top` make of both trackers: every node and every swarm of some images once, and the trackers that are away by name.
+    fn seen_as_one(&self, images: &[usize], away: &[usize]) -> Result<()> {
+        let addresses = TRACKERS.map(|tracker| self.nodes[tracker].admin.to_string());
+        for (command, nodes, swarms) in [("status", "/peers", "/swarms"), ("top", "/nodes", "/overview/active")] {
+            let known = ask(&self.eagle, command, &addresses)?;
+            let list =
+                |path| known.pointer(path).and_then(Value::as_array).with_context(|| format!("no {path}: {known}"));
+            let names = |path, key: &str| -> Result<Vec<String>> {
+                let names = list(path)?.iter().map(|entry| entry[key].as_str().map(str::to_owned));
+                names.collect::<Option<_>>().with_context(|| format!("no {key} in {path}: {known}"))
+            };
+            let ids = names(nodes, "id")?;
+            ensure!(
+                BTreeSet::from_iter(&ids).len() == ids.len() && ids.len() == self.plan.proxies + self.plan.seeders,
+                "`eagle {command}` lists these nodes: {ids:?}"
+            );
+            let digests = names(swarms, "digest")?;
+            ensure!(BTreeSet::from_iter(&digests).len() == digests.len(), "`eagle {command}` lists {digests:?}");
+            let whole = counted(list(swarms)?)?;
+            let mut pulled = images.iter().flat_map(|image| self.digests(*image));
+            ensure!(pulled.all(|digest| self.is_everywhere(&whole, digest)), "`eagle {command}` lists {whole:?}");
+            let silent = list("/trackers")?.iter().enumerate().filter(|(_, tracker)| tracker["problem"].is_string());
+            let silent: Vec<usize> = silent.map(|(place, _)| TRACKERS[place]).collect();
+            ensure!(silent == away, "`eagle {command}` misses {silent:?}, and {away:?} are away: {known}");
+        }
+        Ok(())
+    }
+
     fn known(&self, tracker: usize) -> Result<Known> {
         let answer = http::request(self.nodes[tracker].admin, "GET", "/v1/swarms?limit=1000", &[])?;
         let page: Value = serde_json::from_slice(&answer.bytes()?)?;
-        let swarms = page["swarms"].as_array().context("no list of swarms")?;
-        let proxies = swarms.iter().map(|swarm| {
-            let (peers, seeders) = (swarm["peers"].as_u64()?, swarm["seeders"].as_u64()?);
-            Some((swarm["digest"].as_str()?.to_owned(), peers.checked_sub(seeders)?))
-        });
-        proxies.collect::<Option<Known>>().with_context(|| format!("not a list of swarms: {page}"))
+        counted(page["swarms"].as_array().context("no list of swarms")?)
     }
+}
+
+/// What a command says of the cluster of these trackers.
+fn ask(eagle: &Path, command: &str, trackers: &[String]) -> Result<Value> {
+    let mut asking = Command::new(eagle);
+    asking.args([command, "--json"]).args(trackers.iter().flat_map(|address| ["--tracker", address]));
+    Ok(serde_json::from_str(&succeed(&mut asking, DEADLINE)?)?)
+}
+
+/// The number of proxies in each of some swarms.
+fn counted(swarms: &[Value]) -> Result<Known> {
+    let proxies = swarms.iter().map(|swarm| {
+        let (peers, seeders) = (swarm["peers"].as_u64()?, swarm["seeders"].as_u64()?);
+        Some((swarm["digest"].as_str()?.to_owned(), peers.checked_sub(seeders)?))
+    });
+    proxies.collect::<Option<Known>>().with_context(|| format!("not a list of swarms: {swarms:?}"))
 }

@@ -12,6 +12,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use eagle_core::{Digest, Geometry, Metainfo, PieceIndex};
+use rustix::io::Errno;
 
 use crate::{
     memory::MemoryStorage,
@@ -28,6 +29,9 @@ pub(super) struct Faulty {
     pub(super) full: Arc<AtomicBool>,
     pub(super) reads: Arc<AtomicU64>,
     pub(super) fail_create: AtomicBool,
+    /// What the operating system says when a blob is opened.
+    pub(super) unopenable: Mutex<Option<Errno>>,
+    pub(super) fail_metainfo: AtomicBool,
     /// The file system's size, and what others have on it; none when absent.
     pub(super) disk: Mutex<Option<(u64, u64)>>,
 }
@@ -90,11 +94,17 @@ impl BlobStorage for Faulty {
 
     async fn open(&self, digest: Digest) -> Result<Option<Arc<dyn BlobReader>>, StorageError> {
         let (full, reads) = (Arc::clone(&self.full), Arc::clone(&self.reads));
+        if let Some(errno) = *self.unopenable.lock().unwrap() {
+            return Err(StorageError::io("open", Path::new("it"), errno.into()));
+        }
         let opened = self.memory.open(digest).await?;
         Ok(opened.map(|blob| Arc::new(FaultyBlob { blob, full, reads }) as Arc<dyn BlobReader>))
     }
 
     async fn put_metainfo(&self, metainfo: &Metainfo) -> Result<(), StorageError> {
+        if self.fail_metainfo.load(Ordering::Relaxed) {
+            return Err(out_of_space());
+        }
         self.memory.put_metainfo(metainfo).await
     }
 

@@ -180,3 +180,39 @@ async fn the_scrub_keeps_its_rate_and_goes_on_where_it_was() {
     drop(stop);
     upkeep.await.unwrap();
 }
+
+#[tokio::test]
+async fn the_scrub_hashes_what_has_no_hashes_of_pieces_from_its_beginning() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let storage: Arc<dyn BlobStorage> = Arc::new(FsStorage::open(directory.path()).await.unwrap());
+    let blobs: Vec<_> = (0..3).map(|seed| sample(9, seed)).collect();
+    let cache = Cache::open(Arc::clone(&storage), 100 * PIECE).await.unwrap();
+    for blob in &blobs {
+        let entry = cache.create(blob.digest, blob.geometry).await.unwrap();
+        write_all(&entry, blob).await;
+        entry.commit(None).await.unwrap();
+    }
+    drop(cache);
+    damage::flip(directory.path(), &blobs[1], 8 * PIECE + 7);
+    // Some hashes are as good as none.
+    let some = eagle_core::Metainfo { hashes: blobs[2].metainfo().hashes[..3].to_vec(), ..blobs[2].metainfo() };
+    storage.put_metainfo(&some).await.unwrap();
+    let settings = CacheSettings { scrub_rate: Some(Rate::Unlimited), ..CacheSettings::limited(100 * PIECE) };
+    let (cache, stop, upkeep) = kept(Arc::clone(&storage), settings).await;
+    eventually("the damage is not found", || cache.stats().damaged == 1).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for blob in [&blobs[0], &blobs[2]] {
+        loop {
+            let found = storage.metainfo(blob.digest).await.unwrap();
+            if found.is_some_and(|found| found.leads_to_digest()) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the hashes are not kept");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(digests(&cache), [blobs[0].digest, blobs[2].digest], "in the order of their use");
+    assert_eq!((cache.stats().damaged, cache.stats().scrubbed_bytes), (1, 27 * PIECE));
+    drop(stop);
+    upkeep.await.unwrap();
+}

@@ -369,9 +369,12 @@ fn answer(store: &MemoryStore, request: &AnnounceRequest, now: Timestamp) -> Ann
     let applied = block_on(store.announce(&request.node, request.full, &request.blobs, now)).unwrap();
     response.send_full = !applied.known && !request.full;
     for blob in request.blobs.iter().filter(|blob| blob.want_peers) {
-        let candidates = block_on(store.view(blob.digest, &asker(request), 7, now)).map(|view| view.candidates);
-        let named = candidates.unwrap_or_default().into_iter();
-        let peers = named.map(|peer| SwarmPeer { info: (*peer.info).clone(), pieces: peer.pieces.to_piece_set() });
+        let view = block_on(store.view(blob.digest, &asker(request), 7, now));
+        let named = view.iter().flat_map(|view| view.peers.iter().zip(&view.candidates));
+        let peers = named.map(|(peer, candidate)| SwarmPeer {
+            info: peer.named().info().clone(),
+            pieces: candidate.pieces.to_piece_set(),
+        });
         response.peers.push(BlobPeers { digest: blob.digest, peers: peers.collect() });
     }
     response

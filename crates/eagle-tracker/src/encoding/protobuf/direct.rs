@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use eagle_core::{Geometry, NodeRole, PeerInfo, tracker::Candidate};
+use eagle_core::{Geometry, NodeRole, PeerInfo};
 use prost::{
     DecodeError as WireError, Message as _,
     encoding::{
@@ -15,7 +15,7 @@ use prost::{
 use super::{AnnounceRequest, Event, Pieces, Role, digest_from, piece_set, wrong};
 use crate::{
     api::{self, MOST_REPORTED, MOST_SENDERS},
-    encoding::DecodeError,
+    encoding::{DecodeError, NamedPeer},
 };
 
 /// Bytes of a peer, usually: 52 of its identity, 8 of its address, and labels.
@@ -110,13 +110,13 @@ fn blob(mut bytes: &[u8]) -> Result<api::BlobAnnounce, DecodeError> {
 }
 
 /// Adds the peers of a blob to an answer: field 3 of an `AnnounceResponse`.
-pub(in crate::encoding) fn write_peers(answer: &mut Vec<u8>, digest: &[u8], peers: &[Candidate]) {
+pub(in crate::encoding) fn write_peers(answer: &mut Vec<u8>, digest: &[u8], peers: &[NamedPeer]) {
     answer.reserve(peers.len() * PEER_BYTES);
     nested(answer, 3, |blob| {
         bytes(blob, 1, digest);
         for peer in peers {
             nested(blob, 2, |field| {
-                nested(field, 1, |node| write_node(node, &peer.info));
+                bytes(field, 1, peer.node.protobuf());
                 let pieces = Pieces::from(&peer.pieces.to_piece_set());
                 if pieces.set.is_some() {
                     message::encode(2, &pieces, field);
@@ -126,8 +126,8 @@ pub(in crate::encoding) fn write_peers(answer: &mut Vec<u8>, digest: &[u8], peer
     });
 }
 
-/// A `Node`.
-fn write_node(node: &mut Vec<u8>, info: &PeerInfo) {
+/// Writes a `Node`.
+pub(in crate::encoding) fn write_node(node: &mut Vec<u8>, info: &PeerInfo) {
     bytes(node, 1, info.id.as_str().as_bytes());
     match info.address.ip() {
         IpAddr::V4(ip) => bytes(node, 2, &ip.octets()),

@@ -10,6 +10,8 @@ const DEADLINE = 10000;
 const PAGE = 100;
 // A map of more peers than this has rows that cannot be told apart.
 const MAP = 1000;
+const PART = "This tracker has a memory of its own. Where there are several of them, it shows all nodes and rates, and the swarms that it is the first " +
+  "for; of the other swarms it has the seeders alone. \u201ceagle top --config FILE\u201d shows the whole.";
 
 const view = document.getElementById("view");
 const live = document.getElementById("live");
@@ -121,6 +123,8 @@ async function overview() {
     h("h2", {}, "Cluster"),
     h("div", { class: "tiles" }, tiles),
     h("h2", {}, "Swarms"),
+    // Whether there are others, a tracker does not know.
+    page.store.kind === "memory" ? h("p", { class: "dim" }, PART) : null,
     table("The swarms that changed last, the latest first", columns, rows, "No node has announced a blob yet."),
   ];
 }

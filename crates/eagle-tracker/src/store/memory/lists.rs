@@ -56,7 +56,7 @@ impl MemoryStore {
             let membership = node.membership();
             let entry = membership.of(&swarm)?;
             Some(SwarmMember {
-                peer: PeerAt::from(&*node.info()),
+                peer: PeerAt::from(node.record().info()),
                 pieces: entry.pieces.count(pieces),
                 complete: entry.pieces.is_complete(),
                 owned: Some(entry.pieces.to_piece_set()),

@@ -5,17 +5,17 @@
 //! a link to them. So members of a large swarm are kept apart by their labels, and the part has some of each place, with most of them near the asker.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashSet},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
+    time::Duration,
 };
 
-use eagle_core::{FarGroup, Topology};
+use eagle_core::{Boundary, FarGroup, Place, Timestamp, tracker::Ownership};
 use hashbrown::HashTable;
 use rand::{RngExt as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 
+use super::swarm::Swarm;
 use crate::store::memory::node::Node;
 
 /// Most members seen at a time. A list has 40 of them, so there is a choice of three for each; each costs a fraction of a
@@ -46,8 +46,38 @@ pub(super) struct Members {
 /// Members at one place.
 #[derive(Debug)]
 struct Group {
-    place: Topology,
-    nodes: Vec<Arc<Node>>,
+    place: Place,
+    members: Vec<Member>,
+}
+
+/// A member, with what choosing peers needs of most without a look at what the node owns.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) node: Arc<Node>,
+    /// When it joined, in tenths of a second: half of the size of the time, and there are millions of members.
+    joined: u32,
+    /// Whether it owns every piece.
+    complete: bool,
+}
+
+impl Member {
+    pub(super) fn new(node: Arc<Node>, pieces: &Ownership, now: Timestamp) -> Self {
+        let joined = u32::try_from((now - Timestamp(0)).as_millis() / 100).unwrap_or(u32::MAX);
+        Self { node, joined, complete: pieces.is_complete() }
+    }
+
+    /// Time since it joined, to a tenth of a second.
+    pub(super) fn age(&self, now: Timestamp) -> Duration {
+        now - (Timestamp(0) + Duration::from_millis(100) * self.joined)
+    }
+
+    /// What it owns of the blob; nothing when it has left.
+    pub(super) fn pieces(&self, swarm: &Arc<Swarm>) -> Option<Ownership> {
+        if self.complete {
+            return Some(Ownership::Complete);
+        }
+        self.node.membership().of(swarm).map(|entry| entry.pieces.clone())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,29 +105,24 @@ impl Detail {
         }
     }
 
-    /// The labels of a place that count.
-    fn of(self, place: &Topology) -> Cow<'_, Topology> {
+    /// The part of a place that counts.
+    fn of(self, place: &Place) -> Place {
         match self {
-            Self::Racks => Cow::Borrowed(place),
-            Self::Zones => Cow::Owned(Topology { rack: None, ..place.clone() }),
-            Self::Regions => Cow::Owned(Topology { rack: None, zone: None, ..place.clone() }),
-            Self::None => Cow::Owned(Topology::default()),
+            Self::Racks => *place,
+            Self::Zones => place.without(Boundary::Rack),
+            Self::Regions => place.without(Boundary::Zone),
+            Self::None => Place::default(),
         }
     }
 
-    /// The same as a number.
-    fn key(self, place: &Topology) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        if self != Self::None {
-            place.region.hash(&mut hasher);
+    /// The same as one number.
+    const fn key(self, place: &Place) -> u64 {
+        match self {
+            Self::Racks => place.within(Boundary::Rack),
+            Self::Zones => place.within(Boundary::Zone),
+            Self::Regions => place.within(Boundary::Region),
+            Self::None => 0,
         }
-        if matches!(self, Self::Racks | Self::Zones) {
-            place.zone.hash(&mut hasher);
-        }
-        if self == Self::Racks {
-            place.rack.hash(&mut hasher);
-        }
-        hasher.finish()
     }
 }
 
@@ -118,117 +143,157 @@ impl Members {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
-        self.groups.iter().flat_map(|group| &group.nodes)
+        self.all().map(|member| &member.node)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Member> {
+        self.groups.iter().flat_map(|group| &group.members)
     }
 
     /// Takes in a node that is no member.
-    pub(super) fn insert(&mut self, node: Arc<Node>, place: &Topology) {
+    pub(super) fn insert(&mut self, member: Member, place: &Place) {
         if self.detail == Detail::None && self.groups.len() <= 1 && self.len() == MAX_SEEN {
             self.arrange(Detail::Racks);
         }
-        self.put(node, place);
+        self.put(member, place);
     }
 
     /// Lets a node go; says whether it was a member.
     pub(super) fn remove(&mut self, node: &Arc<Node>) -> bool {
+        self.take(node).is_some()
+    }
+
+    /// Lets all nodes go that the sweep takes out of their swarms. Those that leave by themselves are gone too, but what they had is
+    /// with whoever takes them out.
+    pub(super) fn remove_swept(&mut self) -> Vec<Member> {
+        let mut gone = Vec::new();
+        for group in &mut self.groups {
+            gone.extend(group.members.extract_if(.., |member| member.node.is_swept()));
+            if group.members.len() < group.members.capacity() / SPARSE {
+                group.members.shrink_to(group.members.len() * 2);
+            }
+        }
+        if gone.is_empty() {
+            return gone;
+        }
+        if self.detail != Detail::None && self.all().count() < MAX_SEEN / FEWER {
+            self.arrange(Detail::None);
+        } else {
+            self.index();
+        }
+        gone
+    }
+
+    /// A member is elsewhere now.
+    pub(super) fn moved(&mut self, node: &Arc<Node>, place: &Place) {
+        if let Some(member) = self.take(node) {
+            self.insert(member, place);
+        }
+    }
+
+    /// A member owns every piece now, or no longer does.
+    pub(super) fn set_complete(&mut self, node: &Arc<Node>, complete: bool) {
         let Self { groups, positions, .. } = self;
-        let Ok(found) =
-            positions.find_entry(hash_of(node), |at| Arc::ptr_eq(&groups[at.group()].nodes[at.index()], node))
-        else {
-            return false;
-        };
+        let found = positions.find(hash_of(node), |at| Arc::ptr_eq(&at.member(groups).node, node)).copied();
+        if let Some(at) = found {
+            groups[at.group()].members[at.index()].complete = complete;
+        }
+    }
+
+    fn take(&mut self, node: &Arc<Node>) -> Option<Member> {
+        let Self { groups, positions, .. } = self;
+        let found = positions.find_entry(hash_of(node), |at| Arc::ptr_eq(&at.member(groups).node, node)).ok()?;
         let (at, _) = found.remove();
-        let nodes = &mut groups[at.group()].nodes;
-        let last = Position { index: short(nodes.len() - 1), ..at };
-        nodes.swap_remove(at.index());
-        if let Some(moved) = nodes.get(at.index())
-            && let Some(position) = positions.find_mut(hash_of(moved), |position| *position == last)
+        let members = &mut groups[at.group()].members;
+        let last = Position { index: short(members.len() - 1), ..at };
+        let taken = members.swap_remove(at.index());
+        if let Some(moved) = members.get(at.index())
+            && let Some(position) = positions.find_mut(hash_of(&moved.node), |position| *position == last)
         {
             *position = at;
         }
-        if nodes.len() < nodes.capacity() / SPARSE {
-            nodes.shrink_to(nodes.len() * 2);
+        if members.len() < members.capacity() / SPARSE {
+            members.shrink_to(members.len() * 2);
         }
         if self.detail != Detail::None && self.len() < MAX_SEEN / FEWER {
             self.arrange(Detail::None);
         } else if self.positions.len() < self.positions.capacity() / SPARSE {
             let Self { groups, positions, .. } = self;
-            positions.shrink_to(positions.len() * 2, |at| hash_of(&groups[at.group()].nodes[at.index()]));
+            positions.shrink_to(positions.len() * 2, |at| hash_of(&at.member(groups).node));
         }
-        true
+        Some(taken)
     }
 
     /// Members that an asker at this place is to see, each once, so many at most.
-    pub(super) fn sample(&self, most: usize, place: &Topology, rng: &mut ChaCha8Rng) -> Vec<Arc<Node>> {
+    pub(super) fn sample(&self, most: usize, place: &Place, rng: &mut ChaCha8Rng) -> Vec<Member> {
         if self.len() <= most {
-            return self.iter().cloned().collect();
+            return self.all().cloned().collect();
         }
-        let mut near: Vec<&[Arc<Node>]> = Vec::new();
-        let mut far: BTreeMap<FarGroup, Vec<&[Arc<Node>]>> = BTreeMap::new();
-        for Group { place: there, nodes, .. } in self.groups.iter().filter(|group| !group.nodes.is_empty()) {
+        let mut near: Vec<&[Member]> = Vec::new();
+        let mut far: BTreeMap<FarGroup, Vec<&[Member]>> = BTreeMap::new();
+        for Group { place: there, members } in self.groups.iter().filter(|group| !group.members.is_empty()) {
             match there.group_seen_from(place) {
-                None => near.push(nodes),
-                Some(group) => far.entry(group).or_default().push(nodes),
+                None => near.push(members),
+                Some(group) => far.entry(group).or_default().push(members),
             }
         }
         let each = (most / 2 / far.len().max(1)).clamp(1, FAR_EACH);
-        let links: Vec<&Arc<Node>> = far.values().flat_map(|group| some(group, each, rng)).collect();
-        let mut seen: Vec<Arc<Node>> = Vec::with_capacity(most);
+        let links: Vec<&Member> = far.values().flat_map(|group| some(group, each, rng)).collect();
         // More places than there is room for: some of them, others for another asker.
-        seen.extend(some(&[&links], most / 2, rng).into_iter().map(|node| Arc::clone(node)));
+        let mut seen: Vec<&Member> = some(&[&links], most / 2, rng).into_iter().copied().collect();
         // Near ones as far as there are any, then more of those far away, of all places alike.
-        seen.extend(some(&near, most.saturating_sub(seen.len()), rng).into_iter().cloned());
+        seen.extend(some(&near, most.saturating_sub(seen.len()), rng));
         let room = most.saturating_sub(seen.len());
         if room > 0 {
-            let known: HashSet<*const Node> = seen.iter().map(Arc::as_ptr).collect();
-            let all: Vec<&[Arc<Node>]> = far.into_values().flatten().collect();
+            let known: HashSet<*const Member> = seen.iter().map(|member| std::ptr::from_ref(*member)).collect();
+            let all: Vec<&[Member]> = far.into_values().flatten().collect();
             // As many more as may be known already, and whoever is too many is left out at random.
             let mut more = some(&all, room + links.len(), rng);
-            more.retain(|node| !known.contains(&Arc::as_ptr(node)));
+            more.retain(|member| !known.contains(&std::ptr::from_ref(*member)));
             more.shuffle(rng);
-            seen.extend(more.into_iter().take(room).cloned());
+            seen.extend(more.into_iter().take(room));
         }
-        seen
+        seen.into_iter().cloned().collect()
     }
 
     /// Tells members apart by other labels.
     fn arrange(&mut self, detail: Detail) {
         let before = std::mem::take(self);
         self.detail = detail;
-        for node in before.groups.into_iter().flat_map(|group| group.nodes) {
-            let info = node.info();
-            self.put(node, &info.topology);
+        for member in before.groups.into_iter().flat_map(|group| group.members) {
+            let place = member.node.place();
+            self.put(member, &place);
         }
     }
 
-    fn put(&mut self, node: Arc<Node>, place: &Topology) {
+    fn put(&mut self, member: Member, place: &Place) {
         let group = loop {
             match self.group(place) {
                 Some(group) => break group,
                 None => self.coarsen(),
             }
         };
-        let nodes = &mut self.groups[group].nodes;
-        let position = Position { group: short(group), index: short(nodes.len()) };
-        let hash = hash_of(&node);
-        nodes.push(node);
+        let members = &mut self.groups[group].members;
+        let position = Position { group: short(group), index: short(members.len()) };
+        let hash = hash_of(&member.node);
+        members.push(member);
         let groups = &self.groups;
-        self.positions.insert_unique(hash, position, |at| hash_of(&groups[at.group()].nodes[at.index()]));
+        self.positions.insert_unique(hash, position, |at| hash_of(&at.member(groups).node));
     }
 
     /// The group of a place, made where there is none; `None` where there are too many for that.
-    fn group(&mut self, place: &Topology) -> Option<usize> {
+    fn group(&mut self, place: &Place) -> Option<usize> {
         let key = self.detail.key(place);
         if let Some(group) = self.keys.iter().position(|known| *known == key) {
             return Some(group);
         }
-        let new = Group { place: self.detail.of(place).into_owned(), nodes: Vec::new() };
+        let new = Group { place: self.detail.of(place), members: Vec::new() };
         if self.groups.len() < MAX_PLACES {
             self.groups.push(new);
             self.keys.push(key);
             return Some(self.groups.len() - 1);
         }
-        let empty = self.groups.iter().position(|group| group.nodes.is_empty())?;
+        let empty = self.groups.iter().position(|group| group.members.is_empty())?;
         (self.groups[empty], self.keys[empty]) = (new, key);
         Some(empty)
     }
@@ -241,20 +306,26 @@ impl Members {
         for old in std::mem::take(&mut self.groups) {
             let key = self.detail.key(&old.place);
             if let Some(known) = self.keys.iter().position(|known| *known == key) {
-                groups[known].nodes.extend(old.nodes);
+                groups[known].members.extend(old.members);
             } else {
                 self.keys.push(key);
-                groups.push(Group { place: self.detail.of(&old.place).into_owned(), nodes: old.nodes });
-            }
-        }
-        self.positions.clear();
-        for (group, number) in groups.iter().zip(0..) {
-            for (node, index) in group.nodes.iter().zip(0..) {
-                let hash = |at: &Position| hash_of(&groups[at.group()].nodes[at.index()]);
-                self.positions.insert_unique(hash_of(node), Position { group: number, index }, hash);
+                groups.push(Group { place: self.detail.of(&old.place), members: old.members });
             }
         }
         self.groups = groups;
+        self.index();
+    }
+
+    /// Notes anew where everybody is.
+    fn index(&mut self) {
+        let Self { groups, positions, .. } = self;
+        let hash = |at: &Position| hash_of(&at.member(groups).node);
+        *positions = HashTable::with_capacity(groups.iter().map(|group| group.members.len()).sum());
+        for (group, number) in groups.iter().zip(0..) {
+            for (member, index) in group.members.iter().zip(0..) {
+                positions.insert_unique(hash_of(&member.node), Position { group: number, index }, hash);
+            }
+        }
     }
 }
 
@@ -265,6 +336,10 @@ impl Position {
 
     const fn index(self) -> usize {
         self.index as usize
+    }
+
+    fn member(self, groups: &[Group]) -> &Member {
+        &groups[self.group()].members[self.index()]
     }
 }
 
@@ -290,7 +365,7 @@ fn some<'a, T>(lists: &[&'a [T]], most: usize, rng: &mut ChaCha8Rng) -> Vec<&'a 
 
 #[cfg(test)]
 mod tests {
-    use eagle_core::{PeerInfo, Timestamp};
+    use eagle_core::{PeerInfo, Topology};
     use rand::SeedableRng as _;
 
     use super::*;
@@ -304,30 +379,38 @@ mod tests {
         Arc::new(Node::new(&info, Timestamp(0)))
     }
 
+    fn member(node: &Arc<Node>) -> Member {
+        Member::new(Arc::clone(node), &Ownership::Empty, Timestamp(0))
+    }
+
+    fn zone_of(node: &Node) -> String {
+        node.record().info().topology.zone.clone().unwrap()
+    }
+
     fn members(places: impl Iterator<Item = Topology>) -> Members {
         let mut members = Members::default();
         for (number, topology) in places.enumerate() {
-            members.insert(node(number, topology.clone()), &topology);
+            members.insert(member(&node(number, topology.clone())), &Place::from(&topology));
         }
         members
     }
 
     fn sample(members: &Members, asker: &Topology, seed: u64) -> Vec<String> {
-        let seen = members.sample(MAX_SEEN, asker, &mut ChaCha8Rng::seed_from_u64(seed));
-        let distinct: HashSet<_> = seen.iter().map(Arc::as_ptr).collect();
+        let seen = members.sample(MAX_SEEN, &Place::from(asker), &mut ChaCha8Rng::seed_from_u64(seed));
+        let distinct: HashSet<_> = seen.iter().map(|member| Arc::as_ptr(&member.node)).collect();
         assert_eq!(distinct.len(), seen.len(), "each once");
         assert!(seen.len() <= MAX_SEEN);
-        seen.iter().map(|node| node.info().topology.zone.clone().unwrap()).collect()
+        seen.iter().map(|member| zone_of(&member.node)).collect()
     }
 
     /// Whether every member is found where it is.
     fn assert_sound(members: &Members) {
         assert_eq!(members.iter().count(), members.len());
         for (number, group) in members.groups.iter().enumerate() {
-            for (index, node) in group.nodes.iter().enumerate() {
+            for (index, member) in group.members.iter().enumerate() {
                 let at = Position { group: short(number), index: short(index) };
-                assert!(members.positions.find(hash_of(node), |position| *position == at).is_some());
-                assert_eq!(members.keys[number], members.detail.key(&node.info().topology));
+                assert!(members.positions.find(hash_of(&member.node), |position| *position == at).is_some());
+                assert_eq!(members.keys[number], members.detail.key(&member.node.place()));
             }
         }
     }
@@ -364,7 +447,7 @@ mod tests {
         let mut members = Members::default();
         let nodes: Vec<_> = (0..1_000).map(|n| node(n, place(["a", "b", "c"][n % 3], n % 40))).collect();
         for node in &nodes {
-            members.insert(Arc::clone(node), &node.info().topology);
+            members.insert(member(node), &node.place());
         }
         assert_eq!((members.len(), members.detail, members.groups.len()), (1_000, Detail::Racks, 120));
         assert_sound(&members);
@@ -381,18 +464,19 @@ mod tests {
         assert_eq!((members.len(), members.detail), (50, Detail::None));
         assert_sound(&members);
         assert_eq!(sample(&members, &place("a", 0), 1).len(), 50);
-        assert!(members.groups.iter().all(|group| group.nodes.capacity() <= 256));
+        assert!(members.groups.iter().all(|group| group.members.capacity() <= 256));
     }
 
     #[test]
     fn places_that_nobody_is_at_any_more_give_way() {
         let mut members = Members::default();
         for n in 0..=MAX_SEEN {
-            members.insert(node(n, place("a", 0)), &place("a", 0));
+            let node = node(n, place("a", 0));
+            members.insert(member(&node), &node.place());
         }
         for n in 0..2 * MAX_PLACES {
-            let (elsewhere, guest) = (place("b", n), node(n, place("b", n)));
-            members.insert(Arc::clone(&guest), &elsewhere);
+            let guest = node(n, place("b", n));
+            members.insert(member(&guest), &guest.place());
             assert!(members.remove(&guest));
         }
         assert_eq!(members.detail, Detail::Racks);

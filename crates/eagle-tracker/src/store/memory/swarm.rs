@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use eagle_core::{Digest, Geometry, PeerInfo, Timestamp, tracker::Ownership};
+use eagle_core::{Digest, Geometry, Timestamp, tracker::Ownership};
 
 use super::members::Members;
 use crate::{
     api::SwarmSummary,
-    store::{is_authority, memory::node::Node, progress},
+    store::{memory::node::Node, progress},
 };
 
 /// A swarm. What its members own is with them ([`Node`]); here are sums of it.
@@ -31,6 +31,8 @@ pub(super) struct Swarm {
     /// Pieces that the members own, all together.
     owned: AtomicU64,
     over: AtomicBool,
+    /// Whether it is noted as one that members who are gone have to be taken out of.
+    marked: AtomicBool,
     roll: Mutex<Roll>,
 }
 
@@ -54,14 +56,6 @@ impl Roll {
         if authority { &mut self.seeders } else { &mut self.proxies }
     }
 
-    /// A member is elsewhere now.
-    pub(super) fn moved(&mut self, node: &Arc<Node>, info: &PeerInfo) {
-        let members = self.members(is_authority(info.role));
-        if members.remove(node) {
-            members.insert(Arc::clone(node), &info.topology);
-        }
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.seeders.iter().chain(self.proxies.iter())
     }
@@ -78,6 +72,7 @@ impl Swarm {
             complete: AtomicUsize::new(0),
             owned: AtomicU64::new(0),
             over: AtomicBool::new(false),
+            marked: AtomicBool::new(false),
             roll: Mutex::new(Roll {
                 vouched: false,
                 grown: now,
@@ -99,6 +94,16 @@ impl Swarm {
     /// Called with the roll held.
     pub(super) fn set_over(&self) {
         self.over.store(true, Ordering::Release);
+    }
+
+    /// Marks it; says whether it was not.
+    pub(super) fn mark(&self) -> bool {
+        // Most are, when many nodes go; a look is cheaper than a change.
+        !self.marked.load(Ordering::Relaxed) && !self.marked.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn unmark(&self) {
+        self.marked.store(false, Ordering::Release);
     }
 
     /// When a peer last joined or owned more.

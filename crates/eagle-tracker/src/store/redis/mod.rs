@@ -39,7 +39,7 @@ use std::{
     time::Duration,
 };
 
-use eagle_core::{Digest, Geometry, NodeId, PeerInfo, Timestamp};
+use eagle_core::{Digest, Geometry, NodeId, PeerInfo, Place, Timestamp};
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
@@ -49,9 +49,12 @@ pub(super) use self::{
     reports::{Aged, RedisReports},
     seeders::RedisSeeders,
 };
-use super::{Applied, Candidate, Refusal, StoreError, StoreLimits, StoreStats, SwarmView, location::RedisLocation};
+use super::{
+    Applied, Candidate, Refusal, SeenPeer, StoreError, StoreLimits, StoreStats, SwarmView, location::RedisLocation,
+};
 use crate::{
     api::{BlobAnnounce, Event},
+    encoding::NodeRecord,
     ownership::Ownership,
 };
 
@@ -77,7 +80,7 @@ struct Seen {
     at: Timestamp,
     geometry: Geometry,
     grown: Timestamp,
-    candidates: Vec<Candidate>,
+    peers: Vec<(Arc<NodeRecord>, Candidate)>,
 }
 
 /// Nodes and swarms in Redis. Every call fails when Redis does not answer.
@@ -318,12 +321,13 @@ impl RedisPeers {
                 seen
             }
         };
-        let mut candidates: Vec<Candidate> =
-            seen.candidates.iter().filter(|candidate| candidate.info.id != *asker).cloned().collect();
+        let mut others: Vec<_> = seen.peers.iter().filter(|(node, _)| node.info().id != *asker).collect();
         // Those who share a look are not all to see it in the same order.
-        candidates.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        others.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        let candidates = others.iter().map(|(_, candidate)| candidate.clone()).collect();
+        let peers = others.into_iter().map(|(node, _)| SeenPeer::record(Arc::clone(node))).collect();
         let since_growth = now - seen.grown;
-        Ok(Some(SwarmView { geometry: seen.geometry, candidates, since_growth }))
+        Ok(Some(SwarmView { geometry: seen.geometry, candidates, peers, since_growth }))
     }
 
     async fn look(&self, digest: Digest, now: Timestamp) -> Result<Option<Seen>, RedisError> {
@@ -336,15 +340,17 @@ impl RedisPeers {
         else {
             return Err(malformed("a swarm"));
         };
-        let candidates = answer[3..]
+        let peers = answer[3..]
             .chunks_exact(2)
             .filter_map(|pair| {
-                let info = serde_json::from_slice(&pair[0]).ok()?;
+                let info: PeerInfo = serde_json::from_slice(&pair[0]).ok()?;
                 let (_, pieces) = member(&pair[1], geometry)?;
-                Some(Candidate { info: Arc::new(info), pieces, load: None, age: Duration::ZERO })
+                let (role, place) = (info.role, Place::from(&info.topology));
+                let candidate = Candidate { role, place, pieces, load: None, age: Duration::ZERO };
+                Some((Arc::new(NodeRecord::new(info)), candidate))
             })
             .collect();
-        Ok(Some(Seen { at: now, geometry, grown: self.own(number(grown).unwrap_or_default()), candidates }))
+        Ok(Some(Seen { at: now, geometry, grown: self.own(number(grown).unwrap_or_default()), peers }))
     }
 
     /// Frees what expired nodes take, some of them at a time, and reads the sizes.

@@ -49,6 +49,10 @@ fn swarm(number: usize) -> SwarmSummary {
     }
 }
 
+fn asked(address: &str, problem: Option<&str>) -> Asked {
+    Asked { address: address.to_owned(), problem: problem.map(str::to_owned) }
+}
+
 fn cluster(nodes: usize, swarms: usize) -> Cluster {
     let zone = |name: &str| ZoneName { region: Some("eu".to_owned()), zone: Some(name.to_owned()) };
     let flow = |from: &str, to: &str, rate: u64| ZoneFlow {
@@ -59,6 +63,7 @@ fn cluster(nodes: usize, swarms: usize) -> Cluster {
         bytes: rate * 60,
     };
     Cluster {
+        trackers: vec![asked("http://tracker:6969", None)],
         overview: Overview {
             version: "0.1.0".to_owned(),
             uptime_seconds: 86_400.0 * 3.0,
@@ -149,7 +154,7 @@ fn press(screen: &mut Screen, code: KeyCode) -> Then {
 #[test]
 fn every_view_fits_small_and_large_terminals() {
     for (name, width, height) in [("80x24", 80, 24), ("40x10", 40, 10), ("200x60", 200, 60)] {
-        let mut screen = Screen::new("http://tracker:6969".to_owned(), cluster(1_000, 12));
+        let mut screen = Screen::new(cluster(1_000, 12));
         let mut pictures = String::new();
         for _ in Tab::ALL {
             pictures.push_str(&picture(&mut screen, width, height));
@@ -165,25 +170,42 @@ fn every_view_fits_small_and_large_terminals() {
     same("plain", &plain(&cluster(60, 3)));
 }
 
+/// One of several that is silent is named in whatever is shown, and the lists are those of the others.
+#[test]
+fn a_tracker_that_does_not_answer_is_named() {
+    let mut known = cluster(60, 3);
+    known.trackers = vec![asked("http://a.example:6969", None), asked("http://b.example:6969", None)];
+    let first = |known: &Cluster| {
+        let picture = picture(&mut Screen::new(known.clone()), 80, 24);
+        picture.lines().next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(first(&known), "eagle top  2 trackers  up 3 d  http://a.example:6969 http://b.example:6969");
+    known.trackers[1].problem = Some("it cannot be reached".to_owned());
+    assert_eq!(first(&known), "eagle top  1 of 2 trackers  up 3 d  no answer from http://b.example:6969");
+    let text = plain(&known);
+    assert!(text.contains("announces/s\nno answer from http://b.example:6969: it cannot be reached\n"), "{text}");
+    assert!(text.contains("60 nodes\n") && text.contains("3 of 30 swarms"), "{text}");
+}
+
 #[test]
 fn no_size_is_too_small_and_nothing_to_show_is_shown() {
     for (width, height) in [(1, 1), (3, 2), (7, 5), (10, 30), (500, 3)] {
         for (nodes, swarms) in [(0, 0), (1_000, 50)] {
-            let mut screen = Screen::new("t".to_owned(), cluster(nodes, swarms));
+            let mut screen = Screen::new(cluster(nodes, swarms));
             for key in [KeyCode::Down, KeyCode::End, KeyCode::Tab, KeyCode::PageDown, KeyCode::Tab, KeyCode::PageUp] {
                 picture(&mut screen, width, height);
                 press(&mut screen, key);
             }
         }
     }
-    let mut screen = Screen::new("t".to_owned(), cluster(0, 0));
+    let mut screen = Screen::new(cluster(0, 0));
     assert!(picture(&mut screen, 80, 24).contains("No blob is announced."));
 }
 
 /// Nothing of the picture before is left, nothing is cut that would fit, and the chosen row stays in sight.
 #[test]
 fn a_terminal_that_changes_its_size_shows_what_a_new_one_does() {
-    let mut screen = Screen::new("http://tracker:6969".to_owned(), cluster(1_000, 50));
+    let mut screen = Screen::new(cluster(1_000, 50));
     let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
     for _ in Tab::ALL {
         press(&mut screen, KeyCode::Tab);
@@ -204,7 +226,7 @@ fn a_terminal_that_changes_its_size_shows_what_a_new_one_does() {
 
 #[test]
 fn keys_move_sort_open_and_leave() {
-    let mut screen = Screen::new("t".to_owned(), cluster(1_000, 12));
+    let mut screen = Screen::new(cluster(1_000, 12));
     let shown = |screen: &mut Screen| picture(screen, 80, 24);
     assert!(shown(&mut screen).contains("by rate"));
     assert_eq!(press(&mut screen, KeyCode::Char('s')), Then::Draw);
@@ -220,10 +242,10 @@ fn keys_move_sort_open_and_leave() {
     press(&mut screen, KeyCode::Down);
     press(&mut screen, KeyCode::Enter);
     assert_eq!(screen.open.as_ref().map(|(digest, _)| *digest), Some(digest(1)));
-    assert!(shown(&mut screen).contains("Asking the tracker."));
+    assert!(shown(&mut screen).contains("Asking the trackers."));
     // An answer about another swarm is none.
     screen.update(Ok((cluster(5, 2), Some(members(digest(9))))));
-    assert!(shown(&mut screen).contains("Asking the tracker."));
+    assert!(shown(&mut screen).contains("Asking the trackers."));
     screen.update(Ok((cluster(5, 2), Some(members(digest(1))))));
     assert!(shown(&mut screen).contains("12D3Ko…BWD0001") || shown(&mut screen).contains("GETS MOST FROM"));
     assert_eq!(press(&mut screen, KeyCode::Esc), Then::Draw);
@@ -254,7 +276,8 @@ fn names_from_peers_are_text() {
     }
     hostile.topology.flows[0].from = ZoneName { region: Some(name.clone()), zone: Some(name.clone()) };
     hostile.overview.store = StoreStatus { kind: name.clone(), away: true };
-    let mut screen = Screen::new(name.clone(), hostile.clone());
+    hostile.trackers = vec![asked(&name, None), asked(&name, Some(&name))];
+    let mut screen = Screen::new(hostile.clone());
     let mut page = members(digest(1));
     page.members[3].peer.id.clone_from(&name);
     page.members[3].senders[0].id.clone_from(&name);

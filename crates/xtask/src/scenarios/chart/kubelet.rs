@@ -20,6 +20,8 @@ use crate::{
 
 /// A container that starts, and its command, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// What directories and the like may add to the files of an image, bytes.
+const OVERHEAD: u64 = 64 << 10;
 /// docker kills what has not ended this long after SIGTERM, seconds: longer than a role drains.
 const STOP: &str = "30";
 
@@ -160,6 +162,27 @@ fn given_to(directory: PathBuf, group: u32) -> Result<PathBuf> {
     chown(&directory, Some(0), Some(group))?;
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o2775))?;
     Ok(directory)
+}
+
+/// The image runs as another user than root and holds the files of `context` and nothing else.
+pub(super) fn check_image(docker: &Docker, context: &Path, tag: &str) -> Result<()> {
+    let mut inspect = docker.command()?;
+    inspect.args(["image", "inspect", "--format", "{{.Config.User}} {{.Size}}", tag]);
+    let printed = succeed(&mut inspect, DEADLINE)?;
+    let (user, size) = printed.trim().split_once(' ').with_context(|| format!("docker says {printed:?}"))?;
+    // By number, for `runAsNonRoot` of a pod cannot be checked by name.
+    let number: u32 =
+        user.split(':').next().unwrap_or_default().parse().with_context(|| format!("the user {user:?}"))?;
+    ensure!(number != 0, "the image runs as root");
+    let files = ["usr/bin/eagle", "etc/ssl/certs/ca-certificates.crt"];
+    let lengths: u64 = files.iter().map(|file| Ok(fs::metadata(context.join(file))?.len())).sum::<Result<u64>>()?;
+    let size: u64 = size.parse()?;
+    ensure!(size < lengths + OVERHEAD, "an image of {size} bytes holds more than its files, {lengths} bytes");
+    println!(
+        "the image has {size} bytes, {} of them the program, and runs as {user}",
+        fs::metadata(context.join(files[0]))?.len()
+    );
+    Ok(())
 }
 
 /// The image, out of a program that needs no library, with certificate authorities and nothing else.

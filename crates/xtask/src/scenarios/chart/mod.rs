@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use self::kubelet::{Node, build_image};
+use self::kubelet::{Node, build_image, check_image};
 use super::{Scene, host::files};
 use crate::{
     chart::{
@@ -45,6 +45,7 @@ pub(super) fn in_containers(scene: &Scene<'_>) -> Result<()> {
     let repository = format!("{}/{OWN_IMAGE}", registry.address());
     let program = scene.static_eagle.context("no program for the image")?;
     build_image(&docker, program, &scene.directory.join("image"), &format!("{repository}:{TAG}"))?;
+    check_image(&docker, &scene.directory.join("image"), &format!("{repository}:{TAG}"))?;
     succeed(docker.command()?.args(["push", "--quiet", &format!("{repository}:{TAG}")]), DEADLINE)?;
 
     let objects = rendered(&registry, &repository)?;

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Stands in for systemd's systemctl on the walk through the quickstarts: it starts, tells and stops what they name, as the units
-# say, and nothing else. $QUICKSTART is the directory of the walk.
+# say, and nothing else. $WALK is the directory of the walk.
 set -eu
 
 fail() {
@@ -20,7 +20,7 @@ await() {
   tries=0
   until "$@" >/dev/null 2>&1; do
     tries=$((tries + 1))
-    [ "$tries" -lt 600 ] || fail "$what does not answer: $(tail -n 20 "$QUICKSTART/$what.log")"
+    [ "$tries" -lt 600 ] || fail "$what does not answer: $(tail -n 20 "$WALK/$what.log")"
     sleep 0.1
   done
 }
@@ -28,8 +28,8 @@ await() {
 launch() {
   name=$1
   shift
-  "$@" </dev/null >>"$QUICKSTART/$name.log" 2>&1 &
-  echo $! >"$QUICKSTART/$name.pid"
+  "$@" </dev/null >>"$WALK/$name.log" 2>&1 &
+  echo $! >"$WALK/$name.pid"
 }
 
 start() {
@@ -53,20 +53,20 @@ start() {
     done
     # Unquoted: the words of the command.
     launch "$1" setpriv --reuid "$user" --regid "$user" --clear-groups --no-new-privs $(value "$1" ExecStart)
-    await "$1" grep -q '"message":"ready"' "$QUICKSTART/$1.log"
+    await "$1" grep -q '"message":"ready"' "$WALK/$1.log"
     ;;
   *) fail "$1 is not known here" ;;
   esac
 }
 
 stop() {
-  pid=$(cat "$QUICKSTART/$1.pid")
+  pid=$(cat "$WALK/$1.pid")
   kill "$pid"
   # One that has ended may wait to be collected.
   while [ -e "/proc/$pid" ] && ! grep -q '^State:.Z' "/proc/$pid/status"; do
     sleep 0.1
   done
-  rm "$QUICKSTART/$1.pid"
+  rm "$WALK/$1.pid"
 }
 
 case "$*" in
@@ -74,7 +74,7 @@ case "$*" in
 "start "*) start "$2" ;;
 "enable --now "*) start "$3" ;;
 "disable --now "*) stop "$3" ;;
-"reload docker") kill -HUP "$(cat "$QUICKSTART/docker.pid")" ;;
+"reload docker") kill -HUP "$(cat "$WALK/docker.pid")" ;;
 "restart containerd")
   stop containerd
   start containerd

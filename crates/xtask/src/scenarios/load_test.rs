@@ -1,0 +1,126 @@
+//! `eagle-bench pull` with container runtimes that pull.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::Scene;
+use crate::{
+    cluster::{Cluster, Settings},
+    image::{REPOSITORY, TAG},
+    process::{Process, succeed, wait_until},
+    registry::free_address,
+    runtimes::{Containerd, Mirror},
+};
+
+/// A few pulls of the image, and the removal of what they left.
+const DEADLINE: Duration = Duration::from_secs(240);
+/// Both ends of what agents and controller say.
+const TOKEN: &str = "a-token-that-nobody-guesses";
+
+pub(super) fn with_runtimes(scene: &Scene<'_>) -> Result<()> {
+    let registry = scene.registry()?;
+    let cluster = Cluster::start(scene, registry.address(), Settings { nodes: 2, ..Settings::default() })?;
+    let proxies = [0, 1].map(|node| format!("http://{}", cluster.proxy(node)));
+    let image = format!("docker.io/{REPOSITORY}:{TAG}");
+    let pull = |runtime: &str, proxies: &[String]| -> Result<Command> {
+        let mut command = bench(scene)?;
+        command.args(["pull", "--runtime", runtime, "--iterations", "1", "--image", &image]);
+        command.args(proxies.iter().flat_map(|proxy| ["--proxy", proxy]));
+        Ok(command)
+    };
+
+    // Of two that pull at once each has a proxy of its own.
+    let report = measured(scene, pull("skopeo", &proxies)?.args(["--concurrency", "2"]))?;
+    expect(&report, "skopeo", &[("eagle", 2)])?;
+    registry.expect_each_once(scene.image.blobs())?;
+    for pull in list(&report, "pulls") {
+        ensure!(pull["bytes"] == scene.image.blob_bytes(), "the image has {} bytes: {pull}", scene.image.blob_bytes());
+    }
+
+    let containerd = Containerd::start(&scene.directory.join("containerd"), Mirror::Eagle(cluster.proxy(0)))?;
+    let mut command = pull("containerd", &proxies[..1])?;
+    command.env("CONTAINERD_ADDRESS", containerd.socket()).args(["--concurrency", "1"]);
+    let report = measured(scene, &mut command)?;
+    expect(&report, "containerd", &[("eagle", 1)])?;
+    // All of it came from the cache.
+    registry.expect_each_once(scene.image.blobs())?;
+
+    with_agents(scene)
+}
+
+/// Two agents have skopeo pull from a registry that counts what it sends.
+fn with_agents(scene: &Scene<'_>) -> Result<()> {
+    let agents = [agent(scene, "agent-1")?, agent(scene, "agent-2")?];
+    let mut command = bench(scene)?;
+    command.args(["pull", "--runtime", "skopeo", "--local", "--nodes", "2", "--size", "4MiB", "--eagle"]);
+    command.arg(scene.eagle).args(["--concurrency", "2", "--iterations", "2"]);
+    command.args(agents.iter().flat_map(|(_, url)| ["--agent", url]));
+    let report = measured(scene, &mut command)?;
+    expect(&report, "skopeo", &[("direct", 4), ("eagle", 4)])?;
+    for step in list(&report, "steps") {
+        let (sent, got) = (step["origin_bytes"].as_u64(), step["bytes"].as_u64().context("no bytes")?);
+        let times = if step["series"] == "eagle" { 1 } else { 4 };
+        ensure!(got > 4 * (4 << 20) && sent == Some(got / 4 * times), "the registry sent {sent:?} bytes: {step}");
+    }
+    for (_, url) in &agents {
+        let pulls =
+            list(&report, "pulls").filter(|pull| pull["agent"].as_str().is_some_and(|name| url.ends_with(name)));
+        let pulls = pulls.count();
+        ensure!(pulls == 4, "{url} made {pulls} pulls, not a half of 8: {report}");
+    }
+    Ok(())
+}
+
+/// An agent, and its URL.
+fn agent(scene: &Scene<'_>, name: &str) -> Result<(Process, String)> {
+    let address = free_address()?.to_string();
+    let log = scene.directory.join(format!("{name}.log"));
+    let mut agent = Process::start(name, bench(scene)?.args(["agent", "--listen", &address]), &log)?;
+    wait_until("an agent to wait", DEADLINE, || {
+        agent.check_running()?;
+        Ok(fs::read_to_string(&log)?.contains("Waiting for a controller").then_some(()))
+    })?;
+    Ok((agent, format!("http://{address}")))
+}
+
+/// The program, which leaves nothing but in the directory of the scenario.
+fn bench(scene: &Scene<'_>) -> Result<Command> {
+    let mut command = Command::new(scene.eagle_bench.context("there is no eagle-bench")?);
+    command.env("TMPDIR", scene.directory).env("EAGLE_BENCH_TOKEN", TOKEN);
+    Ok(command)
+}
+
+/// What a run writes, which has to succeed.
+fn measured(scene: &Scene<'_>, command: &mut Command) -> Result<Value> {
+    let (json, csv): (&Path, &Path) = (&scene.directory.join("pulls.json"), &scene.directory.join("pulls.csv"));
+    succeed(command.arg("--json").arg(json).arg("--csv").arg(csv), DEADLINE)?;
+    let report: Value = serde_json::from_slice(&fs::read(json)?)?;
+    let csv = fs::read_to_string(csv)?;
+    let runtime = report["runtime"].as_str().context("no runtime")?;
+    let lines = csv.lines().skip(1).filter(|line| line.contains(",true,") && line.contains(&format!(",{runtime},")));
+    let (lines, pulls) = (lines.count(), list(&report, "pulls").count());
+    ensure!(csv.starts_with("iteration,success,seconds,") && lines == pulls, "{pulls} pulls by {runtime}:\n{csv}");
+    Ok(report)
+}
+
+/// That these are the series of the only step, with so many pulls by the runtime that succeeded.
+fn expect(report: &Value, runtime: &str, series: &[(&str, u64)]) -> Result<()> {
+    let steps: Vec<_> = list(report, "steps").collect();
+    let as_wanted = |(step, (name, pulls)): (&&Value, &(&str, u64))| {
+        step["series"] == *name
+            && step["pulls"] == *pulls
+            && step["succeeded"] == *pulls
+            && step["seconds"]["p50"].is_f64()
+    };
+    ensure!(
+        report["runtime"] == runtime && steps.len() == series.len() && steps.iter().zip(series).all(as_wanted),
+        "not {series:?} by {runtime}: {report}"
+    );
+    Ok(())
+}
+
+fn list<'a>(report: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    report[name].as_array().map(Vec::as_slice).unwrap_or_default().iter()
+}
