@@ -59,7 +59,7 @@ struct Measured {
 /// When the local cluster does not start, a pull fails or an agent is lost; in the last cases the reports are written
 /// all the same.
 pub(crate) async fn run(args: PullArgs) -> Result<()> {
-    check(&args).await?;
+    let runtime_version = check(&args).await?;
     let eagle = args.local.then(|| find_eagle(args.cluster.eagle.as_deref())).transpose()?;
     let circumstances = Circumstances::now("pull", eagle.as_deref());
     let mut cluster = None;
@@ -112,6 +112,7 @@ pub(crate) async fn run(args: PullArgs) -> Result<()> {
         unique: args.unique,
         warm_up: args.warm_up,
         runtime: args.runtime,
+        runtime_version,
         iterations: args.iterations,
         error: measured.error,
         agents,
@@ -133,8 +134,9 @@ pub(crate) async fn run(args: PullArgs) -> Result<()> {
     Ok(())
 }
 
-/// What can be said before anything is started.
-async fn check(args: &PullArgs) -> Result<()> {
+/// What can be said before anything is started. Gives the version of the runtime on this machine, where it is one of this machine that pulls.
+async fn check(args: &PullArgs) -> Result<Option<String>> {
+    let mut version = None;
     let hosts = u32::try_from(args.agents.len().max(1))?;
     if let Some(runtime) = args.runtime {
         ensure!(
@@ -143,7 +145,7 @@ async fn check(args: &PullArgs) -> Result<()> {
              as there are"
         );
         if args.agents.is_empty() {
-            runtime.check().await?;
+            version = Some(runtime.version().await?);
         }
     }
     ensure!(
@@ -156,7 +158,7 @@ async fn check(args: &PullArgs) -> Result<()> {
         let share = Share::split(concurrency, hosts).first().copied().context("there are no clients")?;
         share.pulls(args.iterations).context("--concurrency, --iterations")?;
     }
-    Ok(())
+    Ok(version)
 }
 
 /// Layers of the local image: one far larger than the others, as images are.

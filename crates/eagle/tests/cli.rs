@@ -4,7 +4,7 @@ mod common;
 
 use std::{fs, path::Path, time::Duration};
 
-use common::{Role, ask, eagle, get, output, stderr};
+use common::{Role, anywhere, ask, eagle, get, output, stderr};
 use serde_json::Value;
 
 #[test]
@@ -99,16 +99,6 @@ fn the_example_is_a_configuration() {
 }
 
 /// Flags that let a role run beside others, without a fixed port.
-fn anywhere(role: &str, data: &Path) -> Vec<String> {
-    let any = "127.0.0.1:0";
-    let mut arguments: Vec<String> = [role, "--listen", any, "--admin-listen", any].map(str::to_owned).to_vec();
-    if role != "tracker" {
-        arguments.extend(["--p2p-listen", any, "--data-listen", any, "--data-dir"].map(str::to_owned));
-        arguments.push(data.display().to_string());
-    }
-    arguments
-}
-
 #[test]
 fn every_role_is_ready_in_a_second_answers_and_drains() {
     for role in ["tracker", "seeder", "proxy"] {

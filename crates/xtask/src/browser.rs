@@ -78,12 +78,21 @@ impl Browser {
             .map(drop)
     }
 
+    /// Has pages believe that people want them dark (Chrome `DevTools` Protocol, `Emulation.setEmulatedMedia`).
+    pub(crate) fn emulate_dark(&self) -> Result<()> {
+        let features = json!([{ "name": "prefers-color-scheme", "value": "dark" }]);
+        let command = json!({ "cmd": "Emulation.setEmulatedMedia", "params": { "features": features } });
+        self.send("/goog/cdp/execute", &command).map(drop)
+    }
+
     /// Problems that the browser's console showed since the last call.
     pub(crate) fn problems(&self) -> Result<Vec<String>> {
         let log = self.send("/se/log", &json!({ "type": "browser" }))?;
         let entries = log.as_array().into_iter().flatten();
         let severe = entries.filter(|entry| entry["level"] == "SEVERE");
-        Ok(severe.map(|entry| entry["message"].as_str().unwrap_or_default().to_owned()).collect())
+        let messages = severe.map(|entry| entry["message"].as_str().unwrap_or_default().to_owned());
+        // The browser's own first page, which is open before any other, complains that there is no network.
+        Ok(messages.filter(|message| !message.starts_with("chrome://")).collect())
     }
 
     /// Writes what is seen to a file, PNG, and gives its size.

@@ -78,13 +78,15 @@ impl Session {
                         step::warm_up(&series, &plan.image, pulls).await?;
                         Ok(StepEnd::default())
                     };
-                    self.attend(work, nothing(), &counts).await?;
+                    let end = self.attend(work, nothing(), &counts).await?;
+                    self.says.say(&Answer::End(end)).await?;
                 }
                 Command::Step(step) => {
                     let series = series.iter().find(|series| series.name == step.series);
                     let series = series.with_context(|| format!("the plan has nothing {}", step.series))?;
                     let (sink, records) = mpsc::channel(RECORDS);
-                    self.attend(step::run(series, step, sink, &counts), records, &counts).await?;
+                    let end = self.attend(step::run(series, step, sink, &counts), records, &counts).await?;
+                    self.says.say(&Answer::End(end)).await?;
                 }
                 Command::Plan(_) => bail!("there is a plan already"),
             }
@@ -100,13 +102,18 @@ impl Session {
                 Some(Command::Ping) => self.says.say(&Answer::Pong).await?,
                 Some(Command::Plan(plan)) => {
                     let series = plan.series()?;
+                    let mut version = None;
                     let check = async {
                         if let Some(runtime) = plan.runtime {
-                            runtime.check().await?;
+                            version = Some(runtime.version().await?);
                         }
                         Ok(StepEnd::default())
                     };
-                    self.attend(check, nothing(), &Counts::default()).await?;
+                    let end = self.attend(check, nothing(), &Counts::default()).await?;
+                    if let Some(version) = version {
+                        self.says.say(&Answer::Runtime { version }).await?;
+                    }
+                    self.says.say(&Answer::End(end)).await?;
                     return Ok(Some((*plan, series)));
                 }
                 Some(_) => bail!("there is no plan yet"),
@@ -114,13 +121,13 @@ impl Session {
         }
     }
 
-    /// Works, tells how far it is, and gives up when the controller does.
+    /// Works, tells how far it is, and gives up when the controller does. That it has ended is left to say.
     async fn attend(
         &mut self,
         work: impl Future<Output = Result<StepEnd>>,
         mut records: mpsc::Receiver<PullRecord>,
         counts: &Counts,
-    ) -> Result<()> {
+    ) -> Result<StepEnd> {
         let mut work = std::pin::pin!(work);
         let mut progress = interval(PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,7 +150,7 @@ impl Session {
                 },
             }
         }
-        self.says.say(&Answer::End(end.unwrap_or_default())).await
+        Ok(end.unwrap_or_default())
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct AgentResult {
     pub(super) name: Arc<str>,
     #[serde(flatten)]
     pub(super) info: AgentInfo,
+    /// Of the runtime of its machine, where that pulls.
+    pub(super) runtime_version: Option<String>,
     /// At best, when it was greeted.
     pub(super) round_trip_seconds: f64,
     /// Why it did not do all that it was told.
@@ -102,6 +104,7 @@ impl Agents {
             agents.results.push(AgentResult {
                 name,
                 info: link.info.clone(),
+                runtime_version: None,
                 round_trip_seconds: link.round_trip.as_secs_f64(),
                 error: None,
             });
@@ -134,11 +137,20 @@ impl Agents {
     /// The same of all.
     async fn all(&mut self, command: &Command) -> Result<()> {
         let commands = (0..self.orders.len()).map(|_| Some(command.clone())).collect();
-        let done = self.order(commands, |_, answer| match answer {
+        let mut versions = vec![None; self.orders.len()];
+        let done = self.order(commands, |place, answer| match answer {
             Answer::Progress { .. } => Ok(()),
+            Answer::Runtime { version } if matches!(command, Command::Plan(_)) && versions[place].is_none() => {
+                versions[place] = Some(version);
+                Ok(())
+            }
             other => bail!("it says what was not asked: {other:?}"),
         });
-        match done.await {
+        let done = done.await;
+        for (agent, version) in self.results.iter_mut().zip(versions) {
+            agent.runtime_version = version.or(agent.runtime_version.take());
+        }
+        match done {
             Ok(_) => Ok(()),
             Err(lost) => bail!("{lost}"),
         }

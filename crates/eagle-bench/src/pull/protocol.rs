@@ -68,6 +68,10 @@ pub(crate) enum Answer {
     /// First and once.
     Hello(Box<AgentInfo>),
     Pong,
+    /// To a plan, where a runtime of the agent's machine pulls.
+    Runtime {
+        version: String,
+    },
     /// Pulls of this step that have ended so far, and their bytes.
     Progress {
         done: u32,

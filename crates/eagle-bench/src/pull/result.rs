@@ -104,6 +104,8 @@ pub(super) struct PullReport {
     pub(super) warm_up: u32,
     /// Who pulled; null: this program.
     pub(super) runtime: Option<Runtime>,
+    /// Of the runtime of this machine; that of an agent is among `agents`.
+    pub(super) runtime_version: Option<String>,
     pub(crate) iterations: u32,
     /// Why the benchmark broke off; null: it did not.
     pub(super) error: Option<String>,
@@ -235,6 +237,7 @@ mod tests {
             unique: false,
             warm_up: 0,
             runtime: Some(Runtime::Skopeo),
+            runtime_version: Some("1.9.3".to_owned()),
             iterations: 1,
             error: None,
             agents: Vec::new(),

@@ -26,6 +26,8 @@ use crate::agent::token;
 const PULL: Duration = Duration::from_secs(600);
 /// Longest for a question and for removing an image.
 const QUESTION: Duration = Duration::from_secs(60);
+/// Longest version of a runtime, bytes; Debian's have about twenty.
+const MAX_VERSION: usize = 100;
 /// The end of what a command printed that goes into an error, bytes.
 const TAIL: u64 = 2048;
 /// Where containerd keeps the images of a benchmark apart from all others.
@@ -71,15 +73,35 @@ impl Runtime {
     ///
     /// # Errors
     /// When it is not there or does not answer.
-    pub(crate) async fn check(self) -> Result<()> {
+    pub(crate) async fn version(self) -> Result<String> {
         let scratch = scratch()?;
-        let arguments: &[&str] = if self == Self::Skopeo { &["--version"] } else { &["version"] };
+        let arguments: &[&str] = match self {
+            Self::Docker => &["version", "--format", "{{.Server.Version}}"],
+            Self::Containerd => &["version"],
+            Self::Skopeo => &["--version"],
+        };
         let asked = run(self, arguments, scratch.path(), QUESTION).await;
-        asked.with_context(|| match self {
+        let printed = asked.with_context(|| match self {
             Self::Docker => "--runtime docker needs a docker daemon that runs (DOCKER_HOST says which)",
             Self::Containerd => "--runtime containerd needs a containerd that runs (CONTAINERD_ADDRESS says which)",
             Self::Skopeo => "--runtime skopeo needs skopeo",
-        })
+        })?;
+        self.version_in(&printed).with_context(|| format!("{} says no version: {printed}", self.program()))
+    }
+
+    /// The version in what the program printed: of `ctr` that of the daemon, which comes after its own.
+    fn version_in(self, printed: &str) -> Option<String> {
+        let version = match self {
+            Self::Docker => printed.lines().last()?.trim(),
+            Self::Containerd => {
+                printed.lines().filter_map(|line| line.trim().strip_prefix("Version:")).next_back()?.trim()
+            }
+            Self::Skopeo => {
+                printed.lines().find_map(|line| line.trim().strip_prefix("skopeo version "))?.split(' ').next()?
+            }
+        };
+        let plain = |mark: char| mark.is_ascii_graphic();
+        (!version.is_empty() && version.len() <= MAX_VERSION && version.chars().all(plain)).then(|| version.to_owned())
     }
 }
 
@@ -137,11 +159,11 @@ impl Client {
                 if run(self.runtime, &listed, scratch.path(), QUESTION).await.is_err() {
                     return Ok(());
                 }
-                run(self.runtime, &["image", "rm", "--force", &name], scratch.path(), QUESTION).await
+                run(self.runtime, &["image", "rm", "--force", &name], scratch.path(), QUESTION).await.map(drop)
             }
             Runtime::Containerd => {
                 let remove = ["--namespace", NAMESPACE, "images", "rm", "--sync", &name];
-                run(self.runtime, &remove, scratch.path(), QUESTION).await
+                run(self.runtime, &remove, scratch.path(), QUESTION).await.map(drop)
             }
             // Each pull has a directory of its own.
             Runtime::Skopeo => Ok(()),
@@ -157,19 +179,19 @@ impl Client {
         let name = self.name(image)?;
         let scratch = scratch()?;
         match self.runtime {
-            Runtime::Docker => run(self.runtime, &["pull", "--quiet", &name], scratch.path(), PULL).await,
+            Runtime::Docker => run(self.runtime, &["pull", "--quiet", &name], scratch.path(), PULL).await.map(drop),
             Runtime::Containerd => {
                 let hosts = scratch.path().join("hosts");
                 self.write_hosts(&hosts.join(image.registry.as_str()))?;
                 let hosts = hosts.to_string_lossy();
                 let pull = ["--namespace", NAMESPACE, "images", "pull", "--hosts-dir", &*hosts, &name];
-                run(self.runtime, &pull, scratch.path(), PULL).await
+                run(self.runtime, &pull, scratch.path(), PULL).await.map(drop)
             }
             Runtime::Skopeo => {
                 let secure = format!("--src-tls-verify={}", self.from.scheme() == "https");
                 let (from, to) =
                     (format!("docker://{name}"), format!("dir:{}", scratch.path().join("image").display()));
-                run(self.runtime, &["copy", "--quiet", &secure, &from, &to], scratch.path(), PULL).await
+                run(self.runtime, &["copy", "--quiet", &secure, &from, &to], scratch.path(), PULL).await.map(drop)
             }
         }
     }
@@ -196,8 +218,8 @@ fn find(program: &str) -> Result<PathBuf> {
     found.with_context(|| format!("there is no {program} in PATH on this machine; install it, or leave --runtime out"))
 }
 
-/// Runs a command of the runtime to its end.
-async fn run(runtime: Runtime, arguments: &[&str], scratch: &Path, deadline: Duration) -> Result<()> {
+/// Runs a command of the runtime to its end, and gives the end of what it printed.
+async fn run(runtime: Runtime, arguments: &[&str], scratch: &Path, deadline: Duration) -> Result<String> {
     let program = find(runtime.program())?;
     let log = scratch.join("log");
     let output = File::create(&log)?;
@@ -221,7 +243,7 @@ async fn run(runtime: Runtime, arguments: &[&str], scratch: &Path, deadline: Dur
     };
     let status = status.with_context(what)?;
     if status.success() {
-        return Ok(());
+        return Ok(tail(&log));
     }
     Err(anyhow!("{}: {status}: {}", what(), tail(&log)))
 }
@@ -259,6 +281,19 @@ mod tests {
         assert_eq!(aliased, "127.0.0.1:43002/bench.local/bench/image:latest");
         let error = client(Runtime::Docker, true, None).name(&local).unwrap_err().to_string();
         assert!(error.contains("127.0.0.1:5000") && error.contains("containerd"), "{error}");
+    }
+
+    #[test]
+    fn versions_are_read_of_what_programs_print() {
+        let version = |runtime: Runtime, printed: &str| runtime.version_in(printed).unwrap_or_default();
+        assert_eq!(version(Runtime::Skopeo, "skopeo version 1.9.3"), "1.9.3");
+        assert_eq!(version(Runtime::Skopeo, "skopeo version 1.18.0 commit: abc"), "1.18.0");
+        assert_eq!(version(Runtime::Docker, "20.10.24+dfsg1"), "20.10.24+dfsg1");
+        let ctr = "Client:\n  Version:  1.6.1\n  Revision: a\n\nServer:\n  Version:  1.7.2~ds1\n  UUID: b";
+        assert_eq!(version(Runtime::Containerd, ctr), "1.7.2~ds1");
+        for nothing in ["", "skopeo", "skopeo version \u{1b}[2J", &format!("skopeo version {}", "1".repeat(101))] {
+            assert_eq!(Runtime::Skopeo.version_in(nothing), None, "{nothing}");
+        }
     }
 
     #[test]

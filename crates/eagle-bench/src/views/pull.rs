@@ -29,7 +29,8 @@ pub(crate) fn view(fields: Fields<'_>) -> Report {
             .as_bool()
             .map(|unique| if unique { "an image of its own" } else { "the same image" }.to_owned()),
     );
-    report.setting("client", fields.text("/runtime").map(str::to_owned));
+    let version = fields.text("/runtime_version").map(|version| format!(" {version}")).unwrap_or_default();
+    report.setting("client", fields.text("/runtime").map(|runtime| format!("{runtime}{version}")));
     steps(&mut report, fields);
     agents::show(&mut report, fields);
     for (at_a_time, series) in iterations(fields) {

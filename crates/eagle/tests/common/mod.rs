@@ -5,7 +5,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -27,6 +27,17 @@ pub(crate) fn eagle() -> Command {
     }
     command.stdin(Stdio::null());
     command
+}
+
+/// A role with its listeners on any free ports of loopback, its data below `data`.
+pub(crate) fn anywhere(role: &str, data: &Path) -> Vec<String> {
+    let any = "127.0.0.1:0";
+    let mut arguments: Vec<String> = [role, "--listen", any, "--admin-listen", any].map(str::to_owned).to_vec();
+    if role != "tracker" {
+        arguments.extend(["--p2p-listen", any, "--data-listen", any, "--data-dir"].map(str::to_owned));
+        arguments.push(data.display().to_string());
+    }
+    arguments
 }
 
 /// Runs a command that is expected to end by itself.

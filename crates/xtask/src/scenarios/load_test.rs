@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::Scene;
 use crate::{
+    browser::Browser,
     cluster::{Cluster, Settings},
     image::{REPOSITORY, TAG},
     process::{Process, succeed, wait_until},
@@ -16,6 +17,8 @@ use crate::{
 
 /// A few pulls of the image, and the removal of what they left.
 const DEADLINE: Duration = Duration::from_secs(240);
+/// Plots of a report of pulls, at least: time against iteration, percentiles, throughput, the registry's bytes.
+const LEAST_PLOTS: u64 = 4;
 /// Both ends of what agents and controller say.
 const TOKEN: &str = "a-token-that-nobody-guesses";
 
@@ -57,7 +60,9 @@ fn with_agents(scene: &Scene<'_>) -> Result<()> {
     command.args(["pull", "--runtime", "skopeo", "--local", "--nodes", "2", "--size", "4MiB", "--eagle"]);
     command.arg(scene.eagle).args(["--concurrency", "2", "--iterations", "2"]);
     command.args(agents.iter().flat_map(|(_, url)| ["--agent", url]));
-    let report = measured(scene, &mut command)?;
+    let page = scene.directory.join("pulls.html");
+    let report = measured(scene, command.arg("--html").arg(&page))?;
+    in_a_browser(scene, &page, &report)?;
     expect(&report, "skopeo", &[("direct", 4), ("eagle", 4)])?;
     for step in list(&report, "steps") {
         let (sent, got) = (step["origin_bytes"].as_u64(), step["bytes"].as_u64().context("no bytes")?);
@@ -70,6 +75,33 @@ fn with_agents(scene: &Scene<'_>) -> Result<()> {
         let pulls = pulls.count();
         ensure!(pulls == 4, "{url} made {pulls} pulls, not a half of 8: {report}");
     }
+    Ok(())
+}
+
+/// The page of a run as people see it: drawn without a complaint of the browser, in light and dark, and nothing of it beside a narrow window.
+fn in_a_browser(scene: &Scene<'_>, page: &Path, report: &Value) -> Result<()> {
+    let browser = Browser::start(&scene.directory.join("browser"))?;
+    browser.open(&format!("file://{}", page.display()))?;
+    let plots = browser.script(
+        "return [...document.querySelectorAll('svg[role=img]')].filter(plot => plot.getBoundingClientRect().height > 50 \
+         && plot.querySelector('path, circle, rect')).length",
+    )?;
+    ensure!(plots.as_u64() >= Some(LEAST_PLOTS), "{plots} plots are drawn");
+    let shown = browser.script("return document.body.textContent")?;
+    let shown = shown.as_str().context("the page has no text")?;
+    for told in [&report["host"]["cpu"], &report["version"], &report["runtime"]] {
+        ensure!(told.as_str().is_some_and(|told| shown.contains(told)), "the page does not say {told}");
+    }
+    let background = "return getComputedStyle(document.documentElement).backgroundColor + getComputedStyle(document.body).backgroundColor";
+    let light = browser.script(background)?;
+    browser.emulate_dark()?;
+    ensure!(browser.script(background)? != light, "dark and light look the same");
+    let beside =
+        browser.script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")?;
+    ensure!(beside == 0, "{beside} pixels of the page are beside the window");
+    browser.screenshot(&scene.directory.join("pulls.png"))?;
+    let problems = browser.problems()?;
+    ensure!(problems.is_empty(), "the browser complains: {problems:?}");
     Ok(())
 }
 
@@ -114,6 +146,10 @@ fn expect(report: &Value, runtime: &str, series: &[(&str, u64)]) -> Result<()> {
             && step["succeeded"] == *pulls
             && step["seconds"]["p50"].is_f64()
     };
+    let whose = report["agents"].as_array().filter(|agents| !agents.is_empty());
+    let versions = whose.map_or_else(|| vec![report], |agents| agents.iter().collect());
+    let dotted = |of: &&Value| of["runtime_version"].as_str().is_some_and(|version| version.contains('.'));
+    ensure!(versions.iter().all(dotted), "the version of {runtime} is not told: {report}");
     ensure!(
         report["runtime"] == runtime && steps.len() == series.len() && steps.iter().zip(series).all(as_wanted),
         "not {series:?} by {runtime}: {report}"

@@ -37,6 +37,7 @@ impl Stage {
         let info =
             AgentInfo { hostname: "node".into(), version: "0".into(), build: "debug".into(), host: Host::this() };
         let result = |place| AgentResult {
+            runtime_version: None,
             name: format!("node-{place}").into(),
             info: info.clone(),
             round_trip_seconds: 0.0,

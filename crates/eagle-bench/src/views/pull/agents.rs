@@ -20,6 +20,7 @@ pub(super) fn show(report: &mut Report, fields: Fields<'_>) {
             "system",
             "kernel",
             "version",
+            "runtime",
             "load before",
             "round trip",
         ],
@@ -39,6 +40,7 @@ pub(super) fn show(report: &mut Report, fields: Fields<'_>) {
             text("/host/system"),
             text("/host/kernel"),
             text("/version"),
+            text("/runtime_version"),
             agent.shown("/host/load_before", Unit::Count),
             agent.shown("/round_trip_seconds", Unit::Seconds),
         ]);
@@ -121,7 +123,7 @@ mod tests {
         let mut report = Report::default();
         show(&mut report, Fields(&result));
         let [agents, pulls] = &report.tables[..] else { panic!("{report:?}") };
-        assert_eq!((&*agents.rows[0][0], &*agents.rows[0][1], &*agents.rows[0][9]), ("a:1", "one", "2.00 ms"));
+        assert_eq!((&*agents.rows[0][0], &*agents.rows[0][1], &*agents.rows[0][10]), ("a:1", "one", "2.00 ms"));
         assert_eq!(pulls.rows[0], ["3", "eagle", "a:1", "2", "2", "1.00 s", "3.00 s", "3.00 s", "20 B"]);
         assert_eq!(pulls.rows[1][..6], ["3", "eagle", "b:1", "2", "1", "9.00 s"]);
         assert!(report.warnings.len() == 1 && report.warnings[0].contains("b:1"), "{report:?}");
