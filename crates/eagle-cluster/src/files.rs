@@ -24,6 +24,8 @@ use crate::tls::{self, Generation, Inner, TlsError, Trust};
 const LOOK: Duration = Duration::from_secs(5);
 /// Largest file, bytes: hundreds of certificates.
 const MAX_FILE: u64 = 1 << 20;
+/// Room that reading to the end wants beyond a file's length: 32 bytes are what it looks for the end with.
+const READ_AHEAD: usize = 32;
 
 /// Where the certificates are, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,17 +60,20 @@ impl TlsFiles {
     pub(crate) async fn read(&self) -> Result<Contents, FilesError> {
         Ok(Contents {
             files: self.clone(),
-            certificate: read(&self.certificate).await?,
-            key: Zeroizing::new(read(&self.key).await?),
-            ca: read(&self.ca).await?,
+            certificate: read(&self.certificate).await?.to_vec(),
+            key: read(&self.key).await?,
+            ca: read(&self.ca).await?.to_vec(),
         })
     }
 }
 
-async fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
+async fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, FilesError> {
     let reading = async {
-        let mut content = Vec::new();
-        tokio::fs::File::open(path).await?.take(MAX_FILE + 1).read_to_end(&mut content).await?;
+        let file = tokio::fs::File::open(path).await?;
+        // With room for the end of the file from the first: what grows moves, and leaves what it was behind.
+        let length = usize::try_from(file.metadata().await?.len().min(MAX_FILE)).unwrap_or_default();
+        let mut content = Zeroizing::new(Vec::with_capacity(length + READ_AHEAD));
+        file.take(MAX_FILE + 1).read_to_end(&mut content).await?;
         if content.len() as u64 > MAX_FILE {
             return Err(io::Error::other(format!("it has more than {MAX_FILE} bytes")));
         }

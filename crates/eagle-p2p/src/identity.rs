@@ -100,7 +100,8 @@ fn load(path: &Path, file: File) -> Result<Keypair, IdentityError> {
     if mode & OTHERS != 0 {
         return Err(IdentityError::Exposed { path: path.to_owned(), mode });
     }
-    let mut bytes = Zeroizing::new(Vec::new());
+    // With room for all from the first: what grows moves, and leaves what it was behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(2 * MAX_KEY_FILE).unwrap_or_default()));
     file.take(MAX_KEY_FILE).read_to_end(&mut bytes).map_err(io)?;
     read(&bytes).ok_or_else(|| IdentityError::Malformed { path: path.to_owned() })
 }

@@ -22,7 +22,6 @@ mod remembered;
 pub mod rules;
 mod server;
 mod service;
-mod stored;
 pub mod upstream;
 mod warm;
 mod web;

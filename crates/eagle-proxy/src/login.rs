@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 use url::form_urlencoded;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{
     answer::{self, ResponseBody},
@@ -56,7 +57,10 @@ pub(crate) struct Gate {
     started: Instant,
 }
 
-/// What a token holds.
+/// Bytes of a token beside the credentials: names of fields, a registry (at most 255), a number, and the seal's end.
+const TICKET_ROOM: usize = 512;
+
+/// What a token holds. The credentials are wiped from memory with it.
 #[derive(Serialize, Deserialize)]
 struct Ticket {
     /// Of the scope that it was asked for; none when it was asked for none, as `podman login` does.
@@ -65,6 +69,12 @@ struct Ticket {
     authorization: Option<String>,
     /// Seconds of this process.
     until: u64,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.authorization.zeroize();
+    }
 }
 
 /// Who a request is from.
@@ -125,12 +135,12 @@ impl Gate {
         let Some(token) = token else { return Guest::Stranger };
         let ticket = self.open(token);
         headers.remove(header::AUTHORIZATION);
-        let Some(ticket) = ticket.filter(|ticket| self.now() <= ticket.until) else { return Guest::Expired };
-        if let Some(mut value) = ticket.authorization.and_then(|value| HeaderValue::from_str(&value).ok()) {
+        let Some(mut ticket) = ticket.filter(|ticket| self.now() <= ticket.until) else { return Guest::Expired };
+        if let Some(mut value) = ticket.authorization.as_ref().and_then(|value| HeaderValue::from_str(value).ok()) {
             value.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, value);
         }
-        Guest::Known(ticket.registry)
+        Guest::Known(ticket.registry.take())
     }
 
     /// Answers a request for a token: `GET` with Basic authentication or nothing, or the `POST` of OAuth 2.0 (RFC 6749,
@@ -204,15 +214,19 @@ impl Gate {
     }
 
     fn seal(&self, ticket: &Ticket) -> Option<String> {
-        let mut sealed = serde_json::to_vec(ticket).ok()?;
-        let nonce = self.key.seal_in_place_append_tag(Aad::empty(), &mut sealed).ok()?;
+        // With room for all from the first: what grows moves, and leaves what it was behind.
+        let length = ticket.authorization.as_ref().map_or(0, String::len);
+        let mut sealed = Zeroizing::new(Vec::with_capacity(length + TICKET_ROOM));
+        serde_json::to_writer(&mut *sealed, ticket).ok()?;
+        let nonce = self.key.seal_in_place_append_tag(Aad::empty(), &mut *sealed).ok()?;
         sealed.extend_from_slice(nonce.as_ref());
-        Some(format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(sealed)))
+        Some(format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(sealed.as_slice())))
     }
 
     fn open(&self, token: &str) -> Option<Ticket> {
-        let mut sealed = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
-        let nonce: [u8; NONCE_LEN] = sealed.split_off(sealed.len().checked_sub(NONCE_LEN)?).try_into().ok()?;
+        let mut sealed = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?);
+        let end = sealed.len().checked_sub(NONCE_LEN)?;
+        let nonce: [u8; NONCE_LEN] = sealed.split_off(end).try_into().ok()?;
         let nonce = Nonce::assume_unique_for_key(nonce);
         let ticket = self.key.open_in_place(nonce, Aad::empty(), &mut sealed).ok()?;
         serde_json::from_slice(ticket).ok()

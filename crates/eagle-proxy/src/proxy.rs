@@ -15,7 +15,7 @@ use eagle_p2p::{
     node::{Node, NodeConfig},
 };
 use eagle_registry::Registries;
-use eagle_seeder::{client::SeederClient, images::Images};
+use eagle_seeder::{client::SeederClient, images::Images, stored::announce_stored};
 use eagle_store::{BlobStorage, Cache, FsStorage, StorageError};
 use eagle_tracker::{Announcer, Found};
 use prometheus_client::registry::Registry;
@@ -40,7 +40,6 @@ use crate::{
     rules::Rules,
     server,
     service::{Service, relay::Uploads},
-    stored::announce_stored,
     warm::Warmer,
 };
 
@@ -219,7 +218,7 @@ impl Proxy {
         let front = Arc::new(Front { service, mode: config.forward.mode, policy, certificates });
         tasks.spawn(dispatch(found, downloads.clone(), stop.clone()));
         tasks.spawn(Arc::clone(&cache).upkeep(stop.clone()));
-        let kept = announce_stored(Arc::clone(&cache), storage, announcer.clone());
+        let kept = announce_stored(Arc::clone(&cache), storage, announcer.clone(), |_| false);
         tasks.spawn(stop.clone().run_until_cancelled_owned(kept));
         let parts = Parts {
             node: node.clone(),

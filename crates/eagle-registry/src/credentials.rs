@@ -19,6 +19,7 @@ use http::HeaderValue;
 use serde::Deserialize;
 use tokio::time::Instant;
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::{
     config::{ConfigError, CredentialsConfig, Secret},
@@ -27,6 +28,8 @@ use crate::{
 
 /// Largest file that is read, bytes: Kubernetes' limit for a Secret.
 const MAX_FILE: u64 = 1 << 20;
+/// Room that reading to the end wants beyond a file's length: the standard library looks for the end with 32 bytes.
+const READ_AHEAD: usize = 32;
 /// How often a file is looked at, at most: a change is known within about a second, and a burst of
 /// requests costs one look.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -63,7 +66,8 @@ impl Credentials {
         if !scheme.eq_ignore_ascii_case("basic") {
             return None;
         }
-        let pair = String::from_utf8(BASE64.decode(pair.trim()).ok()?).ok()?;
+        let pair = Zeroizing::new(BASE64.decode(pair.trim()).ok()?);
+        let pair = str::from_utf8(&pair).ok()?;
         let (username, password) = pair.split_once(':').filter(|(username, _)| !username.is_empty())?;
         let password = Secret::new(password);
         if username == IDENTITY_TOKEN_USER {
@@ -75,8 +79,13 @@ impl Credentials {
     /// The `Authorization` of Basic authentication (RFC 7617).
     pub(crate) fn basic(&self) -> Option<HeaderValue> {
         let (username, password) = self.login.as_ref()?;
-        let pair = BASE64.encode(format!("{username}:{}", password.expose()));
-        let mut value = crate::headers::value(&format!("Basic {pair}"));
+        // Put together with room for all from the first: a text that grows moves, and leaves what it was behind.
+        let mut pair = Zeroizing::new(String::with_capacity(username.len() + 1 + password.expose().len()));
+        pair.extend([username, ":", password.expose()]);
+        let pair = Zeroizing::new(BASE64.encode(pair.as_bytes()));
+        let mut text = Zeroizing::new(String::with_capacity("Basic ".len() + pair.len()));
+        text.extend(["Basic ", &pair]);
+        let mut value = crate::headers::value(&text);
         value.set_sensitive(true);
         Some(value)
     }
@@ -199,7 +208,9 @@ fn read(path: &Path) -> Result<(Auths, Stamp), String> {
     if !metadata.is_file() {
         return Err("is not a file".to_owned());
     }
-    let mut text = Vec::new();
+    // With room for the end of the file from the first, or the text would move and leave what it was behind.
+    let length = usize::try_from(metadata.len().min(MAX_FILE)).unwrap_or_default();
+    let mut text = Zeroizing::new(Vec::with_capacity(length + READ_AHEAD));
     file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
     if text.len() as u64 > MAX_FILE {
         return Err(format!("is larger than {MAX_FILE} bytes"));
@@ -222,10 +233,10 @@ struct Document {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Entry {
-    auth: String,
+    auth: Secret,
     username: String,
-    password: String,
-    identitytoken: String,
+    password: Secret,
+    identitytoken: Secret,
 }
 
 pub(crate) fn parse(text: &[u8], path: &Path) -> Result<Auths, String> {
@@ -275,15 +286,14 @@ fn with_helpers(document: &Document) -> Option<String> {
 fn credentials(entry: &Entry) -> Option<Credentials> {
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let decoded = || {
-        let pair = BASE64.decode(entry.auth.trim()).ok()?;
-        let pair = String::from_utf8(pair).ok()?;
-        let (username, password) = pair.split_once(':')?;
+        let pair = Zeroizing::new(BASE64.decode(entry.auth.expose().trim()).ok()?);
+        let (username, password) = str::from_utf8(&pair).ok()?.split_once(':')?;
         // Docker has written NUL at the end.
-        Some((text(username)?, text(password.trim_end_matches('\0'))?))
+        Some((text(username)?, Secret::new(text(password.trim_end_matches('\0'))?)))
     };
-    let login = decoded().or_else(|| Some((text(&entry.username)?, text(&entry.password)?)));
-    let login = login.map(|(username, password)| (username, Secret::new(password)));
-    let identity_token = text(&entry.identitytoken).map(Secret::new);
+    let secret = |secret: &Secret| text(secret.expose()).map(Secret::new);
+    let login = decoded().or_else(|| Some((text(&entry.username)?, secret(&entry.password)?)));
+    let identity_token = secret(&entry.identitytoken);
     (login.is_some() || identity_token.is_some()).then_some(Credentials { login, identity_token })
 }
 

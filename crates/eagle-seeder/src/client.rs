@@ -332,7 +332,8 @@ impl SeederClient {
     }
 
     /// Asks for a manifest, a list of tags or the like, of the seeder responsible for the repository, or
-    /// the next one when that fails. Any status of the origin is an answer.
+    /// the next one when that fails or the origin answers it 429: another seeder may know the answer from before. Any other status of
+    /// the origin is an answer, and so is 429 when no seeder does better.
     ///
     /// # Errors
     /// When every seeder failed: the error of the last one.
@@ -345,8 +346,10 @@ impl SeederClient {
         let repository = request.endpoint().and_then(|endpoint| endpoint.repository().cloned());
         let key = format!("{registry}/{}", repository.as_ref().map_or("", |name| name.as_str()));
         let mut last = SeederError::NoSeeder;
+        let mut limited = None;
         for seeder in self.order_by(key.as_bytes()) {
             match self.forward_to(&seeder, registry, &request, caller).await {
+                Ok(response) if response.status() == StatusCode::TOO_MANY_REQUESTS => limited = Some(response),
                 Ok(response) => return Ok(response),
                 Err(error) => {
                     tracing::debug!(%seeder, %error, "a seeder failed; the next one is asked");
@@ -354,7 +357,7 @@ impl SeederClient {
                 }
             }
         }
-        Err(last)
+        limited.ok_or(last)
     }
 
     async fn forward_to(

@@ -46,6 +46,7 @@ mod server;
 mod shared;
 mod shared_secret;
 mod storage;
+pub mod stored;
 
 pub use client::{MetainfoStream, SeederClient, SeederError};
 pub use config::{PieceLength, SeederConfig};

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use eagle_cluster::MemberTls;
 use eagle_core::{
-    Digest, NodeRole, PeerInfo, PieceSet, Topology,
+    NodeRole, PeerInfo, Topology,
     tracker::seeders::{SeederInfo, SeederState},
     wire::control::Encryption,
 };
@@ -15,14 +15,10 @@ use eagle_p2p::{
     node::{Node, NodeConfig},
 };
 use eagle_registry::Registries;
-use eagle_store::{BlobStorage, Cache, StorageError, answers::Answers};
-use eagle_tracker::{Announcer, BlobStatus, Registration};
+use eagle_store::{Cache, StorageError, answers::Answers};
+use eagle_tracker::{Announcer, Registration};
 use prometheus_client::registry::Registry;
-use tokio::{
-    net::TcpListener,
-    sync::{broadcast, mpsc},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::{Host, Url};
 
@@ -42,6 +38,7 @@ use crate::{
     server::{self, Api, DRAIN},
     shared::Shared,
     storage::{self, StorageLocation},
+    stored::announce_stored,
 };
 
 /// File of the node's identity within the data directory.
@@ -126,7 +123,6 @@ impl Seeder {
         let address = listener.local_addr().map_err(listen_error)?;
         let storage = storage::open_local(&config).await?;
         let cache = Cache::open(Arc::clone(&storage), config.cache_settings()).await?;
-        let evictions = cache.evictions();
         // Outlives `shutdown` by the time that running responses get.
         let halt = CancellationToken::new();
         let node_config = NodeConfig {
@@ -226,9 +222,10 @@ impl Seeder {
         let api = Arc::new(Api { blobs, manifests, notifications, preheat: preheat.clone(), preheat_token });
 
         let background = TaskTracker::new();
-        let keeper =
-            Keeper { cache: Arc::clone(&cache), storage, announcer: announcer.clone(), fetches: fetches.clone() };
-        background.spawn(halt.clone().run_until_cancelled_owned(keeper.run(evictions)));
+        let running = fetches.clone();
+        let kept =
+            announce_stored(Arc::clone(&cache), storage, announcer.clone(), move |digest| running.is_running(digest));
+        background.spawn(halt.clone().run_until_cancelled_owned(kept));
         background.spawn(Arc::clone(&cache).upkeep(halt.clone()));
         background.spawn(images.clone().run(halt.clone()));
         background.spawn(schedule::run(config.preheat.schedule.clone(), preheat.clone(), halt.clone()));
@@ -356,50 +353,6 @@ async fn load_identity(config: &SeederConfig) -> Result<Keypair, StartError> {
     let path: PathBuf = config.data_dir.join(IDENTITY_FILE);
     let loaded = tokio::task::spawn_blocking(move || identity::load_or_create(&path)).await;
     Ok(loaded.map_err(|_| StartError::Interrupted)??)
-}
-
-/// Keeps trackers right about what is stored: everything at the start, and nothing that was evicted.
-struct Keeper {
-    cache: Arc<Cache>,
-    storage: Arc<dyn BlobStorage>,
-    announcer: Announcer,
-    fetches: Fetches,
-}
-
-impl Keeper {
-    async fn run(self, mut evictions: broadcast::Receiver<Digest>) {
-        for entry in self.cache.list().into_iter().filter(|entry| entry.complete) {
-            // By the storage and not by the cache, for which this would be a use.
-            match self.storage.metainfo(entry.digest).await {
-                Ok(Some(metainfo)) if metainfo.is_whole() => {
-                    let (geometry, pieces) = (metainfo.geometry, PieceSet::Complete);
-                    self.announcer.update(entry.digest, BlobStatus { geometry, pieces, want_peers: false });
-                }
-                Ok(_) => tracing::warn!(blob = %entry.digest, "a stored blob has no metainfo and is not offered"),
-                Err(error) => tracing::warn!(blob = %entry.digest, %error, "a stored blob is not offered"),
-            }
-        }
-        // Whatever left while the list was read comes now: `evictions` began before it.
-        loop {
-            match evictions.recv().await {
-                Ok(digest) => self.left(digest),
-                Err(broadcast::error::RecvError::Lagged(missed)) => {
-                    tracing::warn!(
-                        missed,
-                        "too many evictions at once; trackers may name this seeder for blobs that it lost"
-                    );
-                }
-                Err(broadcast::error::RecvError::Closed) => return,
-            }
-        }
-    }
-
-    fn left(&self, digest: Digest) {
-        // It may be on its way back already.
-        if !self.cache.contains(digest) && !self.fetches.is_running(&digest) {
-            self.announcer.remove(digest);
-        }
-    }
 }
 
 /// Runs the server, and after `shutdown` ends everything in the order in which it is safe: first no new

@@ -188,7 +188,7 @@ impl ObjectStoreConfig {
 
     /// The same for `eagle-store`.
     pub(crate) fn settings(&self) -> BucketSettings {
-        let secret = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+        let secret = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned().into());
         BucketSettings {
             endpoint: self.endpoint.clone(),
             region: self.region.clone(),

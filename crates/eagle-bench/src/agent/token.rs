@@ -21,17 +21,18 @@ pub(crate) fn read(file: Option<&Path>) -> Result<Option<Secret>> {
     let (text, from) = match file {
         Some(path) => {
             let what = || format!("--token-file: {} cannot be read", path.display());
-            let mut text = String::new();
+            // With room for all from the first: a text that grows moves, and leaves what it was behind.
+            let mut text = String::with_capacity(usize::try_from(2 * LONGEST)?);
             File::open(path).with_context(what)?.take(LONGEST + 1).read_to_string(&mut text).with_context(what)?;
-            (text, format!("--token-file: {}", path.display()))
+            (Secret::new(text), format!("--token-file: {}", path.display()))
         }
         None => match std::env::var(VARIABLE) {
-            Ok(text) => (text, VARIABLE.to_owned()),
+            Ok(text) => (Secret::new(text), VARIABLE.to_owned()),
             Err(std::env::VarError::NotPresent) => return Ok(None),
             Err(error) => return Err(error).context(VARIABLE),
         },
     };
-    let token = text.trim();
+    let token = text.expose().trim();
     let fits = (SHORTEST..=usize::try_from(LONGEST)?).contains(&token.len());
     ensure!(
         fits && token.bytes().all(|byte| byte.is_ascii_graphic()),

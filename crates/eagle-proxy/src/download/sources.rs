@@ -137,14 +137,23 @@ pub(crate) async fn begin(
     download: &Download,
 ) -> Result<Beginning, BlobError> {
     let mut tried = Vec::new();
+    let mut limited = None;
     if !download.origin_only {
         for seeder in seeders(context, request, download) {
             match feed(context, request, &seeder).await {
                 Ok(feed) => return Ok(Beginning { geometry: feed.geometry, feed: Some(feed), content: None }),
+                // The registry answers that seeder nothing for now. Another one may have the blob, and need not ask.
+                Err(Failure::Refused(refusal)) if refusal.status == StatusCode::TOO_MANY_REQUESTS => {
+                    limited = Some(refusal);
+                }
                 Err(Failure::Refused(refusal)) => return Err(BlobError::Refused(refusal)),
                 Err(Failure::Failed(reason)) => tried.push(reason),
             }
         }
+    }
+    if let Some(refusal) = limited {
+        // Whoever asks it once more makes it last longer.
+        return Err(BlobError::Refused(refusal));
     }
     for server in servers(context, request, download) {
         match content(context, request, &server, 0).await {

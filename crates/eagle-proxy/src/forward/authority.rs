@@ -1,10 +1,14 @@
 //! The certificate authority of an intercepting proxy, and the certificates that it signs on the fly.
 
+mod key;
+
 use std::{
-    fmt, io,
+    fmt,
+    fs::File,
+    io::{self, Read},
     num::NonZeroUsize,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -13,12 +17,19 @@ use eagle_registry::RegistryName;
 use lru::LruCache;
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
+    GeneralSubtree, IsCa, Issuer, KeyUsagePurpose, NameConstraints,
 };
-use rustls::ServerConfig;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use time::OffsetDateTime;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use self::key::WipedKey;
 
 /// Name of the authority's certificate in its directory.
 pub const CERTIFICATE_FILE: &str = "ca.pem";
@@ -32,6 +43,10 @@ const VALID: Duration = Duration::from_secs(7 * 24 * 3600);
 const SKEW: Duration = Duration::from_secs(3600);
 /// Certificates kept: a machine pulls from a handful of registries.
 const MAX_CERTIFICATES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+/// Largest file of an authority, bytes: the key has 240, one of RSA with 8192 bits 6,400.
+const MAX_FILE: u64 = 64 << 10;
+/// Room that reading to the end wants beyond a file's length: the standard library looks for the end with 32 bytes.
+const READ_AHEAD: usize = 32;
 
 /// Why there is no authority, or no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +91,8 @@ fn check_name(authority: &CertificateDer<'_>) -> Result<(), AuthorityError> {
 pub struct NewAuthority {
     /// What runtimes are told to trust.
     pub certificate: String,
-    /// What only the proxy may read.
-    pub key: String,
+    /// What only the proxy may read. It is wiped from memory with this.
+    pub key: Zeroizing<String>,
 }
 
 impl fmt::Debug for NewAuthority {
@@ -104,9 +119,25 @@ pub fn create(name: &str, registries: &[RegistryName]) -> Result<NewAuthority, A
         let permitted_subtrees = registries.iter().map(subtree).collect();
         params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
     }
-    let key = KeyPair::generate().map_err(unusable)?;
+    let key = WipedKey::generate().map_err(unusable)?;
     let certificate = params.self_signed(&key).map_err(unusable)?;
-    Ok(NewAuthority { certificate: certificate.pem(), key: key.serialize_pem() })
+    Ok(NewAuthority { certificate: certificate.pem(), key: key.to_pem() })
+}
+
+/// Reads a file of an authority into one place, which is wiped.
+fn read(path: &Path) -> Result<Zeroizing<String>, AuthorityError> {
+    let read = || {
+        let file = File::open(path)?;
+        // With room for the end of the file from the first, or the text would move and leave what it was behind.
+        let length = file.metadata()?.len().min(MAX_FILE);
+        let mut text = Zeroizing::new(String::with_capacity(usize::try_from(length).unwrap_or_default() + READ_AHEAD));
+        file.take(MAX_FILE + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(io::Error::other(format!("it has more than {MAX_FILE} bytes")));
+        }
+        Ok(text)
+    };
+    read().map_err(|source| AuthorityError::Read { file: path.display().to_string(), source })
 }
 
 /// The host of a registry, as clients of it name it in TLS.
@@ -126,10 +157,12 @@ fn subtree(registry: &RegistryName) -> GeneralSubtree {
 
 /// Signs certificates for the hosts of registries, and keeps them.
 pub struct Certificates {
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Issuer<'static, WipedKey>,
     authority: CertificateDer<'static>,
     /// One for all hosts: it never leaves the process.
-    key: KeyPair,
+    key: WipedKey,
+    /// The same for TLS.
+    tls_key: Arc<dyn rustls::sign::SigningKey>,
     made: Mutex<LruCache<String, (Arc<ServerConfig>, Instant)>>,
 }
 
@@ -145,14 +178,9 @@ impl Certificates {
     /// # Errors
     /// When a file is not there, is of another kind, or the key is not kept from others.
     pub fn load(directory: &Path) -> Result<Self, AuthorityError> {
-        let read = |name: &str| -> Result<(PathBuf, String), AuthorityError> {
-            let path = directory.join(name);
-            let text = std::fs::read_to_string(&path);
-            let text = text.map_err(|source| AuthorityError::Read { file: path.display().to_string(), source })?;
-            Ok((path, text))
-        };
-        let (_, certificate) = read(CERTIFICATE_FILE)?;
-        let (key_file, key) = read(KEY_FILE)?;
+        let certificate = read(&directory.join(CERTIFICATE_FILE))?;
+        let key_file = directory.join(KEY_FILE);
+        let key = read(&key_file)?;
         let mode = std::fs::metadata(&key_file).map(|metadata| metadata.permissions().mode());
         if mode.is_ok_and(|mode| mode & 0o077 != 0) {
             return Err(AuthorityError::Exposed(key_file.display().to_string()));
@@ -166,12 +194,13 @@ impl Certificates {
     /// As [`Certificates::load`].
     pub(crate) fn new(certificate: &str, key: &str) -> Result<Self, AuthorityError> {
         // Errors about a key must not quote it.
-        let key = KeyPair::from_pem(key).map_err(|_| unusable(format!("{KEY_FILE} is no private key in PEM")))?;
+        let key = WipedKey::from_pem(key).ok_or_else(|| unusable(format!("{KEY_FILE} is no private key in PEM")))?;
         let authority = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(unusable)?;
         check_name(&authority)?;
         let issuer = Issuer::from_ca_cert_der(&authority, key).map_err(unusable)?;
-        let key = KeyPair::generate().map_err(unusable)?;
-        let this = Self { issuer, authority, key, made: Mutex::new(LruCache::new(MAX_CERTIFICATES)) };
+        let key = WipedKey::generate().map_err(unusable)?;
+        let tls_key = key.for_tls().map_err(unusable)?;
+        let this = Self { issuer, authority, key, tls_key, made: Mutex::new(LruCache::new(MAX_CERTIFICATES)) };
         // What cannot be used should be known at the start and not at the first pull.
         this.sign("localhost").map(|_| this)
     }
@@ -204,11 +233,11 @@ impl Certificates {
         params.not_after = now + VALID;
         let certificate = params.signed_by(&self.key, &self.issuer).map_err(unusable)?;
         let chain = vec![certificate.der().clone(), self.authority.clone()];
-        let key = PrivateKeyDer::try_from(self.key.serialize_der()).map_err(unusable)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let certified = CertifiedKey::new(chain, Arc::clone(&self.tls_key));
+        let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = config.map_err(unusable)?.with_no_client_auth().with_single_cert(chain, key);
-        let mut config = config.map_err(unusable)?;
+        let config = config.map_err(unusable)?.with_no_client_auth();
+        let mut config = config.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
@@ -232,7 +261,7 @@ mod tests {
         let leaf = params.signed_by(&certificates.key, &certificates.issuer).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(certificates.authority.clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
         let name = ServerName::try_from(host.to_owned()).unwrap();
         let result = verifier.verify_server_cert(leaf.der(), &[], &name, &[], UnixTime::now());
@@ -288,7 +317,7 @@ mod tests {
         assert!(missing.contains("eagle ca init"), "{missing}");
         let authority = create("Eagle", &[]).unwrap();
         std::fs::write(path(CERTIFICATE_FILE), &authority.certificate).unwrap();
-        std::fs::write(path(KEY_FILE), &authority.key).unwrap();
+        std::fs::write(path(KEY_FILE), authority.key.as_bytes()).unwrap();
         std::fs::set_permissions(path(KEY_FILE), std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(Certificates::load(directory.path()).unwrap_err().to_string().contains("chmod 600"));
         std::fs::set_permissions(path(KEY_FILE), std::fs::Permissions::from_mode(0o600)).unwrap();

@@ -56,7 +56,7 @@ impl Egress {
         Self(Arc::new(match configured {
             None => Kind::Environment(Matcher::from_env()),
             Some(EgressProxy::Direct) => Kind::Direct,
-            Some(EgressProxy::Http(url)) => Kind::Always(Matcher::builder().all(url.as_str()).build()),
+            Some(EgressProxy::Http(url)) => Kind::Always(Matcher::builder().all(url.expose()).build()),
         }))
     }
 

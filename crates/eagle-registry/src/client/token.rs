@@ -9,10 +9,12 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use tokio::time::Instant;
 use url::{Url, form_urlencoded};
+use zeroize::Zeroizing;
 
 use super::{refusal, transport::Transport};
 use crate::{
     body::{guard, read_up_to},
+    config::Secret,
     credentials::Credentials,
     origin::OriginError,
 };
@@ -163,10 +165,10 @@ fn json_wanted() -> HeaderMap {
 #[derive(Deserialize)]
 struct TokenAnswer {
     #[serde(default)]
-    token: Option<String>,
+    token: Option<Secret>,
     /// The OAuth 2.0 name of the same.
     #[serde(default)]
-    access_token: Option<String>,
+    access_token: Option<Secret>,
     /// Whole seconds in the specification; services have sent floats and strings.
     #[serde(default)]
     expires_in: Option<serde_json::Value>,
@@ -174,8 +176,10 @@ struct TokenAnswer {
 
 pub(crate) fn read_token(answer: &[u8], now: Instant) -> Option<Token> {
     let answer: TokenAnswer = serde_json::from_slice(answer).ok()?;
-    let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty())?;
-    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+    let token = answer.token.or(answer.access_token).filter(|token| !token.expose().is_empty())?;
+    let mut text = Zeroizing::new(String::with_capacity("Bearer ".len() + token.expose().len()));
+    text.extend(["Bearer ", token.expose()]);
+    let mut value = HeaderValue::from_str(&text).ok()?;
     value.set_sensitive(true);
     let seconds = answer.expires_in.and_then(|seconds| match seconds {
         serde_json::Value::String(text) => text.trim().parse().ok(),

@@ -4,6 +4,9 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use url::Url;
+use zeroize::Zeroizing;
+
+use super::Secret;
 
 /// How a registry is reached from a network that cannot reach it directly. Written `direct`, or as the
 /// URL of an HTTP proxy, `http://[USER:PASSWORD@]HOST[:PORT]`.
@@ -11,8 +14,8 @@ use url::Url;
 pub enum EgressProxy {
     /// No proxy, whatever the environment says.
     Direct,
-    /// This proxy: `CONNECT` for https, requests in absolute form for http.
-    Http(Url),
+    /// This proxy, by its URL, which may hold a password: `CONNECT` for https, requests in absolute form for http.
+    Http(Secret),
 }
 
 /// A text that is no way out.
@@ -24,12 +27,15 @@ impl EgressProxy {
     /// As text, with the password of the URL left out.
     fn masked(&self) -> String {
         let Self::Http(url) = self else { return "direct".to_owned() };
-        let mut url = url.clone();
+        // `from_str` made it of a URL.
+        let Ok(mut url) = url.expose().parse::<Url>() else { return "***".to_owned() };
         if url.password().is_some() {
             // Fails only for URLs without a host, which `from_str` refuses.
             let _ = url.set_password(Some("***"));
         }
-        url.as_str().trim_end_matches('/').to_owned()
+        // The place where the password was is wiped with it.
+        let text = Zeroizing::new(String::from(url));
+        text.trim_end_matches('/').to_owned()
     }
 }
 
@@ -41,12 +47,20 @@ impl FromStr for EgressProxy {
             return Ok(Self::Direct);
         }
         // The text is not repeated in the error: it may hold a password.
-        let url: Url = text.parse().map_err(|_| ParseEgressProxyError)?;
+        // A URL takes as much room as its text has, and moves when escapes and a slash make it longer; what it was stays behind then. So
+        // it gets room by spaces, which it leaves out.
+        let most = 3 * text.len() + 1;
+        let mut roomy = Zeroizing::new(String::with_capacity(most));
+        roomy.push_str(text);
+        roomy.extend(std::iter::repeat_n(' ', most - text.len()));
+        let url: Url = roomy.parse().map_err(|_| ParseEgressProxyError)?;
         let plain = url.scheme() == "http"
             && url.host_str().is_some_and(|host| !host.is_empty())
             && matches!(url.path(), "" | "/")
             && url.query().is_none()
             && url.fragment().is_none();
+        // Also when it is refused, it is wiped.
+        let url = Secret::new(url);
         if plain { Ok(Self::Http(url)) } else { Err(ParseEgressProxyError) }
     }
 }
@@ -65,7 +79,7 @@ impl Serialize for EgressProxy {
 
 impl<'de> Deserialize<'de> for EgressProxy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        Secret::deserialize(deserializer)?.expose().parse().map_err(de::Error::custom)
     }
 }
 

@@ -7,6 +7,7 @@ use object_store::{
     gcp::GoogleCloudStorageBuilder,
 };
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::objects::Store;
 use crate::error::StorageError;
@@ -133,22 +134,22 @@ pub struct BucketSettings {
     /// S3: the name of the key.
     pub access_key_id: Option<String>,
     /// S3: the key. A secret.
-    pub secret_access_key: Option<String>,
+    pub secret_access_key: Option<Zeroizing<String>>,
     /// S3: the token that belongs to a temporary key. A secret.
-    pub session_token: Option<String>,
+    pub session_token: Option<Zeroizing<String>>,
     /// Google: JSON file with the key of a service account.
     pub service_account_file: Option<PathBuf>,
     /// Azure: name of the storage account.
     pub account: Option<String>,
     /// Azure: a key of the account. A secret.
-    pub account_key: Option<String>,
+    pub account_key: Option<Zeroizing<String>>,
     /// PEM file with certificate authorities to trust besides the system's.
     pub ca_file: Option<PathBuf>,
 }
 
 impl fmt::Debug for BucketSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secret = |value: &Option<String>| value.as_ref().map(|_| "***");
+        let secret = |value: &Option<Zeroizing<String>>| value.as_ref().map(|_| "***");
         f.debug_struct("BucketSettings")
             .field("endpoint", &self.endpoint.as_ref().map(Url::host_str))
             .field("region", &self.region)
@@ -215,10 +216,10 @@ pub(super) async fn connect(url: &BucketUrl, settings: &BucketSettings) -> Resul
                 builder = builder.with_access_key_id(key);
             }
             if let Some(key) = &settings.secret_access_key {
-                builder = builder.with_secret_access_key(key);
+                builder = builder.with_secret_access_key(key.as_str());
             }
             if let Some(token) = &settings.session_token {
-                builder = builder.with_token(token);
+                builder = builder.with_token(token.as_str());
             }
             Arc::new(builder.build().map_err(refused)?)
         }
@@ -247,7 +248,7 @@ pub(super) async fn connect(url: &BucketUrl, settings: &BucketSettings) -> Resul
                 builder = builder.with_account(account);
             }
             if let Some(key) = &settings.account_key {
-                builder = builder.with_access_key(key);
+                builder = builder.with_access_key(key.as_str());
             }
             Arc::new(builder.build().map_err(refused)?)
         }
@@ -298,10 +299,10 @@ mod tests {
             endpoint: Some("http://127.0.0.1:1".parse().unwrap()),
             region: Some("eu-1".to_owned()),
             access_key_id: Some("id".to_owned()),
-            secret_access_key: Some("very-secret".to_owned()),
-            session_token: Some("very-secret".to_owned()),
+            secret_access_key: Some("very-secret".to_owned().into()),
+            session_token: Some("very-secret".to_owned().into()),
             account: Some("account".to_owned()),
-            account_key: Some("dmVyeS1zZWNyZXQ=".to_owned()),
+            account_key: Some("dmVyeS1zZWNyZXQ=".to_owned().into()),
             ..BucketSettings::default()
         };
         let shown = format!("{settings:?}");

@@ -41,7 +41,7 @@ impl Server {
             endpoint: Some(self.endpoint.parse().unwrap()),
             region: Some("us-east-1".to_owned()),
             access_key_id: Some(server::ACCESS_KEY_ID.to_owned()),
-            secret_access_key: Some(server::SECRET_ACCESS_KEY.to_owned()),
+            secret_access_key: Some(server::SECRET_ACCESS_KEY.to_owned().into()),
             ..BucketSettings::default()
         }
     }
@@ -93,7 +93,7 @@ async fn conforms_on_s3_with_signatures() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_key_is_refused_by_name() {
     let server = Server::start().await;
-    let settings = BucketSettings { secret_access_key: Some("another-key".to_owned()), ..server.settings() };
+    let settings = BucketSettings { secret_access_key: Some("another-key".to_owned().into()), ..server.settings() };
     let staging = TempDir::new().unwrap();
     let url: BucketUrl = "s3://bucket/p".parse().unwrap();
     let storage = ObjectStorage::open(&url, &settings, "one", staging.path()).await.unwrap();

@@ -167,7 +167,7 @@ impl RedisLocation {
         let RedisUrl { tls, user, host, port, database } = url.clone();
         let password = password_file.map(|file| read("store_password_file", file)).transpose()?.map(|bytes| {
             let bytes = Zeroizing::new(bytes);
-            String::from_utf8(bytes.to_vec())
+            str::from_utf8(&bytes)
                 .map(|text| Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
                 .map_err(|_| ("store_password_file", "is not text".to_owned()))
         });
