@@ -121,8 +121,16 @@ fn a_seeder_is_asked_first_and_one_that_had_no_room_too() {
 
 #[test]
 fn who_is_complete_or_has_nothing_to_fetch_asks_nobody() {
-    for (pieces, download) in [(4, false), (0, true)] {
-        let mut swarm = swarm(pieces, download);
+    // A seeder that is still fetching has its own source.
+    let start = SwarmStart {
+        geometry: geometry(4),
+        have: Bitfield::new(4),
+        hashes_known: 0,
+        download: false,
+        spread: true,
+        seed: 7,
+    };
+    for mut swarm in [Swarm::new(SwarmConfig::default(), start), swarm(0, true)] {
         let mut now = Timestamp(0);
         join(&mut swarm, now, 1, &[], Load::default());
         assert_eq!(questions(&mut swarm, &mut now, 100 * SECOND), []);
