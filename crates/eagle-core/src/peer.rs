@@ -1,6 +1,11 @@
 //! Who takes part in a cluster, as trackers and peers tell each other.
 
-use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -152,6 +157,13 @@ fn check_label(label: Option<String>) -> Result<Option<String>, LabelError> {
         }
         _ => Ok(label),
     }
+}
+
+/// Whether an address can be one that a single host listens on.
+pub fn is_of_a_host(address: SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    !(ip.is_unspecified() || ip.is_multicast() || broadcast) && address.port() != 0
 }
 
 /// A node as others need to know it to connect to it.

@@ -18,8 +18,10 @@ mod boundaries;
 mod choker;
 mod config;
 mod download;
+mod exchange;
 mod hedge;
 mod kept;
+mod messages;
 mod peers;
 mod picker;
 mod placement;
@@ -46,6 +48,7 @@ pub use self::{
 use self::{
     boundaries::Boundaries,
     choker::Choker,
+    exchange::Exchange,
     peers::{PeerState, Peers},
     rates::Rates,
     requests::Requests,
@@ -90,6 +93,7 @@ pub struct Swarm {
     boundaries: Boundaries,
     rates: Rates,
     choker: Choker,
+    exchange: Exchange,
     picker: Box<dyn PiecePicker>,
     position: PieceIndex,
     /// Requests that may be in flight now.
@@ -137,6 +141,7 @@ impl Swarm {
         }
         Self {
             choker: Choker::new(config.unchoked_peers),
+            exchange: Exchange::default(),
             spread: Spread::new(start.spread, pieces),
             picker: Box::new(RarestFirst),
             boundaries: Boundaries::new(&start.have),
@@ -242,6 +247,7 @@ impl Swarm {
     /// A peer is gone.
     pub fn handle_peer_left(&mut self, now: Timestamp, peer: PeerKey) {
         self.rates.named.retain(|(named, _)| *named != peer);
+        self.exchange.forget(peer);
         self.seeders.retain(|seeder| *seeder != peer);
         if let Some(state) = self.peers.remove(&peer) {
             for piece in state.have.iter() {
@@ -259,66 +265,6 @@ impl Swarm {
             self.rechoke(now);
             self.fill(now);
         }
-    }
-
-    /// A peer that takes part sent a message.
-    pub fn handle_message(&mut self, now: Timestamp, peer: PeerKey, message: BlobMessage) {
-        if !self.peers.contains_key(&peer) {
-            return;
-        }
-        match message {
-            BlobMessage::Handshake { geometry, bitfield, load, rate } => {
-                if geometry != self.geometry {
-                    self.ban(peer, BanReason::Protocol("another size or piece length for the same blob"));
-                    return;
-                }
-                match Bitfield::from_bytes(geometry.pieces(), &bitfield) {
-                    Some(field) => {
-                        for piece in field.iter() {
-                            self.note_owned_by(peer, piece);
-                        }
-                    }
-                    None => return self.ban(peer, BanReason::Protocol("a bitfield of the wrong length")),
-                }
-                self.note_load(peer, load);
-                if let Some(state) = self.peers.get_mut(&peer) {
-                    state.rate = rate;
-                }
-                self.rates_changed(now);
-                self.offer_what_was_not(peer);
-            }
-            BlobMessage::Have { pieces, load } => {
-                for &index in &pieces {
-                    match self.geometry.piece(index) {
-                        Some(piece) => self.note_owned_by(peer, piece),
-                        None => return self.ban(peer, BanReason::Protocol("a piece past the end of the blob")),
-                    }
-                }
-                self.note_load(peer, load);
-                self.note_offers(peer, &pieces, load);
-                self.reroute(now, peer, &pieces);
-            }
-            BlobMessage::Load(load) => self.note_load(peer, load),
-            BlobMessage::Interested | BlobMessage::NotInterested => {
-                if let Some(state) = self.peers.get_mut(&peer) {
-                    state.interested = message == BlobMessage::Interested;
-                }
-                self.rechoke(now);
-            }
-            BlobMessage::Choke => {
-                if let Some(state) = self.peers.get_mut(&peer) {
-                    state.choking = true;
-                }
-            }
-            BlobMessage::Unchoke => {
-                if let Some(state) = self.peers.get_mut(&peer) {
-                    state.choking = false;
-                }
-            }
-            BlobMessage::Leave => return self.handle_peer_left(now, peer),
-        }
-        self.show_interest(peer);
-        self.fill_from(now, peer);
     }
 
     /// Hashes are now known for the first `known` pieces.
@@ -397,7 +343,7 @@ impl Swarm {
             self.wake.set(Some(wake));
             wake
         });
-        [haves, load, wake].into_iter().flatten().min()
+        [haves, load, wake, self.next_exchange()].into_iter().flatten().min()
     }
 
     fn next_wake(&self) -> Option<Timestamp> {
@@ -430,6 +376,7 @@ impl Swarm {
             }
         }
         self.drop_stalled(now);
+        self.ask_for_peers(now);
         if self.choker.round_due(now, self.config.choke_interval) {
             self.rechoke(now);
         }
@@ -502,46 +449,6 @@ impl Swarm {
         }
     }
 
-    fn note_owned_by(&mut self, peer: PeerKey, piece: PieceIndex) {
-        if let Some(state) = self.peers.get_mut(&peer)
-            && state.have.insert(piece)
-        {
-            state.nothing_until = None;
-            let count = &mut self.availability[piece.0 as usize];
-            *count = count.saturating_add(1);
-            self.spread.note_owned(peer, piece);
-        }
-    }
-
-    fn note_load(&mut self, peer: PeerKey, load: Load) {
-        self.note_queue(peer, load);
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.load.spreading = load.spreading;
-            if !load.spreading {
-                state.nothing_until = None;
-            }
-        }
-    }
-
-    /// The load in an answer: it is the node's queue, and says nothing of this blob's spreading.
-    fn note_queue(&mut self, peer: PeerKey, load: Load) {
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.load.requests = load.requests;
-            state.asked_since_load = 0;
-        }
-    }
-
-    /// Says whether this peer has something we need, when that changed.
-    fn show_interest(&mut self, peer: PeerKey) {
-        let Some(state) = self.peers.get_mut(&peer) else { return };
-        let interested = self.download && state.have.any_without(&[&self.have]);
-        if interested != state.we_are_interested {
-            state.we_are_interested = interested;
-            let message = if interested { BlobMessage::Interested } else { BlobMessage::NotInterested };
-            self.actions.push_back(Action::Send { peer, message });
-        }
-    }
-
     fn rechoke(&mut self, now: Timestamp) {
         self.wake.set(None);
         for (peer, unchoke) in self.choker.rechoke(now, self.config.choke_interval, &self.peers) {
@@ -560,6 +467,8 @@ impl Swarm {
 
 #[cfg(test)]
 mod boundaries_tests;
+#[cfg(test)]
+mod exchange_tests;
 #[cfg(test)]
 mod rates_tests;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use eagle_core::{
     digest::Algorithm,
     metainfo::{self, Frame},
     wire::{
-        control::{self, BlobMessage, ControlMessage, Encryption, HostRate, Load, Ticket},
+        control::{self, BlobMessage, ControlMessage, Encryption, HostRate, Load, PeerAddress, Ticket},
         data::{Answer, Ask, RejectReason},
     },
 };
@@ -41,6 +41,10 @@ fn main() {
             ControlMessage::Blob(Algorithm::Sha512.empty(), BlobMessage::Leave),
         ],
     );
+
+    let somebody = PeerAddress { id: PeerInfo::example().id, address: PeerInfo::example().address };
+    let exchange = [blob(BlobMessage::PeersRequest), blob(BlobMessage::Peers(vec![somebody; 3]))];
+    control("exchange", &[&[ControlMessage::Listening { port: 61007 }], &exchange[..]].concat());
 
     let mut asks = BytesMut::new();
     for piece in [None, Some(PieceIndex(2))] {

@@ -1,12 +1,16 @@
 //! The state machine of a swarm: whatever happens in whatever order.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use eagle_core::{
     Bitfield, Boundary, FarGroup, Geometry, PieceIndex, Timestamp,
     swarm::{Action, PeerKey, RequestId, Swarm, SwarmConfig, SwarmStart, Verdict},
     wire::{
-        control::{BlobMessage, HostRate, Load},
+        control::{BlobMessage, HostRate, Load, MAX_PEERS_TOLD, PeerAddress},
         data::RejectReason,
     },
 };
@@ -42,6 +46,12 @@ impl Input<'_> {
         Load { requests: u16::from(byte >> 1), spreading: byte & 1 == 1 }
     }
 
+    fn address(&mut self) -> Option<PeerAddress> {
+        let (id, host, port) = (self.byte(), self.byte(), self.byte());
+        let ip = IpAddr::from([host, 0, 0, host]);
+        Some(PeerAddress { id: format!("peer{id}").parse().ok()?, address: SocketAddr::new(ip, u16::from(port)) })
+    }
+
     fn group(&mut self) -> Option<FarGroup> {
         let byte = self.byte();
         let boundary = Boundary::ALL[usize::from(byte >> 1) % Boundary::ALL.len()];
@@ -66,6 +76,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let config = SwarmConfig { max_peers: 5, greeted_peers: 3, ..SwarmConfig::default() };
     // Seeders are let in beyond the limit, a few.
     let most_peers = config.max_peers + 4;
+    let most_greeted = config.exchange_below;
     let mut swarm = Swarm::new(config, start);
     let mut now = Timestamp(1 << 40);
     let mut owned = swarm.have().count();
@@ -75,8 +86,20 @@ pub(crate) fn run(bytes: &[u8]) {
         while let Some(action) = swarm.poll_action() {
             actions += 1;
             assert!(actions <= 128, "{action:?} and {actions} more after one event");
-            if let Action::Request { piece: Some(piece), .. } = action {
-                assert!(!swarm.have().contains(piece), "{piece} is owned");
+            match action {
+                Action::Request { piece: Some(piece), .. } => {
+                    assert!(!swarm.have().contains(piece), "{piece} is owned");
+                }
+                // Whatever a peer tells: not more than a node greets, each address once.
+                Action::Connect { peers, most, .. } => {
+                    let addresses: BTreeSet<_> = peers.iter().map(|peer| peer.address).collect();
+                    assert!(most <= most_greeted && addresses.len() == peers.len(), "{most} of {peers:?}");
+                }
+                Action::TellPeers { peer, about } => {
+                    assert!(about.len() <= MAX_PEERS_TOLD && !about.contains(&peer));
+                    assert!(about.iter().all(|peer| swarm.has_peer(*peer)), "{about:?}");
+                }
+                _ => {}
             }
         }
         assert!(swarm.peer_count() <= most_peers, "{} peers", swarm.peer_count());
@@ -94,7 +117,7 @@ pub(crate) fn run(bytes: &[u8]) {
 
 fn event(swarm: &mut Swarm, now: &mut Timestamp, input: &mut Input<'_>, geometry: Geometry) {
     let at = *now;
-    match input.byte() % 22 {
+    match input.byte() % 24 {
         0 => swarm.handle_peer(input.peer(), input.group()),
         1 => swarm.handle_seeder(input.peer(), input.group()),
         2 => swarm.handle_greeting(input.peer(), input.group()),
@@ -115,6 +138,7 @@ fn event(swarm: &mut Swarm, now: &mut Timestamp, input: &mut Input<'_>, geometry
                 1 => BlobMessage::NotInterested,
                 2 => BlobMessage::Choke,
                 3 => BlobMessage::Leave,
+                4 => BlobMessage::PeersRequest,
                 _ => BlobMessage::Unchoke,
             };
             swarm.handle_message(at, input.peer(), message);
@@ -176,6 +200,12 @@ fn event(swarm: &mut Swarm, now: &mut Timestamp, input: &mut Input<'_>, geometry
             *now = until;
         }
         // A clock that goes back.
-        _ => *now = Timestamp(at.0.saturating_sub(u64::from(input.byte()) << 26)),
+        21 => *now = Timestamp(at.0.saturating_sub(u64::from(input.byte()) << 26)),
+        22 => swarm.handle_tracker(at),
+        _ => {
+            let peer = input.peer();
+            let told = (0..input.byte() % 64).filter_map(|_| input.address()).collect();
+            swarm.handle_message(at, peer, BlobMessage::Peers(told));
+        }
     }
 }

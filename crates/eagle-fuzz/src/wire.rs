@@ -5,7 +5,7 @@ use eagle_core::{
     Metainfo,
     metainfo::{self, Frame},
     wire::{
-        control::{self, BlobMessage, ControlMessage, MAX_HAVE, MAX_MESSAGE},
+        control::{self, BlobMessage, ControlMessage, MAX_HAVE, MAX_MESSAGE, MAX_PEERS_TOLD},
         data::{Answer, Ask, MAX_HEADER},
     },
 };
@@ -20,6 +20,7 @@ pub(crate) fn control_messages(bytes: &[u8]) {
         assert!((5..=MAX_MESSAGE + 4).contains(&taken), "{taken} bytes were taken for one message");
         match &message {
             ControlMessage::Blob(_, BlobMessage::Have { pieces, .. }) => assert!(pieces.len() <= MAX_HAVE),
+            ControlMessage::Blob(_, BlobMessage::Peers(peers)) => assert!(peers.len() <= MAX_PEERS_TOLD),
             // Nothing is made larger by reading it: a list without its elements promises no memory.
             ControlMessage::Blob(_, BlobMessage::Handshake { bitfield, .. }) => assert!(bitfield.len() <= taken),
             _ => {}

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use eagle_core::{
     Digest, Geometry, PieceIndex, Topology,
     units::Rate,
-    wire::control::{Encryption, Load},
+    wire::control::{Encryption, Load, Version},
 };
 use eagle_p2p::{
     channel::{
@@ -102,6 +102,7 @@ async fn network(
         data_port,
         encryption,
         topology: Topology::default(),
+        version: Version::Three,
         max_peers: 2,
     };
     Network::start(config, stop.clone()).await.expect("a network on the loopback interface")

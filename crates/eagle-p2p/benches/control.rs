@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use eagle_cluster::{ClusterKey, ClusterKeys};
 use eagle_core::{
     Digest, Topology,
-    wire::control::{BlobMessage, ControlMessage, Encryption, Load},
+    wire::control::{BlobMessage, ControlMessage, Encryption, Load, Version},
 };
 use eagle_p2p::{
     identity,
@@ -42,6 +42,7 @@ async fn network(membership: &Membership, stop: &CancellationToken) -> (Network,
         data_port: 1,
         encryption: Encryption::Tls,
         topology: Topology::default(),
+        version: Version::Three,
         max_peers: 2,
     };
     Network::start(config, stop.clone()).await.expect("a network on the loopback interface")

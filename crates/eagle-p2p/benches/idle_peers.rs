@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use eagle_core::{NodeRole, Topology, wire::control::Encryption};
+use eagle_core::{
+    NodeRole, Topology,
+    wire::control::{Encryption, Version},
+};
 use eagle_p2p::{
     identity,
     network::{Membership, Network, NetworkConfig, NetworkEvent},
@@ -93,6 +96,7 @@ async fn be_peers(arguments: &[String]) {
             data_port: 1,
             encryption: Encryption::Tls,
             topology: Topology::default(),
+            version: Version::Three,
             max_peers: 4,
         };
         let (network, mut events) = Network::start(config, CancellationToken::new()).await.expect("a network");

@@ -39,7 +39,7 @@ use std::{
 pub use eagle_cluster::Membership;
 use eagle_core::{
     Topology,
-    wire::control::{self, ControlMessage, Encryption, Ticket},
+    wire::control::{self, ControlMessage, Encryption, Ticket, Version},
 };
 use libp2p::{PeerId, identity::Keypair};
 use tokio::{
@@ -73,6 +73,8 @@ pub struct NetworkConfig {
     pub encryption: Encryption,
     /// Where this node is, told to every peer.
     pub topology: Topology,
+    /// Newest version of the control protocol to speak; peers that do not know it are spoken to in the newest that they do.
+    pub version: Version,
     /// Most peers at once. Further ones are turned away.
     pub max_peers: usize,
 }
@@ -86,6 +88,7 @@ impl fmt::Debug for NetworkConfig {
             .field("data_port", &self.data_port)
             .field("encryption", &self.encryption)
             .field("topology", &self.topology)
+            .field("version", &self.version)
             .field("max_peers", &self.max_peers)
             .finish()
     }
@@ -122,6 +125,8 @@ pub enum NetworkEvent {
     Connected {
         /// Who, proven by the connection.
         peer: PeerId,
+        /// Where it listens for peers, if it says so; it has not been tried whether that can be reached.
+        address: Option<SocketAddr>,
         /// Where its data channel listener is.
         data_address: SocketAddr,
         /// How that listener is protected.
@@ -197,6 +202,7 @@ impl Network {
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let shared = Arc::new(Shared::new(&config, events));
         let (driver, listen_address) = driver::Driver::start(&config, Arc::clone(&shared), shutdown).await?;
+        shared.note_listening(listen_address.port());
         let tasks = TaskTracker::new();
         tasks.spawn(driver.run());
         tasks.close();
@@ -228,7 +234,8 @@ impl Network {
         self.shared.request_redial(peer)
     }
 
-    /// Sends a message to a connected peer, after those sent before; says whether it was taken.
+    /// Sends a message to a connected peer, after those sent before; says whether it was taken. One that the version of the protocol
+    /// which the peer speaks does not have is left out.
     ///
     /// Returns at once. A peer that reads so slowly that its queue is full is disconnected, since a
     /// message left out would leave it with a wrong picture for good.

@@ -30,8 +30,11 @@ use std::{
 
 use eagle_cluster::Membership;
 use eagle_core::{
-    Digest, Metainfo, NodeId, NodeRole, PeerInfo, Topology, swarm::SwarmConfig, tracker::NodeReports, units::Rate,
-    wire::control::Encryption,
+    Digest, Metainfo, NodeId, NodeRole, PeerInfo, Topology,
+    swarm::SwarmConfig,
+    tracker::NodeReports,
+    units::Rate,
+    wire::control::{Encryption, Version},
 };
 use eagle_store::cache::{Cache, PartialEntry};
 use libp2p::identity::Keypair;
@@ -43,6 +46,7 @@ pub use self::swarm_handle::{SwarmCounters, SwarmHandle};
 use self::{
     commands::{Command, Mailbox},
     engine::Engine,
+    metrics::Learnt,
     reports::{Counted, Reports},
     uploads::Uploads,
 };
@@ -140,6 +144,7 @@ pub struct Node {
     server: UploadServer,
     /// Time that pieces took.
     piece_seconds: Histogram,
+    learnt: Learnt,
     reports: Arc<Reports>,
     tasks: TaskTracker,
 }
@@ -161,6 +166,7 @@ impl Node {
             data_port: data_address.port(),
             encryption: config.encryption,
             topology: config.topology.clone(),
+            version: Version::Three,
             max_peers: MAX_PEERS,
         };
         let (network, network_events) = Network::start(network_config, shutdown.clone()).await?;
@@ -194,10 +200,12 @@ impl Node {
             swarm.max_peers = swarm.max_peers.max(SEEDER_SWARM_PEERS);
         }
         let piece_seconds = metrics::piece_seconds();
+        let learnt = Learnt::default();
         let counted = Arc::new(Counted::default());
         let reports = Arc::new(Reports { counted: Arc::clone(&counted), uploads: Arc::clone(&uploads) });
         let engine = Engine::new(engine::Parts {
             piece_seconds: piece_seconds.clone(),
+            learnt: learnt.clone(),
             role: config.role,
             topology: config.topology.clone(),
             swarm,
@@ -231,6 +239,7 @@ impl Node {
             channels,
             server,
             piece_seconds,
+            learnt,
             reports,
             tasks,
         })

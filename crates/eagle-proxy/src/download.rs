@@ -222,7 +222,7 @@ impl Downloads {
     pub(crate) async fn found(&self, digest: Digest, peers: Vec<PeerInfo>) {
         let download = self.running().get(&digest).cloned();
         if let Some(swarm) = download.and_then(|download| download.swarm()) {
-            swarm.add_peers(peers).await;
+            swarm.add_peers_of_tracker(peers).await;
         }
     }
 

@@ -19,11 +19,12 @@ pub(crate) enum Event {
         blob: u16,
         piece: PieceIndex,
     },
-    /// The tracker's answer has come, and its peers are connected.
+    /// The answer of the tracker or of a peer has come, and the peers in it are connected.
     Connected {
         node: u32,
         blob: u16,
         peers: Box<[u32]>,
+        by_tracker: bool,
     },
     Announce(u32),
     /// Control messages that one node sent in the same moment over the same distance.
@@ -102,7 +103,7 @@ impl Event {
         match *self {
             Self::Start(node) => (0, node, 0, 0),
             Self::OriginPiece { blob, piece } => (1, blob.into(), 0, piece.0),
-            Self::Connected { node, blob, ref peers } => (2, node, blob.into(), peers.iter().sum()),
+            Self::Connected { node, blob, ref peers, .. } => (2, node, blob.into(), peers.iter().sum()),
             Self::Announce(node) => (3, node, 0, 0),
             Self::Messages { from, blob, ref batch } => {
                 (4, from, blob.into(), batch.iter().fold(0, |sum, (to, _)| sum.wrapping_mul(31).wrapping_add(*to)))

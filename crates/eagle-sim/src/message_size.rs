@@ -1,6 +1,6 @@
 //! Bytes of messages as they are encoded, without encoding them.
 
-use eagle_core::wire::control::{BlobMessage, Load};
+use eagle_core::wire::control::{BlobMessage, Load, PeerAddress};
 
 /// Length prefix, kind of message, and a SHA-256 digest as text with its length.
 const ENVELOPE: u64 = 4 + 1 + 1 + 71;
@@ -22,13 +22,22 @@ pub(crate) fn of(message: &BlobMessage) -> u64 {
             number(pieces.len() as u64) + pieces.iter().map(|piece| number((*piece).into())).sum::<u64>() + load(own)
         }
         BlobMessage::Load(own) => load(own),
-        BlobMessage::Interested
+        BlobMessage::Peers(peers) => number(peers.len() as u64) + peers.iter().map(peer_address).sum::<u64>(),
+        BlobMessage::PeersRequest
+        | BlobMessage::Interested
         | BlobMessage::NotInterested
         | BlobMessage::Choke
         | BlobMessage::Unchoke
         | BlobMessage::Leave => 0,
     };
     ENVELOPE + 1 + body
+}
+
+/// Identity with its length, kind and bytes of the address, port.
+fn peer_address(peer: &PeerAddress) -> u64 {
+    let id = peer.id.as_str().len() as u64;
+    let ip = if peer.address.is_ipv4() { 4 } else { 16 };
+    number(id) + id + 1 + ip + number(peer.address.port().into())
 }
 
 fn load(load: &Load) -> u64 {
@@ -54,6 +63,10 @@ mod tests {
 
     use super::*;
 
+    fn somebody(address: &str) -> PeerAddress {
+        PeerAddress { id: "12D3KooWexample".parse().unwrap(), address: address.parse().unwrap() }
+    }
+
     #[test]
     fn messages_have_the_size_that_they_are_encoded_with() {
         let load = Load { requests: 300, spreading: true };
@@ -63,6 +76,8 @@ mod tests {
             BlobMessage::Have { pieces: vec![1, 127, 128, 70_000], load },
             BlobMessage::Load(Load::default()),
             BlobMessage::Interested,
+            BlobMessage::PeersRequest,
+            BlobMessage::Peers(vec![somebody("10.0.0.1:61007"), somebody("[fd00::1]:80")]),
             BlobMessage::Leave,
         ] {
             let mut out = BytesMut::new();

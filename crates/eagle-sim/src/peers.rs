@@ -1,11 +1,12 @@
 //! How nodes come to know each other: starts, announces, and the tracker's answers.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use eagle_core::{
     FarGroup, PieceSet, Timestamp,
     swarm::Swarm,
     tracker::{Asker, Candidate, DefaultPolicy, Flows, NodeLoad, Ownership, PeerPolicy as _},
+    wire::control::PeerAddress,
 };
 use rand::{RngExt as _, seq::SliceRandom as _};
 
@@ -20,6 +21,10 @@ use crate::{
 /// Times that a first contact crosses the network: TCP, TLS, the multiplexer and the hello, in both
 /// directions.
 const CONNECT_LATENCIES: u64 = 8;
+/// Characters of the identity of a real node, so that messages have their real size.
+const NODE_ID: usize = 52;
+/// Port that nodes listen on.
+const PORT: u16 = 61007;
 
 /// What the tracker knows of one blob.
 #[derive(Debug, Default)]
@@ -89,6 +94,9 @@ impl World<'_> {
         if self.nodes[node as usize].gone {
             return;
         }
+        if self.plan.tracker.away.is_some_and(|away| self.now >= nanos(away)) {
+            return self.know_seeders(node);
+        }
         let mut wants = false;
         for blob in 0..self.blobs() {
             let state = &self.nodes[node as usize];
@@ -98,10 +106,7 @@ impl World<'_> {
             if !complete && state.group.is_some() {
                 wants = true;
                 let peers = self.named(node, blob, &owned);
-                if !peers.is_empty() {
-                    let delay = self.latency(node, peers[0]) * CONNECT_LATENCIES;
-                    self.after(delay, Event::Connected { node, blob, peers: peers.into() });
-                }
+                self.connect(node, blob, peers, true);
             }
             let load = self.nodes[node as usize].up.node_load();
             self.tracker[usize::from(blob)].put(self.now, node, owned, load);
@@ -109,6 +114,42 @@ impl World<'_> {
         if wants {
             self.after(nanos(self.plan.tracker.interval), Event::Announce(node));
         }
+    }
+
+    /// Without a tracker a node knows the seeder of each blob, and no more.
+    fn know_seeders(&mut self, node: u32) {
+        for blob in 0..self.blobs() {
+            let state = &self.nodes[node as usize];
+            if state.group.is_some() && state.started == Some(self.now) {
+                self.connect(node, blob, vec![self.seeder(blob)], false);
+            }
+        }
+    }
+
+    /// Connects a node to others; it takes as long for all of them as for the first.
+    pub(crate) fn connect(&mut self, node: u32, blob: u16, peers: Vec<u32>, by_tracker: bool) {
+        if let Some(first) = peers.first() {
+            let delay = self.latency(node, *first) * CONNECT_LATENCIES;
+            self.after(delay, Event::Connected { node, blob, peers: peers.into(), by_tracker });
+        }
+    }
+
+    /// A node as its peers tell each other of it.
+    pub(crate) fn address(&self, node: u32) -> Option<PeerAddress> {
+        let [_, a, b, c] = node.to_be_bytes();
+        Some(PeerAddress {
+            id: format!("{node:0NODE_ID$}").parse().ok()?,
+            address: SocketAddr::from(([10, a, b, c], PORT)),
+        })
+    }
+
+    /// A node has been told of others.
+    pub(crate) fn connect_told(&mut self, node: u32, blob: u16, told: &[PeerAddress], most: usize) {
+        let numbers = told.iter().filter_map(|peer| peer.id.as_str().parse::<u32>().ok());
+        let swarm = self.nodes[node as usize].members[usize::from(blob)].as_ref().map(|member| &member.swarm);
+        let fresh = |peer: &u32| *peer != node && swarm.is_some_and(|swarm| !swarm.has_peer(key(*peer)));
+        let peers = numbers.filter(fresh).take(most).collect();
+        self.connect(node, blob, peers, false);
     }
 
     /// The peers in the tracker's answer.
@@ -146,13 +187,16 @@ impl World<'_> {
     }
 
     /// The peers of an answer are connected, as far as they are there.
-    pub(crate) fn connected(&mut self, node: u32, blob: u16, peers: &[u32]) {
+    pub(crate) fn connected(&mut self, node: u32, blob: u16, peers: &[u32], by_tracker: bool) {
         let gone: BTreeSet<u32> = peers.iter().copied().filter(|peer| self.nodes[*peer as usize].gone).collect();
         let groups: Vec<_> = peers.iter().map(|peer| self.far_group(node, *peer)).collect();
         let seeders = self.plan.seeders.count;
         let state = &mut self.nodes[node as usize];
         let banned = state.banned.clone();
         let Some(swarm) = state.swarm(blob) else { return };
+        if by_tracker {
+            swarm.handle_tracker(Timestamp(self.now));
+        }
         for (&peer, group) in peers.iter().zip(groups) {
             if !gone.contains(&peer) && !banned.contains(&peer) {
                 match peer < seeders {

@@ -106,6 +106,8 @@ pub struct TrackerModel {
     pub interval: Duration,
     /// Peers of a large swarm that the tracker looks at for one answer.
     pub seen: usize,
+    /// From when on there is no tracker any more: who starts later knows the seeder, which the metainfo names, and nobody else.
+    pub away: Option<Duration>,
 }
 
 /// How many places of each kind nodes and seeders are in.
@@ -176,7 +178,7 @@ impl Plan {
                 zone_rate: None,
                 region_rate: None,
             },
-            tracker: TrackerModel { peers_per_answer: 40, interval: Duration::from_secs(1), seen: 1_000 },
+            tracker: TrackerModel { peers_per_answer: 40, interval: Duration::from_secs(1), seen: 1_000, away: None },
             upload_slots: 2,
             labels: true,
             churn: Vec::new(),

@@ -202,7 +202,7 @@ impl<'a> World<'a> {
                 }
                 self.settle(seeder, blob);
             }
-            Event::Connected { node, blob, peers } => self.connected(node, blob, &peers),
+            Event::Connected { node, blob, peers, by_tracker } => self.connected(node, blob, &peers, by_tracker),
             Event::Announce(node) => self.announce(node),
             Event::Messages { from, blob, batch } => {
                 for (to, message) in batch {
@@ -296,6 +296,11 @@ impl<'a> World<'a> {
                     let to = number(peer);
                     self.after(self.latency(node, to), Event::Cancel { from: node, to, blob, id });
                 }
+                Action::TellPeers { peer, about } => {
+                    let told = about.into_iter().filter_map(|peer| self.address(number(peer))).collect();
+                    self.outbox[0].push((number(peer), BlobMessage::Peers(told)));
+                }
+                Action::Connect { peers, most, .. } => self.connect_told(node, blob, &peers, most),
                 Action::Ban { peer, .. } => self.ban(node, peer),
             }
         }

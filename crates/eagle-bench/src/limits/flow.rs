@@ -18,7 +18,7 @@ use bytes::Bytes;
 use eagle_core::{
     Digest, Geometry, PieceIndex, Topology,
     units::Rate,
-    wire::control::{Encryption, Load},
+    wire::control::{Encryption, Load, Version},
 };
 use eagle_p2p::{
     channel::{
@@ -296,6 +296,7 @@ async fn network(
         data_port,
         encryption,
         topology: Topology::default(),
+        version: Version::Three,
         max_peers: PARTNERS + 1,
     };
     Ok(Network::start(config, stop.clone()).await?)

@@ -118,6 +118,7 @@ struct LinksFile {
 struct TrackerFile {
     peers_per_answer: Option<usize>,
     interval: Option<Time>,
+    away: Option<Time>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -139,6 +140,7 @@ struct SwarmFile {
     requests_per_peer: Option<usize>,
     max_peers: Option<usize>,
     greeted_peers: Option<usize>,
+    exchange_below: Option<usize>,
     have_interval: Option<Time>,
     upload_slots: Option<usize>,
 }
@@ -227,6 +229,9 @@ impl PlanFile {
                 StartFile::Poisson(over) => StartFile::Poisson(over.scaled(shrunk)),
             };
         }
+        if let Some(away) = &mut plan.tracker.away {
+            *away = away.scaled(shrunk);
+        }
         for churn in &mut plan.churn {
             churn.at = churn.at.scaled(shrunk);
         }
@@ -282,6 +287,7 @@ impl PlanFile {
         let tracker = TrackerModel {
             peers_per_answer: self.tracker.peers_per_answer.unwrap_or(standard.tracker.peers_per_answer),
             interval: self.tracker.interval.map_or(standard.tracker.interval, |time| time.0),
+            away: self.tracker.away.map(|time| time.0),
             ..standard.tracker
         };
         ensure!(tracker.interval > Duration::ZERO, "tracker.interval must not be 0");
@@ -374,6 +380,7 @@ impl SwarmFile {
             requests_per_peer: self.requests_per_peer.unwrap_or(standard.requests_per_peer),
             max_peers: self.max_peers.unwrap_or(standard.max_peers),
             greeted_peers: self.greeted_peers.unwrap_or(standard.greeted_peers),
+            exchange_below: self.exchange_below.unwrap_or(standard.exchange_below),
             have_interval: self.have_interval.map_or(standard.have_interval, |time| time.0),
             ..standard.clone()
         }

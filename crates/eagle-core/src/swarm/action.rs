@@ -1,6 +1,9 @@
 //! What a swarm and its driver tell each other: actions, verdicts, totals.
 
-use crate::{geometry::PieceIndex, wire::control::BlobMessage};
+use crate::{
+    geometry::PieceIndex,
+    wire::control::{BlobMessage, PeerAddress},
+};
 
 /// A peer, as the driver numbers them; unique within one driver, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +38,23 @@ pub enum Action {
         peer: PeerKey,
         /// Number of the request.
         id: RequestId,
+    },
+    /// Tell a peer where these are, as far as it is known where they listen: they take part, and it has asked for some.
+    TellPeers {
+        /// Whom.
+        peer: PeerKey,
+        /// About whom.
+        about: Vec<PeerKey>,
+    },
+    /// Connect to peers that another peer has told of, and name them to this swarm; fewer when it is connected to them or on
+    /// the way, or they are this node itself.
+    Connect {
+        /// Who has told.
+        from: PeerKey,
+        /// Each once, with addresses that can be a host's.
+        peers: Vec<PeerAddress>,
+        /// How many of them at most.
+        most: usize,
     },
     /// Disconnect the peer and keep it away for a while: it sent what no honest peer sends.
     Ban {

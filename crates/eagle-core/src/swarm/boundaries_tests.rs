@@ -15,7 +15,8 @@ fn scene() -> Swarm {
     let geometry = Geometry::new(8 << 16, 1 << 16).unwrap();
     let start =
         SwarmStart { geometry, have: Bitfield::new(8), hashes_known: 8, download: true, spread: false, seed: 3 };
-    Swarm::new(SwarmConfig::default(), start)
+    // Nothing but boundaries has it wake up.
+    Swarm::new(SwarmConfig { exchange_below: 0, ..SwarmConfig::default() }, start)
 }
 
 fn join(swarm: &mut Swarm, peer: u64, group: Option<FarGroup>, owns: &[u32], load: Load) -> PeerKey {

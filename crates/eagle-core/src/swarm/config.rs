@@ -29,6 +29,9 @@ pub struct SwarmConfig {
     /// who greet it. With no places kept, nodes that join last find everybody full: 1 of 3,000 had
     /// no neighbour at all (`tracker::connectivity`).
     pub greeted_peers: usize,
+    /// Peers below which a node asks those that it knows for others while no tracker names any: as many as it greets. With 0 it
+    /// never asks.
+    pub exchange_below: usize,
     /// Interested peers that are served at a time. Upload slots bound what goes out at once, so this
     /// only keeps a crowd off a seeder: with 40, the nodes after the first 40 waited for a place there.
     pub unchoked_peers: usize,
@@ -74,6 +77,7 @@ impl Default for SwarmConfig {
             window: 8,
             max_peers: 64,
             greeted_peers: 16,
+            exchange_below: 16,
             unchoked_peers: 400,
             requests_held_per_peer: 8,
             have_interval: Duration::from_millis(10),

@@ -22,6 +22,8 @@ pub(super) struct PeerState {
     pub(super) have: Bitfield,
     /// It refuses our requests; so it begins.
     pub(super) choking: bool,
+    /// It has greeted us or answered our greeting.
+    pub(super) heard: bool,
     /// It wants something we own.
     pub(super) interested: bool,
     pub(super) we_are_interested: bool,
@@ -60,6 +62,7 @@ impl PeerState {
             offered: 0,
             have: Bitfield::new(pieces),
             choking: true,
+            heard: false,
             interested: false,
             we_are_interested: false,
             unchoked: false,

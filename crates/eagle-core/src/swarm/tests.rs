@@ -14,18 +14,18 @@ mod lossy;
 
 const MS: Duration = Duration::from_millis(1);
 
-fn geometry(pieces: u32) -> Geometry {
+pub(super) fn geometry(pieces: u32) -> Geometry {
     Geometry::new(u64::from(pieces) << 16, 1 << 16).unwrap()
 }
 
-fn swarm(pieces: u32, download: bool) -> Swarm {
+pub(super) fn swarm(pieces: u32, download: bool) -> Swarm {
     let have = if download { Bitfield::new(pieces) } else { Bitfield::full(pieces) };
     let start =
         SwarmStart { geometry: geometry(pieces), have, hashes_known: pieces, download, spread: !download, seed: 7 };
     Swarm::new(SwarmConfig::default(), start)
 }
 
-fn actions(swarm: &mut Swarm) -> Vec<Action> {
+pub(super) fn actions(swarm: &mut Swarm) -> Vec<Action> {
     std::iter::from_fn(|| swarm.poll_action()).collect()
 }
 
@@ -40,7 +40,7 @@ fn requests(swarm: &mut Swarm) -> Vec<(PeerKey, RequestId, Option<PieceIndex>)> 
 }
 
 /// A peer that owns these pieces, has answered the handshake and serves us.
-fn join(swarm: &mut Swarm, now: Timestamp, peer: u64, owns: &[u32], load: Load) -> PeerKey {
+pub(super) fn join(swarm: &mut Swarm, now: Timestamp, peer: u64, owns: &[u32], load: Load) -> PeerKey {
     let key = PeerKey(peer);
     let mut field = Bitfield::new(swarm.geometry().pieces());
     for index in owns {

@@ -1,21 +1,53 @@
-//! The control protocol, `/eagle/control/2`: BitTorrent's peer messages over a libp2p stream.
+//! The control protocol, `/eagle/control/3`: BitTorrent's peer messages over a libp2p stream.
 //!
 //! Each side opens one stream to the other and sends on the stream it opened, so that messages of
 //! one sender arrive in order and no side waits for the other. The first message is
 //! [`ControlMessage::Hello`]. A message is a little-endian `u32` length, then that many bytes of
 //! postcard.
+//!
+//! A stream is opened in the newest [`Version`] that both sides know. What a version lacks is not sent on its streams, so that
+//! nodes of two versions work together while a cluster is upgraded.
+
+use std::net::SocketAddr;
 
 use bytes::{Buf, BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, geometry::Geometry, peer::Topology};
+use crate::{
+    digest::Digest,
+    geometry::Geometry,
+    peer::{NodeId, Topology},
+};
 
-/// Name of the protocol in libp2p's negotiation.
-pub const PROTOCOL: &str = "/eagle/control/2";
 /// Largest message, bytes: the bitfield of a blob with the most pieces (32 KiB), with room.
 pub const MAX_MESSAGE: usize = 48 << 10;
 /// Most pieces in one `Have`: longer lists are split.
 pub const MAX_HAVE: usize = 1024;
+
+/// Most peers in one `Peers`, as many as BEP 11 has: three times what a node greets.
+pub const MAX_PEERS_TOLD: usize = 50;
+
+/// A version of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Version {
+    /// Without peer exchange.
+    Two,
+    /// A `Hello` is followed by [`ControlMessage::Listening`], and peers may be asked for others.
+    Three,
+}
+
+impl Version {
+    /// All of them, the newest first, as they are offered.
+    pub const ALL: [Self; 2] = [Self::Three, Self::Two];
+
+    /// Its name in libp2p's negotiation.
+    pub const fn protocol(self) -> &'static str {
+        match self {
+            Self::Two => "/eagle/control/2",
+            Self::Three => "/eagle/control/3",
+        }
+    }
+}
 
 /// How busy an uploader is; sent along with what it owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
@@ -91,6 +123,30 @@ pub enum ControlMessage {
     Ticket(Ticket),
     /// Something about one blob.
     Blob(Digest, BlobMessage),
+    /// Follows the `Hello` from [`Version::Three`] on.
+    Listening {
+        /// TCP port that the sender listens for peers on, at the address of this connection.
+        port: u16,
+    },
+}
+
+impl ControlMessage {
+    /// The first version that has this message.
+    pub const fn since(&self) -> Version {
+        match self {
+            Self::Listening { .. } | Self::Blob(_, BlobMessage::PeersRequest | BlobMessage::Peers(_)) => Version::Three,
+            _ => Version::Two,
+        }
+    }
+}
+
+/// A peer and where it listens, as another one knows it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PeerAddress {
+    /// Who it is, which a connection proves.
+    pub id: NodeId,
+    /// Where it listens for peers.
+    pub address: SocketAddr,
 }
 
 /// A message about one blob.
@@ -126,6 +182,10 @@ pub enum BlobMessage {
     Unchoke,
     /// The sender does not have this blob, or no longer.
     Leave,
+    /// Asks for other peers that take part; answered by `Peers` unless there are none, or too often.
+    PeersRequest,
+    /// Answers a `PeersRequest`: peers that take part and that the sender is connected to; at most [`MAX_PEERS_TOLD`].
+    Peers(Vec<PeerAddress>),
 }
 
 /// Why bytes are not a control message.
@@ -173,6 +233,9 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<ControlMessage>, DecodeErr
         ControlMessage::Blob(_, BlobMessage::Have { pieces, .. }) if pieces.len() > MAX_HAVE => {
             Err(DecodeError::Malformed)
         }
+        ControlMessage::Blob(_, BlobMessage::Peers(peers)) if peers.len() > MAX_PEERS_TOLD => {
+            Err(DecodeError::Malformed)
+        }
         _ => Ok(Some(message)),
     }
 }
@@ -201,6 +264,36 @@ mod tests {
         let mut out = BytesMut::new();
         encode(&ControlMessage::Blob(Digest::of(b"x"), have), &mut out).unwrap();
         assert_eq!(decode(&mut out), Err(DecodeError::Malformed));
+        for (count, taken) in [(MAX_PEERS_TOLD, true), (MAX_PEERS_TOLD + 1, false)] {
+            let peers = ControlMessage::Blob(Digest::of(b"x"), BlobMessage::Peers(vec![somebody(1); count]));
+            let mut out = BytesMut::new();
+            encode(&peers, &mut out).unwrap();
+            assert_eq!(decode(&mut out).is_ok(), taken, "{count} peers");
+        }
+    }
+
+    fn somebody(number: u16) -> PeerAddress {
+        let id = format!("12D3KooW{number}").parse().unwrap();
+        PeerAddress { id, address: SocketAddr::from(([10, 0, 0, 1], number)) }
+    }
+
+    /// A node of version 2 would end the connection over what it cannot read.
+    #[test]
+    fn what_version_2_lacks_is_known() {
+        let blob = |message| ControlMessage::Blob(Digest::of(b"x"), message);
+        for new in [
+            ControlMessage::Listening { port: 1 },
+            blob(BlobMessage::PeersRequest),
+            blob(BlobMessage::Peers(vec![somebody(1)])),
+        ] {
+            assert_eq!(new.since(), Version::Three, "{new:?}");
+        }
+        assert_eq!(blob(BlobMessage::Leave).since(), Version::Two);
+        assert_eq!(ControlMessage::TicketRequest.since(), Version::Two);
+        // Their bytes have not changed either: kind of message, length and text of the digest, kind of what is about the blob.
+        let mut out = BytesMut::new();
+        encode(&blob(BlobMessage::Leave), &mut out).unwrap();
+        assert_eq!((out[4], out[5], out.last().copied()), (3, 71, Some(7)));
     }
 
     #[test]
@@ -232,6 +325,8 @@ mod tests {
             Just(BlobMessage::Interested),
             Just(BlobMessage::Choke),
             Just(BlobMessage::Leave),
+            Just(BlobMessage::PeersRequest),
+            proptest::collection::vec(any::<u16>().prop_map(somebody), 0..MAX_PEERS_TOLD).prop_map(BlobMessage::Peers),
         ];
         prop_oneof![
             (any::<u16>(), proptest::option::of("[a-z]{1,9}")).prop_map(|(data_port, zone)| {
@@ -239,6 +334,7 @@ mod tests {
                 ControlMessage::Hello { data_port, encryption: Encryption::Tls, topology }
             }),
             Just(ControlMessage::TicketRequest),
+            any::<u16>().prop_map(|port| ControlMessage::Listening { port }),
             any::<[u8; 32]>().prop_map(|secret| ControlMessage::Ticket(Ticket(secret))),
             blob.prop_map(|message| ControlMessage::Blob(Digest::of(b"x"), message)),
         ]

@@ -6,14 +6,15 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    future::{Ready, ready},
     sync::Arc,
     task::{Context, Poll},
 };
 
-use eagle_core::wire::control::PROTOCOL;
+use eagle_core::wire::control::Version;
 use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol, connection_limits,
-    core::{Endpoint, transport::PortUse, upgrade::ReadyUpgrade},
+    core::{Endpoint, InboundUpgrade, OutboundUpgrade, UpgradeInfo, transport::PortUse},
     ping,
     swarm::{
         ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
@@ -47,9 +48,9 @@ pub(super) struct StreamEvent {
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The peer opened a stream to send on.
-    Accepted(Stream),
+    Accepted(Stream, Version),
     /// The stream asked for by [`Control::open`].
-    Opened(Stream),
+    Opened(Stream, Version),
     /// There is no such stream, and why.
     Refused(String),
 }
@@ -75,7 +76,11 @@ impl Control {
     }
 
     fn admit(&self, peer: &PeerId) -> Result<Handler, ConnectionDenied> {
-        if self.shared.is_banned(peer) { Err(ConnectionDenied::new(Banned)) } else { Ok(Handler::default()) }
+        if self.shared.is_banned(peer) {
+            Err(ConnectionDenied::new(Banned))
+        } else {
+            Ok(Handler { newest: self.shared.newest, open: false, outcomes: VecDeque::new() })
+        }
     }
 }
 
@@ -125,16 +130,53 @@ impl NetworkBehaviour for Control {
 pub(super) struct Open;
 
 /// One connection.
-#[derive(Default)]
 pub(super) struct Handler {
+    newest: Version,
     open: bool,
     outcomes: VecDeque<Outcome>,
 }
 
-type Protocol = ReadyUpgrade<StreamProtocol>;
+/// The control protocol in the newest version that both sides know, up to this one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Protocol(Version);
 
-fn protocol() -> SubstreamProtocol<Protocol> {
-    SubstreamProtocol::new(ReadyUpgrade::new(StreamProtocol::new(PROTOCOL)), ())
+impl UpgradeInfo for Protocol {
+    type Info = StreamProtocol;
+    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        let known = Version::ALL.into_iter().filter(|version| *version <= self.0);
+        known.map(|version| StreamProtocol::new(version.protocol())).collect::<Vec<_>>().into_iter()
+    }
+}
+
+/// What was agreed on is one of those offered; the oldest promises least.
+fn version(agreed: &StreamProtocol) -> Version {
+    Version::ALL.into_iter().find(|version| version.protocol() == agreed.as_ref()).unwrap_or(Version::Two)
+}
+
+impl InboundUpgrade<Stream> for Protocol {
+    type Output = (Stream, Version);
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_inbound(self, stream: Stream, agreed: StreamProtocol) -> Self::Future {
+        ready(Ok((stream, version(&agreed))))
+    }
+}
+
+impl OutboundUpgrade<Stream> for Protocol {
+    type Output = (Stream, Version);
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_outbound(self, stream: Stream, agreed: StreamProtocol) -> Self::Future {
+        ready(Ok((stream, version(&agreed))))
+    }
+}
+
+fn protocol(newest: Version) -> SubstreamProtocol<Protocol> {
+    SubstreamProtocol::new(Protocol(newest), ())
 }
 
 impl ConnectionHandler for Handler {
@@ -146,7 +188,7 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = ();
 
     fn listen_protocol(&self) -> SubstreamProtocol<Protocol> {
-        protocol()
+        protocol(self.newest)
     }
 
     fn on_behaviour_event(&mut self, Open: Open) {
@@ -155,7 +197,7 @@ impl ConnectionHandler for Handler {
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Protocol, (), Outcome>> {
         if std::mem::take(&mut self.open) {
-            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol: protocol() });
+            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol: protocol(self.newest) });
         }
         match self.outcomes.pop_front() {
             Some(outcome) => Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(outcome)),
@@ -165,13 +207,15 @@ impl ConnectionHandler for Handler {
 
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, Protocol, Protocol>) {
         match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, .. })
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (stream, version), .. })
                 if self.outcomes.len() < MAX_UNTAKEN =>
             {
-                self.outcomes.push_back(Outcome::Accepted(protocol));
+                self.outcomes.push_back(Outcome::Accepted(stream, version));
             }
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, .. }) => {
-                self.outcomes.push_back(Outcome::Opened(protocol));
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol: (stream, version), ..
+            }) => {
+                self.outcomes.push_back(Outcome::Opened(stream, version));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => {
                 let error: libp2p::swarm::StreamUpgradeError<Infallible> = error;

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use eagle_core::wire::control::Version;
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Stream, Swarm, SwarmBuilder, TransportError,
@@ -87,8 +88,8 @@ struct Active {
     token: CancellationToken,
     outbound: ConnectionId,
     inbound: Option<ConnectionId>,
-    deliver_outbound: Option<oneshot::Sender<Stream>>,
-    deliver_inbound: Option<oneshot::Sender<(Stream, IpAddr)>>,
+    deliver_outbound: Option<oneshot::Sender<(Stream, Version)>>,
+    deliver_inbound: Option<oneshot::Sender<(Stream, Version, IpAddr)>>,
     done: oneshot::Receiver<()>,
     /// Whether it got as far as `Hello` from both sides.
     connected: Arc<AtomicBool>,
@@ -416,11 +417,11 @@ impl Driver {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let Some(address) = state.connections.get(&connection).copied() else { return };
         match outcome {
-            Outcome::Opened(stream) => {
+            Outcome::Opened(stream, version) => {
                 let active = state.active.as_mut().filter(|active| active.outbound == connection);
                 if let Some(deliver) = active.and_then(|active| active.deliver_outbound.take()) {
                     // Fails when the session is ending, and the stream is dropped with it.
-                    let _ = deliver.send(stream);
+                    let _ = deliver.send((stream, version));
                 }
             }
             Outcome::Refused(reason) => {
@@ -428,7 +429,7 @@ impl Driver {
                     self.end_active(peer, None, &format!("it refuses the control protocol: {reason}"));
                 }
             }
-            Outcome::Accepted(stream) => {
+            Outcome::Accepted(stream, version) => {
                 match state.active.as_ref().and_then(|active| active.inbound) {
                     Some(present) if present == connection => {
                         tracing::warn!(%peer, "disconnecting a peer that opened two control streams");
@@ -446,7 +447,7 @@ impl Driver {
                 if let Some(active) = active {
                     active.inbound = Some(connection);
                     if let Some(deliver) = active.deliver_inbound.take() {
-                        let _ = deliver.send((stream, address));
+                        let _ = deliver.send((stream, version, address));
                     }
                 }
             }

@@ -12,7 +12,7 @@ use std::{
 use bytes::BytesMut;
 use eagle_core::{
     Topology,
-    wire::control::{ControlMessage, Encryption, decode},
+    wire::control::{ControlMessage, Encryption, Version, decode},
 };
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::{PeerId, Stream};
@@ -66,9 +66,9 @@ pub(super) struct Session {
     /// Ends the network.
     pub(super) shutdown: CancellationToken,
     /// The stream to send on.
-    pub(super) outbound: oneshot::Receiver<Stream>,
+    pub(super) outbound: oneshot::Receiver<(Stream, Version)>,
     /// The stream to read from, and where it comes from.
-    pub(super) inbound: oneshot::Receiver<(Stream, IpAddr)>,
+    pub(super) inbound: oneshot::Receiver<(Stream, Version, IpAddr)>,
     /// Ends when the session before this one with the same peer has said that it ended.
     pub(super) previous: Option<oneshot::Receiver<()>>,
     /// Dropped when this session has said that it ended.
@@ -80,8 +80,11 @@ pub(super) struct Session {
 /// A peer that said `Hello`.
 struct Greeted {
     outbound: Stream,
+    /// Of the outbound stream.
+    version: Version,
     inbound: Stream,
     buffer: BytesMut,
+    address: Option<SocketAddr>,
     data_address: SocketAddr,
     encryption: Encryption,
     topology: Topology,
@@ -105,22 +108,31 @@ impl Session {
             encryption: self.shared.encryption,
             topology: self.shared.topology.clone(),
         };
+        let listening = ControlMessage::Listening { port: self.shared.listen_port() };
         let greet = async {
-            let mut stream = (&mut self.outbound).await.map_err(|_| lost("the connection closed"))?;
-            let frame = super::encode(&hello).map_err(|error| End::Violation(error.to_string()))?;
-            stream.write_all(&frame).await.map_err(lost)?;
+            let (mut stream, version) = (&mut self.outbound).await.map_err(|_| lost("the connection closed"))?;
+            for message in [&hello, &listening].into_iter().filter(|message| message.since() <= version) {
+                let frame = super::encode(message).map_err(|error| End::Violation(error.to_string()))?;
+                stream.write_all(&frame).await.map_err(lost)?;
+            }
             stream.flush().await.map_err(lost)?;
-            Ok(stream)
+            Ok((stream, version))
         };
         let listen = async {
-            let (mut stream, address) = (&mut self.inbound).await.map_err(|_| lost("the connection closed"))?;
+            let (mut stream, version, ip) = (&mut self.inbound).await.map_err(|_| lost("the connection closed"))?;
             let mut buffer = BytesMut::new();
-            match next(&mut stream, &mut buffer).await? {
-                ControlMessage::Hello { data_port, encryption, topology } if data_port != 0 => {
-                    Ok((stream, buffer, SocketAddr::new(address, data_port), encryption, topology))
-                }
-                _ => Err(End::Violation("its first message is no Hello".to_owned())),
-            }
+            let hello = next(&mut stream, &mut buffer).await?;
+            let ControlMessage::Hello { data_port: data_port @ 1.., encryption, topology } = hello else {
+                return Err(End::Violation("its first message is no Hello".to_owned()));
+            };
+            let address = match version {
+                Version::Two => None,
+                Version::Three => match next(&mut stream, &mut buffer).await? {
+                    ControlMessage::Listening { port } => Some(SocketAddr::new(ip, port)),
+                    _ => return Err(End::Violation("its Hello does not say where it listens".to_owned())),
+                },
+            };
+            Ok((stream, buffer, address, SocketAddr::new(ip, data_port), encryption, topology))
         };
         let both = async { tokio::try_join!(greet, listen) };
         let greeted = tokio::select! {
@@ -130,20 +142,21 @@ impl Session {
         let Ok(greeted) = greeted else {
             return Err(End::Violation(format!("it did not say Hello within {} s", SETUP_TIMEOUT.as_secs())));
         };
-        let (outbound, (inbound, buffer, data_address, encryption, topology)) = greeted?;
-        Ok(Greeted { outbound, inbound, buffer, data_address, encryption, topology })
+        let ((outbound, version), (inbound, buffer, address, data_address, encryption, topology)) = greeted?;
+        Ok(Greeted { outbound, version, inbound, buffer, address, data_address, encryption, topology })
     }
 
     async fn connected(&mut self, greeted: Greeted) -> End {
-        let Greeted { mut outbound, mut inbound, mut buffer, data_address, encryption, topology } = greeted;
+        let Greeted { mut outbound, version, mut inbound, mut buffer, address, data_address, encryption, topology } =
+            greeted;
         self.wait_for_previous().await;
         if self.token.is_cancelled() {
             return lost("disconnected");
         }
         self.connected.store(true, Ordering::Relaxed);
-        let mut outbox = self.shared.begin(self.peer, self.id, self.token.clone());
+        let mut outbox = self.shared.begin(self.peer, self.id, version, self.token.clone());
         tracing::debug!(peer = %self.peer, %data_address, "connected");
-        self.emit(NetworkEvent::Connected { peer: self.peer, data_address, encryption, topology }).await;
+        self.emit(NetworkEvent::Connected { peer: self.peer, address, data_address, encryption, topology }).await;
         let end = tokio::select! {
             () = self.token.cancelled() => lost("disconnected"),
             end = self.receive(&mut inbound, &mut buffer) => end,
@@ -193,6 +206,9 @@ impl Session {
                     if !self.shared.ticket_arrived(self.peer, ticket) {
                         return End::Violation("it sent a ticket that nobody asked for".to_owned());
                     }
+                }
+                ControlMessage::Listening { .. } => {
+                    return End::Violation("it said twice where it listens".to_owned());
                 }
                 ControlMessage::Hello { .. } => return End::Violation("it said Hello twice".to_owned()),
             }

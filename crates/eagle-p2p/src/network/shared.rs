@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     num::NonZeroUsize,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use eagle_cluster::ClusterKey;
 use eagle_core::{
     Topology,
-    wire::control::{ControlMessage, Encryption, Ticket},
+    wire::control::{ControlMessage, Encryption, Ticket, Version},
 };
 use libp2p::PeerId;
 use lru::LruCache;
@@ -50,7 +50,11 @@ pub(super) struct Shared {
     pub(super) local: PeerId,
     pub(super) gate: Arc<Gate>,
     pub(super) data_port: u16,
+    /// Known once it listens, which is before there is any session.
+    listen_port: OnceLock<u16>,
     pub(super) topology: Topology,
+    /// Newest version of the control protocol to speak.
+    pub(super) newest: Version,
     pub(super) encryption: Encryption,
     pub(super) events: mpsc::Sender<NetworkEvent>,
     pub(super) tickets: TicketBook,
@@ -77,6 +81,8 @@ pub(super) struct Requests {
 /// A connected peer as the handle sees it.
 struct SessionHandle {
     id: u64,
+    /// In which messages are sent.
+    version: Version,
     queue: mpsc::Sender<Bytes>,
     /// Bytes in `queue`.
     queued: Arc<AtomicUsize>,
@@ -123,7 +129,9 @@ impl Shared {
             local: config.keypair.public().to_peer_id(),
             gate: Arc::new(Gate::new(config.membership.clone())),
             data_port: config.data_port,
+            listen_port: OnceLock::new(),
             encryption: config.encryption,
+            newest: config.version,
             topology: config.topology.clone(),
             events,
             tickets: TicketBook::default(),
@@ -135,6 +143,16 @@ impl Shared {
             wake: Notify::new(),
             control_sent: AtomicU64::new(0),
         }
+    }
+
+    /// This node listens for peers.
+    pub(super) fn note_listening(&self, port: u16) {
+        // Said once.
+        let _ = self.listen_port.set(port);
+    }
+
+    pub(super) fn listen_port(&self) -> u16 {
+        self.listen_port.get().copied().unwrap_or_default()
     }
 
     // Called by the handle.
@@ -176,6 +194,9 @@ impl Shared {
             let Some(session) = sessions.get(&peer).filter(|session| !session.token.is_cancelled()) else {
                 return false;
             };
+            if message.since() > session.version {
+                return true;
+            }
             let length = frame.len();
             let before = session.queued.fetch_add(length, Ordering::Relaxed);
             let taken = before + length <= QUEUE_BYTES && session.queue.try_send(frame).is_ok();
@@ -275,10 +296,10 @@ impl Shared {
 
     // Called by sessions.
 
-    pub(super) fn begin(&self, peer: PeerId, id: u64, token: CancellationToken) -> Outbox {
+    pub(super) fn begin(&self, peer: PeerId, id: u64, version: Version, token: CancellationToken) -> Outbox {
         let (queue, frames) = mpsc::channel(QUEUE_FRAMES);
         let queued = Arc::new(AtomicUsize::new(0));
-        let handle = SessionHandle { id, queue, queued: Arc::clone(&queued), token, waiters: VecDeque::new() };
+        let handle = SessionHandle { id, version, queue, queued: Arc::clone(&queued), token, waiters: VecDeque::new() };
         lock(&self.sessions).insert(peer, handle);
         self.began.send_replace(());
         Outbox { frames, queued }

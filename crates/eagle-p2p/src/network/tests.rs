@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use eagle_core::{
     Digest, Topology,
-    wire::control::{BlobMessage, Load},
+    wire::control::{BlobMessage, Load, Version},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -61,6 +61,7 @@ impl Node {
             data_port,
             encryption,
             topology: topology(data_port),
+            version: Version::Three,
             max_peers,
         };
         let (network, events) = Network::start(config, shutdown.clone()).await.unwrap();
@@ -145,8 +146,10 @@ async fn both_dial_at_once_and_become_one() {
         a.dial(&b);
         b.dial(&a);
         let (peer_a, peer_b) = (a.peer(), b.peer());
+        let listens = [a.network.listen_address(), b.network.listen_address()];
         let expected = |peer, port, encryption| NetworkEvent::Connected {
             peer,
+            address: Some(listens[usize::from(port - 1001)]),
             data_address: SocketAddr::from(([127, 0, 0, 1], port)),
             encryption,
             topology: topology(port),
@@ -165,6 +168,45 @@ async fn both_dial_at_once_and_become_one() {
         assert_eq!(b.event_about_sessions().await, expected(peer_a, 1001, Encryption::Tls));
         assert_eq!(a.event_about_sessions().await, expected(peer_b, 1002, Encryption::None));
         exchange(&mut a, &mut b, 10).await;
+    }
+}
+
+/// While a cluster is upgraded, nodes of both versions are in it: what the older one cannot read does not reach it.
+#[tokio::test]
+async fn an_older_node_is_spoken_to_in_its_version() {
+    let mut new = Node::start(1, Encryption::Tls).await;
+    for dialled_by_new in [true, false] {
+        let shutdown = CancellationToken::new();
+        let config = NetworkConfig {
+            keypair: identity::ephemeral(),
+            membership: Membership::Open,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            data_port: 2,
+            encryption: Encryption::Tls,
+            topology: topology(2),
+            version: Version::Two,
+            max_peers: 8,
+        };
+        let keypair = config.keypair.clone();
+        let (network, events) = Network::start(config, shutdown.clone()).await.unwrap();
+        let mut old = Node { network, events, keypair, shutdown };
+        if dialled_by_new {
+            new.dial(&old)
+        } else {
+            old.dial(&new)
+        }
+        let (peer_new, peer_old) = (new.peer(), old.peer());
+        for (node, peer) in [(&mut new, peer_old), (&mut old, peer_new)] {
+            let event = node.event().await;
+            assert!(matches!(event, NetworkEvent::Connected { peer: p, address: None, .. } if p == peer), "{event:?}");
+        }
+        let ask = ControlMessage::Blob(Digest::of(b"blob"), BlobMessage::PeersRequest);
+        assert!(new.network.send(old.peer(), &ask));
+        // It comes through without what it does not know, and nothing is the matter.
+        exchange(&mut new, &mut old, 5).await;
+        new.network.disconnect(old.peer());
+        new.disconnected(old.peer()).await;
+        old.disconnected(new.peer()).await;
     }
 }
 
@@ -309,6 +351,7 @@ async fn a_port_in_use_is_named() {
         data_port: 1,
         encryption: Encryption::Tls,
         topology: Topology::default(),
+        version: Version::Three,
         max_peers: 1,
     };
     let error = Network::start(config, CancellationToken::new()).await.unwrap_err();

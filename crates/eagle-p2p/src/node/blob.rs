@@ -1,7 +1,7 @@
 //! One blob that this node shares: its state machine, where its bytes are, and who is in.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -18,7 +18,7 @@ use eagle_store::{
 use libp2p::PeerId;
 use tokio::sync::watch;
 
-use super::swarm_handle::Counters;
+use super::{metrics::PeerSource, swarm_handle::Counters};
 
 /// Peers that were named for one blob and are not connected yet; more are forgotten, since a
 /// tracker names them again.
@@ -53,8 +53,8 @@ pub(super) struct Blob {
     pub(super) held: Vec<(PeerId, PieceIndex, Bytes)>,
     /// Which call of `join` this is; 0 for a blob that is only served.
     pub(super) generation: u64,
-    /// Peers to take in once they are connected.
-    pub(super) candidates: HashSet<PeerId>,
+    /// Peers to take in once they are connected, and how they became known.
+    pub(super) candidates: HashMap<PeerId, PeerSource>,
     pub(super) counters: Arc<Counters>,
     /// Last time a peer asked for something.
     pub(super) used: Instant,
@@ -72,7 +72,7 @@ impl Blob {
             metainfo,
             held: Vec::new(),
             generation,
-            candidates: HashSet::new(),
+            candidates: HashMap::new(),
             counters: Arc::default(),
             used: Instant::now(),
             pieces,
@@ -93,19 +93,22 @@ impl Blob {
         }
     }
 
-    /// A peer that trackers or seeders named is connected.
-    pub(super) fn name(&mut self, peer: PeerKey, role: NodeRole, group: Option<FarGroup>) {
+    /// A peer that was named to this node is connected; says whether it takes part from now on.
+    pub(super) fn name(&mut self, peer: PeerKey, role: NodeRole, group: Option<FarGroup>) -> bool {
+        let known = self.swarm.has_peer(peer);
         match role {
             NodeRole::Seeder => self.swarm.handle_seeder(peer, group),
             NodeRole::Proxy => self.swarm.handle_peer(peer, group),
         }
+        !known && self.swarm.has_peer(peer)
     }
 
-    pub(super) fn add_candidate(&mut self, peer: PeerId) -> bool {
+    /// Whether it is worth connecting to.
+    pub(super) fn add_candidate(&mut self, peer: PeerId, source: PeerSource) -> bool {
         if self.candidates.len() >= MAX_CANDIDATES {
             return false;
         }
-        self.candidates.insert(peer);
+        self.candidates.entry(peer).or_insert(source);
         true
     }
 

@@ -14,7 +14,7 @@ use libp2p::PeerId;
 use std::sync::Arc;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::swarm_handle::Counters;
+use super::{metrics::PeerSource, swarm_handle::Counters};
 
 /// A command for the engine.
 pub(super) enum Command {
@@ -44,10 +44,17 @@ pub(super) enum Command {
 
 /// A command for one swarm.
 pub(super) enum SwarmCommand {
-    AddPeers(Vec<PeerInfo>),
-    AddHashes { first: u32, hashes: Vec<PieceHash> },
+    /// Peers, and who named them.
+    AddPeers(Vec<PeerInfo>, PeerSource),
+    AddHashes {
+        first: u32,
+        hashes: Vec<PieceHash>,
+    },
     AddPiece(PieceIndex),
-    Claim { piece: PieceIndex, reply: oneshot::Sender<bool> },
+    Claim {
+        piece: PieceIndex,
+        reply: oneshot::Sender<bool>,
+    },
     Release(PieceIndex),
     Position(PieceIndex),
     Leave,

@@ -4,6 +4,7 @@
 //! the state machines, and decides nothing itself. Nothing in its loop waits: hashing, disk and
 //! cache look-ups run as tasks whose results come back as events.
 
+mod exchange;
 mod peers;
 mod pieces;
 
@@ -30,12 +31,12 @@ use tracing::{debug, warn};
 use super::{
     blob::{Blob, Source},
     commands::{Command, Joined, Mailbox, SwarmCommand},
+    metrics::Learnt,
     reports::Counted,
     uploads::Uploads,
 };
 use crate::{
     channel::{ChannelEvent, DataChannels, PieceRequest, Uploader},
-    identity,
     limits::Limiter,
     network::{Network, NetworkEvent},
 };
@@ -65,6 +66,7 @@ pub(super) struct Parts {
     pub(super) cache: Arc<Cache>,
     /// Takes the time of every piece.
     pub(super) piece_seconds: Histogram,
+    pub(super) learnt: Learnt,
     pub(super) network: Network,
     pub(super) channels: DataChannels,
     pub(super) uploads: Arc<Uploads>,
@@ -75,6 +77,8 @@ pub(super) struct Parts {
 
 struct Peer {
     key: PeerKey,
+    /// Where it listens for peers, as far as it says.
+    address: Option<SocketAddr>,
     data_address: SocketAddr,
     encryption: Encryption,
     role: NodeRole,
@@ -292,6 +296,8 @@ impl Engine {
                     self.parts.channels.cancel(*peer, *number);
                 }
             }
+            Action::TellPeers { peer, about } => self.tell_peers(digest, peer, &about),
+            Action::Connect { from, peers, most } => self.connect_told(digest, from, peers, most),
             Action::Ban { peer, reason } => {
                 if let Some(peer) = self.keys.get(&peer).copied() {
                     warn!(%peer, blob = %digest.short(), %reason, "peer banned for {} s", BAN.as_secs());
@@ -376,23 +382,7 @@ impl Engine {
 
     fn swarm_command(&mut self, digest: Digest, generation: u64, command: SwarmCommand) {
         match command {
-            SwarmCommand::AddPeers(peers) => {
-                for peer in peers {
-                    let Some(id) = identity::peer_id(&peer.id) else { continue };
-                    if id == self.parts.network.local_peer_id() {
-                        continue;
-                    }
-                    self.roles.put(id, peer.role);
-                    let group = self.note_group(id, &peer.topology);
-                    if let Some(state) = self.peers.get_mut(&id) {
-                        state.role = peer.role;
-                        let (key, role) = (state.key, state.role);
-                        self.with(digest, |blob, _| blob.name(key, role, group));
-                    } else if self.blobs.get_mut(&digest).is_some_and(|blob| blob.add_candidate(id)) {
-                        self.parts.network.connect(id, peer.address);
-                    }
-                }
-            }
+            SwarmCommand::AddPeers(peers, source) => self.add_peers(digest, peers, source),
             SwarmCommand::AddHashes { first, hashes } => {
                 let ready = self.with(digest, |blob, now| {
                     blob.add_hashes(now, first, &hashes);

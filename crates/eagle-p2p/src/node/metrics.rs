@@ -1,7 +1,10 @@
 //! What every node of the peer network has to tell, whatever its role: its cache, its peers, its limits. One place, so that a
 //! metric has the same name and the same meaning in a proxy and in a seeder.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use eagle_store::cache::Cache;
 use prometheus_client::{
@@ -12,6 +15,47 @@ use prometheus_client::{
 };
 
 use super::Node;
+
+/// How a node came to know a peer of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum PeerSource {
+    /// A tracker named it.
+    Tracker,
+    /// A seeder named itself in the metainfo.
+    Metainfo,
+    /// Another peer told of it.
+    Exchange,
+    /// It greeted this node.
+    Greeting,
+}
+
+impl PeerSource {
+    const ALL: [Self; 4] = [Self::Tracker, Self::Metainfo, Self::Exchange, Self::Greeting];
+
+    /// Value of the label `source`.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Tracker => "tracker",
+            Self::Metainfo => "metainfo",
+            Self::Exchange => "exchange",
+            Self::Greeting => "greeting",
+        }
+    }
+}
+
+/// Peers that swarms of this node took in, by how they became known.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Learnt(Arc<[AtomicU64; PeerSource::ALL.len()]>);
+
+impl Learnt {
+    pub(super) fn add(&self, source: PeerSource) {
+        self.0[source as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self, source: PeerSource) -> u64 {
+        self.0[source as usize].load(Ordering::Relaxed)
+    }
+}
 
 /// Upper bounds of the buckets of a piece's time, seconds: from one that a neighbour sends at once to one that comes over a link of
 /// a few Mbit/s.
@@ -66,6 +110,12 @@ impl Collector for NodeCollector {
         ] {
             let metric = ConstCounter::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        let help = "Peers that were taken into the swarm of a blob, by how they became known.";
+        let mut learnt = encoder.encode_descriptor("peers_learnt", help, None, MetricType::Counter)?;
+        for source in PeerSource::ALL {
+            let metric = ConstCounter::new(self.node.learnt.get(source));
+            metric.encode(learnt.encode_family(&[("source", source.name())])?)?;
         }
         let help = "Time that transfers waited for a limit of this host, added up over all of them.";
         let mut waits = encoder.encode_descriptor("limiter_wait_seconds", help, None, MetricType::Counter)?;

@@ -8,7 +8,10 @@ use std::sync::{
 use eagle_core::{Bitfield, Digest, Geometry, NodeRole, PeerInfo, PieceHash, PieceIndex};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::commands::{Command, Joined, Mailbox, News, SwarmCommand};
+use super::{
+    commands::{Command, Joined, Mailbox, News, SwarmCommand},
+    metrics::PeerSource,
+};
 
 /// Totals of one swarm, bytes unless said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -126,7 +129,12 @@ impl SwarmHandle {
 
     /// Tells of peers that have, or want, this blob; unconnected ones are dialled.
     pub async fn add_peers(&self, peers: Vec<PeerInfo>) {
-        self.send(SwarmCommand::AddPeers(peers)).await;
+        self.send(SwarmCommand::AddPeers(peers, PeerSource::Metainfo)).await;
+    }
+
+    /// As [`SwarmHandle::add_peers`], of peers that a tracker has named: while it does, peers are not asked for others.
+    pub async fn add_peers_of_tracker(&self, peers: Vec<PeerInfo>) {
+        self.send(SwarmCommand::AddPeers(peers, PeerSource::Tracker)).await;
     }
 
     /// Tells the hashes of the pieces from `first` on, as a seeder gave them. Those known already

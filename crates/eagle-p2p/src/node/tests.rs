@@ -1,5 +1,6 @@
 //! Whole nodes over real sockets on loopback.
 
+mod exchange;
 mod rotation;
 
 use std::{sync::Arc, time::Duration};

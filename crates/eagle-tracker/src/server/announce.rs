@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use eagle_core::{Digest, NodeRole, PeerInfo, Place, Timestamp, Topology};
+use eagle_core::{Digest, NodeRole, PeerInfo, Place, Timestamp, Topology, peer::is_of_a_host};
 
 use super::{Shared, reply::RequestError};
 use crate::{
@@ -127,9 +127,7 @@ fn check_address(node: &mut PeerInfo, source: IpAddr) -> Result<(), RequestError
     if node.address.ip().is_unspecified() {
         node.address.set_ip(source);
     }
-    let ip = node.address.ip().to_canonical();
-    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-    if ip.is_multicast() || broadcast || node.address.port() == 0 {
+    if !is_of_a_host(node.address) {
         let role = match node.role {
             NodeRole::Seeder => "seeder",
             NodeRole::Proxy => "proxy",

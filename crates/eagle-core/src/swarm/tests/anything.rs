@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::wire::control::MAX_PEERS_TOLD;
 
 const PIECES: u32 = 10;
 const PEERS: u64 = 4;
@@ -29,6 +30,9 @@ enum Happening {
     Position(u32),
     Hashes(u32),
     Earlier(usize),
+    Tracker,
+    /// A peer tells of so many others.
+    Told(u64, u16),
     /// The clock moves on, and everything that is due happens.
     Pause(Duration),
     /// The clock jumps back by this much.
@@ -52,6 +56,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         Just(BlobMessage::Unchoke),
         Just(BlobMessage::Unchoke),
         Just(BlobMessage::Leave),
+        Just(BlobMessage::PeersRequest),
     ];
     let reason = prop_oneof![
         Just(RejectReason::NotHere),
@@ -73,7 +78,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         (id.clone(), reason).prop_map(|(id, reason)| Happening::Rejected(id, reason)),
         id.prop_map(Happening::Failed),
         (peer.clone(), proptest::option::of(piece.clone())).prop_map(|(peer, piece)| Happening::Asked(peer, piece)),
-        (peer, piece.clone(), any::<bool>()).prop_map(|(peer, piece, ok)| Happening::Uploaded(peer, piece, ok)),
+        (peer.clone(), piece.clone(), any::<bool>()).prop_map(|(peer, piece, ok)| Happening::Uploaded(peer, piece, ok)),
         piece.clone().prop_map(Happening::Claim),
         piece.clone().prop_map(Happening::Release),
         piece.clone().prop_map(Happening::Position),
@@ -81,6 +86,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         (0usize..12).prop_map(Happening::Earlier),
         (0u64..8000).prop_map(|ms| Happening::Pause(Duration::from_millis(ms))),
         (0u64..8000).prop_map(|ms| Happening::Back(Duration::from_millis(ms))),
+        Just(Happening::Tracker),
+        (peer, 0u16..60).prop_map(|(peer, count)| Happening::Told(peer, count)),
         Just(Happening::Alarm),
     ]
 }
@@ -126,6 +133,11 @@ fn happen(swarm: &mut Swarm, now: &mut Timestamp, happening: Happening) -> Resul
         Happening::Position(piece) => swarm.handle_position(PieceIndex(piece)),
         Happening::Hashes(known) => swarm.handle_hashes(at, known),
         Happening::Earlier(requests) => swarm.handle_requested_before(at, requests),
+        Happening::Tracker => swarm.handle_tracker(at),
+        Happening::Told(peer, count) => {
+            let peers = (0..count).map(exchange_tests::somebody).collect();
+            swarm.handle_message(at, PeerKey(peer), BlobMessage::Peers(peers));
+        }
         Happening::Pause(pause) => {
             let until = at + pause;
             let mut wakes = 0;
@@ -151,6 +163,13 @@ fn check(swarm: &mut Swarm) -> Result<(), TestCaseError> {
     // To each peer a handful of messages and a request, its cancel, or a ban for each of its requests.
     prop_assert!(done.len() <= 64, "{} actions after one event", done.len());
     for action in done {
+        if let Action::Connect { peers, most, .. } = &action {
+            prop_assert!(peers.len() <= MAX_PEERS_TOLD && (1..=swarm.config.exchange_below).contains(most));
+        }
+        if let Action::TellPeers { peer, about } = &action {
+            prop_assert!(about.len() <= MAX_PEERS_TOLD && !about.contains(peer));
+            prop_assert!(about.iter().all(|peer| swarm.peers.contains_key(peer)));
+        }
         if let Action::Request { piece: Some(piece), peer, .. } = action {
             prop_assert!(!swarm.have().contains(piece), "{piece} is owned");
             prop_assert!(!swarm.unknown.contains(piece), "{piece} has no hash");

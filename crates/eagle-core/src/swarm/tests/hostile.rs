@@ -172,7 +172,8 @@ impl Scene {
                     self.peers.remove(&peer);
                     self.swarm.handle_peer_left(self.now, peer);
                 }
-                Action::Send { .. } | Action::Cancel { .. } => {}
+                Action::Connect { .. } => panic!("nobody has told of peers"),
+                Action::Send { .. } | Action::Cancel { .. } | Action::TellPeers { .. } => {}
             }
         }
         assert!(self.swarm.requests.chosen() <= self.swarm.config.requests_in_flight + 1);

@@ -157,6 +157,8 @@ impl World {
                     Some(to) => self.send(peer, Event::Asks(peer, to, id, piece)),
                     None => self.nodes[node].handle_failed(self.now, id),
                 },
+                // Those who are to know each other are connected by `meet`.
+                Action::TellPeers { .. } | Action::Connect { .. } => {}
                 Action::Cancel { peer, id } => drop(self.cancelled.insert((peer, id))),
                 Action::Ban { peer, reason } => {
                     // Bytes that went wrong before may be found to be wrong now.

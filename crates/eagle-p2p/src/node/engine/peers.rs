@@ -19,6 +19,7 @@ use crate::{
     node::{
         blob::{Blob, Source},
         commands::Command,
+        metrics::PeerSource,
     },
 };
 
@@ -64,25 +65,25 @@ impl Engine {
 
     pub(super) fn network_event(&mut self, event: NetworkEvent) {
         match event {
-            NetworkEvent::Connected { peer, data_address, encryption, topology } => {
+            NetworkEvent::Connected { peer, address, data_address, encryption, topology } => {
                 let key = PeerKey(self.next_key);
                 self.next_key += 1;
                 let role = self.roles.get(&peer).copied().unwrap_or(NodeRole::Proxy);
                 let id = identity::node_id(&peer).ok();
-                self.peers.insert(peer, Peer { key, data_address, encryption, role, id });
+                self.peers.insert(peer, Peer { key, address, data_address, encryption, role, id });
                 self.keys.insert(key, peer);
-                let waiting: Vec<Digest> = self
+                let waiting: Vec<(Digest, PeerSource)> = self
                     .blobs
                     .iter_mut()
-                    .filter_map(|(digest, blob)| blob.candidates.remove(&peer).then_some(*digest))
+                    .filter_map(|(digest, blob)| Some((*digest, blob.candidates.remove(&peer)?)))
                     .collect();
                 // Whom a tracker has named is where the tracker says.
                 let group = match self.roles.contains(&peer) {
                     true => self.far_groups.get(&peer).copied(),
                     false => self.note_group(peer, &topology),
                 };
-                for digest in waiting {
-                    self.with(digest, |blob, _| blob.name(key, role, group));
+                for (digest, source) in waiting {
+                    self.name(digest, key, role, group, source);
                 }
             }
             NetworkEvent::Message { peer, message: ControlMessage::Blob(digest, message) } => {
@@ -96,7 +97,7 @@ impl Engine {
                     debug!(%peer, blobs = shared.len(), "connecting again under the present cluster key");
                     for digest in shared {
                         if let Some(blob) = self.blobs.get_mut(&digest) {
-                            blob.add_candidate(peer);
+                            blob.add_candidate(peer, PeerSource::Greeting);
                         }
                     }
                 }
@@ -165,7 +166,14 @@ impl Engine {
         }
         if greeted.is_some() {
             let group = self.far_groups.get(&peer).copied();
-            self.with(digest, |blob, _| blob.swarm.handle_greeting(key, group));
+            let greeted = self.with(digest, |blob, _| {
+                let known = blob.swarm.has_peer(key);
+                blob.swarm.handle_greeting(key, group);
+                !known && blob.swarm.has_peer(key)
+            });
+            if greeted == Some(true) {
+                self.parts.learnt.add(PeerSource::Greeting);
+            }
             if self.blobs.get(&digest).is_some_and(|blob| !blob.swarm.has_peer(key)) {
                 self.parts.network.send(peer, &ControlMessage::Blob(digest, BlobMessage::Leave));
                 return;
