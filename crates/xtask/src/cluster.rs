@@ -98,6 +98,11 @@ impl Role {
         self.directory.join("data")
     }
 
+    /// What it writes.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.directory.join("eagle.log")
+    }
+
     /// The file with its cluster keys.
     pub(crate) fn key_file(&self) -> PathBuf {
         self.directory.join(KEY_FILE)

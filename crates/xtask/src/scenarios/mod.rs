@@ -229,6 +229,11 @@ const ALL: &[Scenario] = &[
         run: disk_faults::unreadable,
     },
     Scenario {
+        name: "unwritable-cache",
+        proves: "the disks of a running seeder and proxy are read-only (EROFS), then fail every write and sync (EIO), then are well: every pull is right, nothing is kept or offered that was not written, the logs say why, and all is kept again",
+        run: disk_faults::unwritable,
+    },
+    Scenario {
         name: "failing-disk",
         proves: "the disk of a running proxy is full, then read-only, then well again: every pull is right, and what was kept is still there",
         run: disk_faults::failing,
