@@ -293,7 +293,7 @@ fn unmount(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn mount(options: &[&str], target: &Path) -> Result<()> {
+pub(super) fn mount(options: &[&str], target: &Path) -> Result<()> {
     let status = Command::new("mount").args(options).arg(target).status().context("cannot run mount")?;
     ensure!(status.success(), "mount {options:?} {} ended with {status}", target.display());
     Ok(())

@@ -219,6 +219,11 @@ const ALL: &[Scenario] = &[
         run: limits::smaller_than_blob,
     },
     Scenario {
+        name: "minimum-free",
+        proves: "on a file system of a known size that others fill, what the kernel says is free never goes below min_free for the cache: old blobs go, what does not fit is passed through, and all is kept again when there is room",
+        run: limits::minimum_free,
+    },
+    Scenario {
         name: "damaged-cache",
         proves: "files of a running proxy and seeder are flipped, cut and removed: every pull is right, the damage is counted, dropped and fetched again, the tracker hears of it",
         run: disk_faults::damaged,
