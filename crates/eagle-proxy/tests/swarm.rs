@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{DEADLINE, KillableSeeder, ProxyOptions, blob_path, dead_url, layer, open, origin, request, tracker, url};
+use common::{
+    DEADLINE, KillableSeeder, ProxyOptions, blob_path, dead_url, eventually, layer, open, origin, request, tracker, url,
+};
 use eagle_core::{Digest, units::Rate};
 use eagle_registry::embedded::{Fault, FaultRule, FaultTarget};
 use futures::future::join_all;
@@ -271,6 +273,37 @@ async fn a_blob_removed_under_its_readers_is_relayed_to_the_end() {
     assert_eq!(Digest::of(&received), digest);
     assert!(!proxy.proxy.cache().contains(digest));
     assert_eq!(origin.stats().blob(digest).bytes, 8 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_to_peers_counts_as_used() {
+    let size = 3 * MIB;
+    let origin = origin(&[size; 3]).await;
+    let layers: Vec<Digest> = (0..3).map(|index| layer(&origin.images()[0], index)).collect();
+    let tracker = tracker().await;
+    let mut options = ProxyOptions::new(&origin);
+    options.trackers = vec![url(tracker.local_addr())];
+    let seeder = KillableSeeder::start(&options.registries, options.trackers.clone(), Rate::Limited(2 * MIB));
+    options.seeders = vec![seeder.url.clone()];
+    // Two of the three fit.
+    options.cache_limit = 2 * size + MIB;
+    let giver = options.start().await;
+    for digest in &layers[..2] {
+        giver.pull(*digest).await;
+    }
+    // What was just received is held for peers for a while, and the end of that is a use too.
+    let cache = giver.proxy.cache();
+    eventually("nothing to be held", || cache.list().iter().all(|entry| !entry.pinned)).await;
+    let in_order: Vec<Digest> = cache.list().into_iter().map(|entry| entry.digest).collect();
+    let [oldest, newer] = in_order[..] else { panic!("{in_order:?}") };
+
+    let taker = options.start().await;
+    taker.pull(oldest).await;
+    assert!(taker.proxy.traffic().peer > 0, "{:?}", taker.proxy.traffic());
+    eventually("nothing to be held again", || cache.list().iter().all(|entry| !entry.pinned)).await;
+    giver.pull(layers[2]).await;
+    assert!(cache.contains(oldest), "evicted although a peer had it last");
+    assert!(!cache.contains(newer));
 }
 
 #[tokio::test(flavor = "multi_thread")]

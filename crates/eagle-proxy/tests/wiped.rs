@@ -1,6 +1,7 @@
 //! What Eagle itself keeps of secrets is gone from the memory of the process when nobody needs it any more.
 //!
 //! The tests read the whole memory of their own process, so they keep what they look for in another form.
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 use std::{
     fs::{self, File},

@@ -422,7 +422,7 @@ mod tests {
         fn never_panics(text in ".{0,200}", key in "[ -~]{0,60}") {
             let _ = parse(text.as_bytes(), Path::new("x"));
             let _ = registry(&key);
-            let entry = Entry { auth: text, ..Entry::default() };
+            let entry = Entry { auth: Secret::new(text), ..Entry::default() };
             let _ = credentials(&entry);
         }
     }

@@ -98,6 +98,11 @@ impl Role {
         self.directory.join("data")
     }
 
+    /// What it writes.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.directory.join("eagle.log")
+    }
+
     /// The file with its cluster keys.
     pub(crate) fn key_file(&self) -> PathBuf {
         self.directory.join(KEY_FILE)
@@ -286,13 +291,16 @@ fn membership(settings: Settings) -> &'static str {
     if settings.keyed { "" } else { "cluster:\n  insecure: false\n" }
 }
 
-/// What is the same in the sections of seeder and proxy. `min_free` is small: what is tested does not depend on how full the
-/// disk of this machine is.
+/// What seeders and proxies leave free on their file systems, bytes. Little: what is tested does not depend on how full the disk of this
+/// machine is.
+pub(crate) const MIN_FREE: u64 = 16 << 20;
+
+/// What is the same in the sections of seeder and proxy.
 pub(crate) fn node(directory: &Path, settings: Settings) -> String {
     let data_dir = directory.join("data");
     format!(
         "  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n  p2p_listen: 127.0.0.1:0\n  data_listen: 127.0.0.1:0\n  advertise: 127.0.0.1\n  \
-         data_dir: {}\n  min_free: 16MiB\n  download_rate: {rate}\n  upload_rate: {rate}\n",
+         data_dir: {}\n  min_free: {MIN_FREE}\n  download_rate: {rate}\n  upload_rate: {rate}\n",
         data_dir.display(),
         rate = settings.rate
     )

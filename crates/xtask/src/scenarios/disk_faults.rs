@@ -102,6 +102,59 @@ pub(super) fn unreadable(scene: &Scene<'_>) -> Result<()> {
     registry.expect_each_once(scene.image.blobs())
 }
 
+pub(super) fn unwritable(scene: &Scene<'_>) -> Result<()> {
+    let registry = scene.registry()?;
+    let mut cluster = Cluster::start(scene, registry.address(), Settings { keyed: false, ..Settings::default() })?;
+    let swarm = format!("/v1/swarms/{}", scene.image.largest().digest);
+    let disks = [cluster.seeder.data_dir(), cluster.nodes[0].data_dir()];
+
+    // What has open files to write stays writable, as in `failing`; nothing is open yet.
+    disks.iter().try_for_each(|disk| make_read_only(disk))?;
+    pull(cluster.proxy(0), scene.image).context("with read-only disks")?;
+    expect_nothing_kept(&mut cluster, &swarm, "Read-only file system")?;
+    disks.iter().try_for_each(|disk| unmount(disk))?;
+
+    // Writing and syncing by position is what the storage does, and nothing else in these processes.
+    let calls = "pwrite64,pwritev,pwritev2,fsync,fdatasync,sync_file_range";
+    let mut faults = Vec::new();
+    for role in [&cluster.seeder, &cluster.nodes[0]] {
+        faults.push(fail_calls(scene, role, calls, None)?);
+    }
+    pull(cluster.proxy(0), scene.image).context("with disks that take nothing")?;
+    expect_nothing_kept(&mut cluster, &swarm, "Input/output error")?;
+    for mut strace in faults {
+        strace.check_running()?;
+        strace.stop(ATTACH_DEADLINE).context("strace")?;
+    }
+
+    pull(cluster.proxy(0), scene.image).context("with disks that are well again")?;
+    for disk in &disks {
+        wait_until(&format!("all blobs in {}", disk.display()), DEADLINE, || {
+            let kept: Result<Vec<_>> = scene.image.blobs().map(|blob| content(disk, &blob.digest)).collect();
+            Ok(kept?.iter().all(Option::is_some).then_some(()))
+        })?;
+    }
+    wait_until("the tracker to know two owners", DEADLINE, || Ok((owners(&cluster, &swarm)? == 2).then_some(())))?;
+    let other = cluster.add_node()?;
+    pull(cluster.proxy(other), scene.image).context("of what was kept")?;
+    let asked = cluster.nodes[other].metric("eagle_proxy_bytes_total", "origin")?;
+    ensure!(asked == 0.0, "{asked} bytes came from the registry");
+    Ok(())
+}
+
+/// Neither the seeder nor the first node has kept anything or says that it has; both say why, and run on.
+fn expect_nothing_kept(cluster: &mut Cluster, swarm: &str, reason: &str) -> Result<()> {
+    for (role, name) in [(&mut cluster.seeder, "seeder"), (&mut cluster.nodes[0], "proxy")] {
+        role.check_running()?;
+        let kept = role.metric(&format!("eagle_{name}_cache_blobs"), "")?;
+        ensure!(kept == 0.0, "the {name} says that it keeps {kept} blobs");
+        let log = fs::read_to_string(role.log())?;
+        ensure!(log.contains(reason), "the log of the {name} does not say: {reason}");
+    }
+    ensure!(owners(cluster, swarm)? == 0, "the tracker knows owners of what nobody keeps");
+    Ok(())
+}
+
 pub(super) fn failing(scene: &Scene<'_>) -> Result<()> {
     let registry = scene.registry()?;
     let mut cluster = Cluster::start(scene, registry.address(), Settings { nodes: 0, ..Settings::default() })?;
@@ -118,17 +171,11 @@ pub(super) fn failing(scene: &Scene<'_>) -> Result<()> {
     pull(cluster.proxy(node), scene.image).context("with a disk that others have filled")?;
     fs::remove_file(&filler)?;
 
-    // A remount of the file system itself is refused while the proxy has files open to write. Mounted over itself it is
-    // read-only for whatever is opened, made, renamed or removed from now on.
-    let path = disk.to_str().context("a directory with an odd name")?;
-    mount(&["--bind", path], &disk)?;
-    mount(&["-o", "remount,bind,ro"], &disk)?;
-    ensure!(fs::write(disk.join("probe"), b"x").is_err(), "the disk is not read-only");
+    make_read_only(&disk)?;
     pull(cluster.proxy(node), scene.image).context("with a read-only disk")?;
     cluster.nodes[node].check_running()?;
 
-    let status = Command::new("umount").arg("--lazy").arg(&disk).status().context("cannot run umount")?;
-    ensure!(status.success(), "umount ended with {status}");
+    unmount(&disk)?;
     pull(cluster.proxy(node), scene.image).context("with a disk that is well again")?;
     let mut kept = 0;
     for blob in scene.image.blobs() {
@@ -202,10 +249,17 @@ fn flip_at(role: &Role, blob: &Blob, at: u64) -> Result<()> {
 
 /// Has whatever reads a file of a process fail with EIO, as a disk does whose sectors are gone, until it is stopped.
 fn fail_reads(scene: &Scene<'_>, role: &Role, path: &Path) -> Result<Process> {
-    let calls = "read,pread64,preadv,preadv2,sendfile,copy_file_range,splice";
+    fail_calls(scene, role, "read,pread64,preadv,preadv2,sendfile,copy_file_range,splice", Some(path))
+}
+
+/// Has these calls of a process, all or those for one file, fail with EIO until it is stopped.
+fn fail_calls(scene: &Scene<'_>, role: &Role, calls: &str, path: Option<&Path>) -> Result<Process> {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
-    strace.args(["-e", &format!("inject={calls}:error=EIO"), "-P"]).arg(path);
+    strace.args(["-e", &format!("inject={calls}:error=EIO")]);
+    if let Some(path) = path {
+        strace.arg("-P").arg(path);
+    }
     strace.args(["-p", &role.id().to_string()]);
     let mut strace = Process::start("strace", &mut strace, &scene.directory.join("strace.log"))?;
     let threads = PathBuf::from(format!("/proc/{}/task", role.id()));
@@ -223,7 +277,23 @@ fn fail_reads(scene: &Scene<'_>, role: &Role, path: &Path) -> Result<Process> {
     Ok(strace)
 }
 
-fn mount(options: &[&str], target: &Path) -> Result<()> {
+/// Has everything in a directory read-only, for whatever is opened, made, renamed or removed from now on. A remount of the file system
+/// itself is refused while a process has files open to write, so the directory is mounted over itself.
+fn make_read_only(directory: &Path) -> Result<()> {
+    let path = directory.to_str().context("a directory with an odd name")?;
+    mount(&["--bind", path], directory)?;
+    mount(&["-o", "remount,bind,ro"], directory)?;
+    ensure!(fs::write(directory.join("probe"), b"x").is_err(), "{path} is not read-only");
+    Ok(())
+}
+
+fn unmount(directory: &Path) -> Result<()> {
+    let status = Command::new("umount").arg("--lazy").arg(directory).status().context("cannot run umount")?;
+    ensure!(status.success(), "umount {} ended with {status}", directory.display());
+    Ok(())
+}
+
+pub(super) fn mount(options: &[&str], target: &Path) -> Result<()> {
     let status = Command::new("mount").args(options).arg(target).status().context("cannot run mount")?;
     ensure!(status.success(), "mount {options:?} {} ended with {status}", target.display());
     Ok(())

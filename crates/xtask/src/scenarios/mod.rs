@@ -219,6 +219,11 @@ const ALL: &[Scenario] = &[
         run: limits::smaller_than_blob,
     },
     Scenario {
+        name: "minimum-free",
+        proves: "on a file system of a known size that others fill, what the kernel says is free never goes below min_free for the cache: old blobs go, what does not fit is passed through, and all is kept again when there is room",
+        run: limits::minimum_free,
+    },
+    Scenario {
         name: "damaged-cache",
         proves: "files of a running proxy and seeder are flipped, cut and removed: every pull is right, the damage is counted, dropped and fetched again, the tracker hears of it",
         run: disk_faults::damaged,
@@ -227,6 +232,11 @@ const ALL: &[Scenario] = &[
         name: "unreadable-cache",
         proves: "a file of a running proxy cannot be read any more (EIO): its runtime and its peers get the blob elsewhere, the tracker hears that it is gone, and it is cached again later",
         run: disk_faults::unreadable,
+    },
+    Scenario {
+        name: "unwritable-cache",
+        proves: "the disks of a running seeder and proxy are read-only (EROFS), then fail every write and sync (EIO), then are well: every pull is right, nothing is kept or offered that was not written, the logs say why, and all is kept again",
+        run: disk_faults::unwritable,
     },
     Scenario {
         name: "failing-disk",
