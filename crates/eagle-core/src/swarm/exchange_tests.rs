@@ -111,7 +111,7 @@ fn a_seeder_is_asked_first_and_one_that_had_no_room_too() {
     let asked = questions(&mut swarm, &mut now, 10 * SECOND);
     assert_eq!(asked.iter().map(|(_, peer)| *peer).collect::<Vec<_>>(), [PeerKey(9), PeerKey(5), PeerKey(1)]);
     // Whoever has no room is all that another one knows.
-    let mut swarm = super::tests::swarm(4, true);
+    let mut swarm = tests::swarm(4, true);
     swarm.handle_seeder(PeerKey(5), None);
     swarm.handle_message(now, PeerKey(5), BlobMessage::Leave);
     assert_eq!(questions(&mut swarm, &mut now, SECOND), [(Duration::from_millis(250), PeerKey(5))]);
