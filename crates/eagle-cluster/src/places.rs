@@ -4,6 +4,7 @@
 //! been idle longest gives way to a newcomer, so that nobody can keep others out by opening connections and saying nothing, or
 //! saying it very slowly; those of strangers before those of members. Connections with a request under way stay, unless their reader has taken nothing of the answer for
 //! ten seconds: then the one that has taken nothing for longest gives way. When all others are busy, newcomers wait.
+//! Whether or not anybody waits, who takes nothing for two minutes loses the connection.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,13 +24,17 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::Notify,
-    time::{Instant, timeout},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 /// How long a reader may take nothing before it has to give way to newcomers, when there is no other place. A runtime that unpacks
 /// what it has may pause for seconds; one that is cut off goes on where it was with its next request.
 const STALLED: Duration = Duration::from_secs(10);
+/// How long a reader may take nothing before its connection ends, also where nobody needs the place: what it reads of is kept in
+/// memory, and cannot be evicted. Longer than runtimes wait for a registry that says nothing, so that it is never this that ends a
+/// slow pull.
+pub const READER_PATIENCE: Duration = Duration::from_secs(120);
 /// How often those who wait for a place look for connections that have stalled meanwhile.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -281,27 +286,46 @@ impl<B: Body + Unpin> Body for BusyBody<B> {
     }
 }
 
-/// A connection that tells its place whether its reader takes what is written.
+/// A connection that tells its place whether its reader takes what is written, and that fails when it takes nothing for
+/// [`READER_PATIENCE`].
 #[derive(Debug)]
 pub struct Watched<S> {
     stream: S,
     place: Place,
+    /// Made when a reader is waited for the first time, and never later than its patience ends.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Watched<S> {
     /// The connection that has this place.
     pub fn new(stream: S, place: Place) -> Self {
-        Self { stream, place }
+        Self { stream, place, deadline: None }
     }
 
-    fn note<T>(&self, step: Poll<T>) -> Poll<T> {
+    fn note<T>(&mut self, context: &mut Context<'_>, step: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         let Taken { places, waiting, .. } = &*self.place.0;
-        match (step.is_pending(), waiting.0.load(Ordering::Relaxed)) {
-            (true, 0) => waiting.0.store(places.now(), Ordering::Relaxed),
-            (false, 1..) => waiting.0.store(0, Ordering::Relaxed),
-            (true, 1..) | (false, 0) => {}
+        let mut since = waiting.0.load(Ordering::Relaxed);
+        if step.is_ready() {
+            if since > 0 {
+                waiting.0.store(0, Ordering::Relaxed);
+            }
+            return step;
         }
-        step
+        if since == 0 {
+            since = places.now();
+            waiting.0.store(since, Ordering::Relaxed);
+        }
+        let end = places.0.start + Duration::from_millis(since - 1) + READER_PATIENCE;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        // That of an earlier wait is put off when it comes, not with every wait: there are thousands in a second.
+        while deadline.as_mut().poll(context).is_ready() {
+            if Instant::now() >= end {
+                let message = format!("the reader took nothing for {READER_PATIENCE:?}");
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+            }
+            deadline.as_mut().reset(end);
+        }
+        Poll::Pending
     }
 }
 
@@ -318,7 +342,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let step = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note(step)
+        self.note(context, step)
     }
 
     fn poll_write_vectored(
@@ -327,7 +351,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let step = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.note(step)
+        self.note(context, step)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -335,11 +359,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let step = Pin::new(&mut self.stream).poll_flush(context);
+        self.note(context, step)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let step = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.note(context, step)
     }
 }
 
@@ -445,5 +471,27 @@ mod tests {
         drop((slow_stream, slow, next));
         let state = places.lock();
         assert_eq!((state.taken, state.idle.len(), state.busy.len()), (0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_for_long_is_given_up_and_who_takes_little_is_not() {
+        let place = Places::new(1).take().await;
+        let (mut writer, mut reader) = tokio::io::duplex(8);
+        let mut stream = Watched::new(&mut writer, place);
+        let begun = Instant::now();
+        let write = tokio::spawn(async move {
+            for _ in 0..3 {
+                reader.read_exact(&mut [0; 8]).await.unwrap();
+                tokio::time::sleep(READER_PATIENCE - Duration::from_secs(1)).await;
+            }
+            reader
+        });
+        let problem = stream.write_all(&[0; 100]).await.unwrap_err();
+        assert_eq!(problem.kind(), io::ErrorKind::TimedOut);
+        assert!(problem.to_string().contains("120s"), "{problem}");
+        // Each of the three times it waited for nearly as long as it may, and then once for all of it.
+        let waited = begun.elapsed().as_secs();
+        assert_eq!(waited, READER_PATIENCE.as_secs() * 3 - 2, "{waited}");
+        drop(write.await.unwrap());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use eagle_cluster::places::{BusyBody, Places, Watched};
+use eagle_cluster::places::{BusyBody, Places, READER_PATIENCE, Watched};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
@@ -25,9 +25,6 @@ pub(crate) const MAX_HEADERS: usize = 64 << 10;
 /// reader that takes nothing: 500 of these then leave others a fifth of their rate until they are full. This is half a block of
 /// an answer, and enough to keep a connection busy: what is on its way does not count.
 const UNSENT: u32 = 128 << 10;
-/// How long a runtime may take nothing of what was sent to it before the kernel gives the connection up. A blob that is being sent
-/// cannot be evicted.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 /// Wait after an accept that failed, usually for lack of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -78,7 +75,8 @@ async fn connection(stream: TcpStream, front: Arc<Front>, about: Connection) {
     // Without these the connection works too.
     let socket = SockRef::from(&stream);
     let _ = socket.set_tcp_notsent_lowat(UNSENT);
-    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    // The same for the end of an answer, which nobody waits for but the kernel.
+    let _ = socket.set_tcp_user_timeout(Some(READER_PATIENCE));
     let stream = Watched::new(stream, about.place.clone());
     let (shutdown, stop, place) = (about.shutdown.clone(), about.stop.clone(), about.place.clone());
     let handler = service_fn(move |request: http::Request<Incoming>| {

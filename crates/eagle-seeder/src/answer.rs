@@ -33,9 +33,6 @@ pub(crate) fn age(age: Duration) -> HeaderValue {
 
 /// Parts of a body that wait for a slow reader. The connection holds one more.
 const QUEUE: usize = 1;
-/// How long a reader may take none of what is ready; longer than the stall timeouts of runtimes'
-/// connections to proxies, so that it is never this one that ends a slow pull.
-const READER_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a body that has failed waits to say so; when it cannot, it ends early all the same.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
@@ -52,8 +49,6 @@ pub(crate) enum BodyError {
     Origin(#[from] OriginError),
     #[error(transparent)]
     Storage(#[from] eagle_store::StorageError),
-    #[error("the reader took nothing for {READER_PATIENCE:?}")]
-    ReaderStalled,
     #[error("the reader is gone")]
     ReaderGone,
     #[error("the answer was given up")]
@@ -74,13 +69,10 @@ pub(crate) fn streamed() -> (BodyWriter, ResponseBody) {
 }
 
 impl BodyWriter {
-    /// Waits until the reader has room: what is paid for at the host's limit only then goes out at once.
+    /// Waits until the reader has room: what is paid for at the host's limit only then goes out at once. A reader that takes
+    /// nothing for long is gone: the connection ends ([`eagle_cluster::places::READER_PATIENCE`]).
     pub(crate) async fn room(&self) -> Result<Room<'_>, BodyError> {
-        match timeout(READER_PATIENCE, self.0.reserve()).await {
-            Ok(Ok(room)) => Ok(Room(room)),
-            Ok(Err(_)) => Err(BodyError::ReaderGone),
-            Err(_) => Err(BodyError::ReaderStalled),
-        }
+        self.0.reserve().await.map(Room).map_err(|_| BodyError::ReaderGone)
     }
 
     /// Sends bytes when the reader has room for them.

@@ -10,7 +10,7 @@ use std::{
 
 use eagle_cluster::{
     Accepted, MemberAcceptor, Who,
-    places::{BusyBody, Place, Places, Watched},
+    places::{BusyBody, Place, Places, READER_PATIENCE, Watched},
 };
 use eagle_core::Digest;
 use eagle_registry::{
@@ -45,9 +45,6 @@ const STRANGER_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of a request line and headers: docker's largest requests have 4 KiB, tokens of registries
 /// up to 16 KiB.
 const MAX_HEAD: usize = 64 << 10;
-/// How long sent bytes may stay unacknowledged before the kernel gives the connection up: a reader that
-/// is gone, or takes nothing, does not hold a connection for ever.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 /// Bytes of an answer that may wait in the kernel to be sent. By itself the kernel takes some MiB for each connection, also of a
 /// reader that takes nothing, and all of it is paid for at the host's upload limit. What is on its way does not count.
 const UNSENT: u32 = 128 << 10;
@@ -121,7 +118,8 @@ async fn serve(
     // Without these the connection works too.
     let _ = stream.set_nodelay(true);
     let socket = SockRef::from(&stream);
-    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    // The end of an answer, which nobody waits for but the kernel, does not hold a connection for ever either.
+    let _ = socket.set_tcp_user_timeout(Some(READER_PATIENCE));
     let _ = socket.set_tcp_notsent_lowat(UNSENT);
     let accepted = tokio::select! {
         accepted = acceptor.accept(stream) => accepted,

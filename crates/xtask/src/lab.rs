@@ -48,6 +48,8 @@ pub(crate) struct InsideArgs {
     #[arg(long)]
     eagle_bench: Option<PathBuf>,
     #[arg(long)]
+    hostile_member: Option<PathBuf>,
+    #[arg(long)]
     s3_server: PathBuf,
     #[arg(long)]
     newer: Option<PathBuf>,
@@ -55,6 +57,8 @@ pub(crate) struct InsideArgs {
     only: Option<String>,
     #[arg(long)]
     rounds: u32,
+    #[arg(long)]
+    measured: Option<PathBuf>,
 }
 
 /// What to run, and how.
@@ -72,18 +76,21 @@ pub(crate) struct Options {
     /// Measure so often what is measured (hostile-crowds).
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// Write what was measured (hostile-crowds) to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    measured: Option<PathBuf>,
 }
 
 impl Options {
     /// As a part of all tests.
     pub(crate) fn test(only: Option<String>) -> Self {
-        Self { only, keep: false, eagle: None, rounds: 1 }
+        Self { only, keep: false, eagle: None, rounds: 1, measured: None }
     }
 }
 
 /// Runs the scenarios and adds to the report how they went.
 pub(crate) fn run(report: &mut Report, options: Options) -> Result<()> {
-    let Options { only, keep, eagle, rounds } = options;
+    let Options { only, keep, eagle, rounds, measured } = options;
     let only = only.as_deref();
     let wanted = scenarios::matching(only).count();
     if wanted == 0 {
@@ -107,6 +114,8 @@ pub(crate) fn run(report: &mut Report, options: Options) -> Result<()> {
     };
     let measures = scenarios::matching(only).any(|scenario| scenario.name == "load-test");
     let eagle_bench = measures.then(workspace::eagle_bench).transpose()?;
+    let has_crowds = scenarios::matching(only).any(|scenario| scenario.name == "hostile-crowds");
+    let hostile_member = has_crowds.then(workspace::hostile_member).transpose()?;
     let s3_server = workspace::s3_server()?;
     if of_image {
         // Inside there is no network to get helm from.
@@ -123,10 +132,13 @@ pub(crate) fn run(report: &mut Report, options: Options) -> Result<()> {
     lock.lock()?;
     fs::write(directory.path().join("image.json"), serde_json::to_vec(&image)?)?;
 
-    let mut programs = vec![("--eagle", eagle), ("--s3-server", s3_server)];
-    programs.extend(static_eagle.map(|program| ("--static-eagle", program)));
-    programs.extend(eagle_bench.map(|program| ("--eagle-bench", program)));
-    let status = enter(directory.path(), &programs, newer.as_deref(), only, rounds)?;
+    let mut paths = vec![("--eagle", eagle), ("--s3-server", s3_server)];
+    paths.extend(static_eagle.map(|program| ("--static-eagle", program)));
+    paths.extend(eagle_bench.map(|program| ("--eagle-bench", program)));
+    paths.extend(hostile_member.map(|program| ("--hostile-member", program)));
+    paths.extend(newer.map(|root| ("--newer", root)));
+    paths.extend(measured.map(std::path::absolute).transpose()?.map(|file| ("--measured", file)));
+    let status = enter(directory.path(), &paths, only, rounds)?;
     let counts = fs::read(directory.path().join("counts.json"));
     match counts {
         Ok(counts) => report.add("the end-to-end scenarios", serde_json::from_slice(&counts)?),
@@ -168,23 +180,14 @@ fn newer(report: &mut Report, only: Option<&str>) -> Result<Option<PathBuf>> {
 
 /// Runs the inner half in namespaces of its own. `setpriv` ends it if this process is killed (its parent
 /// is this very thread, which waits); `unshare --kill-child` hands that on into the namespaces.
-fn enter(
-    directory: &Path,
-    programs: &[(&str, PathBuf)],
-    newer: Option<&Path>,
-    only: Option<&str>,
-    rounds: u32,
-) -> Result<ExitStatus> {
+fn enter(directory: &Path, paths: &[(&str, PathBuf)], only: Option<&str>, rounds: u32) -> Result<ExitStatus> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "unshare"]);
     command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.arg(std::env::current_exe()?).arg("e2e-inside");
     command.arg("--directory").arg(directory).arg("--rounds").arg(rounds.to_string());
-    for (flag, program) in programs {
-        command.arg(flag).arg(program);
-    }
-    if let Some(newer) = newer {
-        command.arg("--newer").arg(newer);
+    for (flag, path) in paths {
+        command.arg(flag).arg(path);
     }
     if let Some(only) = only {
         command.arg("--only").arg(only);
@@ -233,11 +236,13 @@ pub(crate) fn run_inside(args: &InsideArgs) -> Result<bool> {
             eagle: &args.eagle,
             static_eagle: args.static_eagle.as_deref(),
             eagle_bench: args.eagle_bench.as_deref(),
+            hostile_member: args.hostile_member.as_deref(),
             s3_server: &args.s3_server,
             store: &store,
             newer: newer.as_ref(),
             directory: directory.path(),
             rounds: args.rounds,
+            measured: args.measured.as_deref(),
         };
         let passed = report.test(&format!("e2e/{}", scenario.name), || (scenario.run)(&scene));
         if !passed {

@@ -110,6 +110,11 @@ pub(crate) fn eagle_bench() -> Result<PathBuf> {
     build("eagle-bench", "--bin", "eagle-bench", |_| Ok(()))
 }
 
+/// Builds the members of a cluster that mean harm and says where they are.
+pub(crate) fn hostile_member() -> Result<PathBuf> {
+    build("eagle-seeder", "--example", "hostile-member", |_| Ok(()))
+}
+
 /// Builds the S3 server of the scenarios and says where it is.
 pub(crate) fn s3_server() -> Result<PathBuf> {
     build("eagle-store", "--example", "s3-server", |_| Ok(()))

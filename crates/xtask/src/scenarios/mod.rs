@@ -50,6 +50,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) static_eagle: Option<&'a Path>,
     /// The load tests; there when a scenario runs them.
     pub(crate) eagle_bench: Option<&'a Path>,
+    /// Members that mean harm; there when a scenario has some.
+    pub(crate) hostile_member: Option<&'a Path>,
     /// The S3 server.
     pub(crate) s3_server: &'a Path,
     /// The registry's storage with the image in it.
@@ -60,6 +62,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) directory: &'a Path,
     /// How often what is measured is measured.
     pub(crate) rounds: u32,
+    /// Where what is measured is to be written.
+    pub(crate) measured: Option<&'a Path>,
 }
 
 impl Scene<'_> {
@@ -325,7 +329,7 @@ const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "hostile-crowds",
-        proves: "10,000 idle connections at a port, slow senders and readers, churn, long heads, floods of announces: others are served, memory is bounded",
+        proves: "10,000 idle connections at a port, slow senders of heads and bodies, slow readers, churn, long and smuggled heads, floods of announces, members that lie: others are served, at 80 % of their rate with more than one round, and memory is bounded by role",
         run: hostile::crowds,
     },
     Scenario {
