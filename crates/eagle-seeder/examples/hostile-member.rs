@@ -10,7 +10,7 @@ use bytes::Bytes;
 use eagle_cluster::{ClusterKeys, MemberClient, MemberTls, Membership};
 use eagle_core::{
     Digest, Geometry, NodeId, NodeRole, PeerInfo, PieceSet, Topology,
-    wire::control::{BlobMessage, ControlMessage, Encryption, HostRate, Load, MAX_HAVE},
+    wire::control::{BlobMessage, ControlMessage, Encryption, HostRate, Load, MAX_HAVE, Version},
 };
 use eagle_p2p::{
     identity,
@@ -117,6 +117,7 @@ async fn control(
             encryption: Encryption::Tls,
             topology: Topology::default(),
             max_peers: 2,
+            version: Version::Three,
         };
         let (network, mut events) = Network::start(config, stop.clone()).await?;
         network.connect(peer, address);

@@ -148,7 +148,7 @@ impl Agents {
         });
         let done = done.await;
         for (agent, version) in self.results.iter_mut().zip(versions) {
-            agent.runtime_version = version.or(agent.runtime_version.take());
+            agent.runtime_version = version.or_else(|| agent.runtime_version.take());
         }
         match done {
             Ok(_) => Ok(()),

@@ -1,78 +1,135 @@
 //! Reading bodies within bounds.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::Display,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::reply::RequestError;
 use crate::api::MAX_REQUEST_BYTES;
 
 /// Most bytes of bodies in memory at a time, over all connections: 64 of the largest.
 const BUDGET_BYTES: usize = 64 * MAX_REQUEST_BYTES;
+/// Most of them from one address: a member that sends slowly keeps others out only together with seven more. A node sends one announce at a
+/// time, and nodes behind one address have room for a thousand announces of 500 blobs.
+const SOURCE_BYTES: usize = BUDGET_BYTES / 8;
+/// Whoever has one address of IPv6 has all of its network (RFC 4291, section 2.5.4), and counts as one: bits of that.
+const NETWORK_BITS: u32 = 64;
 /// Longest time for a body to arrive: 4 MiB at 3.4 Mbit/s.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The memory that bodies may take. A sender holds what it has sent and no more, so that slow senders
 /// of large bodies cannot keep others out by what they promise.
-#[derive(Debug)]
-pub(super) struct BodyBudget(Arc<Semaphore>);
+#[derive(Debug, Default)]
+pub(super) struct BodyBudget(Arc<Mutex<Used>>);
+
+/// What is taken of the budget.
+#[derive(Debug, Default)]
+struct Used {
+    bytes: usize,
+    /// Those with a share, which have a connection each at least.
+    sources: HashMap<IpAddr, usize>,
+}
 
 /// A body, and its share of the budget until it is dropped.
 #[derive(Debug)]
 pub(super) struct BoundedBody {
     pub(super) bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
+    _share: Share,
+}
+
+/// A part of the budget, given back when it is dropped.
+#[derive(Debug)]
+struct Share {
+    budget: Arc<Mutex<Used>>,
+    source: IpAddr,
+    bytes: usize,
+}
+
+impl Share {
+    /// Takes so much more.
+    fn grow(&mut self, bytes: usize) -> Result<(), RequestError> {
+        let mut used = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_source = used.sources.get(&self.source).copied().unwrap_or_default();
+        if of_source + bytes > SOURCE_BYTES {
+            return Err(RequestError::Overloaded(
+                "the tracker is reading too many announces from this address; try again".to_owned(),
+            ));
+        }
+        if used.bytes + bytes > BUDGET_BYTES {
+            return Err(RequestError::Overloaded("the tracker is reading too many announces; try again".to_owned()));
+        }
+        used.bytes += bytes;
+        used.sources.insert(self.source, of_source + bytes);
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut used = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        used.bytes -= self.bytes;
+        if let Some(of_source) = used.sources.get_mut(&self.source) {
+            *of_source -= self.bytes;
+            if *of_source == 0 {
+                used.sources.remove(&self.source);
+            }
+        }
+    }
+}
+
+/// Whom an address stands for.
+fn source_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> (128 - NETWORK_BITS) << (128 - NETWORK_BITS)))
+        }
+        address @ IpAddr::V4(_) => address,
+    }
 }
 
 impl BodyBudget {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(BUDGET_BYTES)))
-    }
-
-    /// Reads a body of at most [`MAX_REQUEST_BYTES`].
-    pub(super) async fn read<B>(&self, body: B) -> Result<BoundedBody, RequestError>
+    /// Reads a body of at most [`MAX_REQUEST_BYTES`] that comes from this address.
+    pub(super) async fn read<B>(&self, source: IpAddr, body: B) -> Result<BoundedBody, RequestError>
     where
         B: Body<Data = Bytes, Error: Display> + Unpin,
     {
-        self.read_within(READ_TIMEOUT, body).await
+        self.read_within(READ_TIMEOUT, source, body).await
     }
 
-    async fn read_within<B>(&self, deadline: Duration, body: B) -> Result<BoundedBody, RequestError>
+    async fn read_within<B>(&self, deadline: Duration, source: IpAddr, body: B) -> Result<BoundedBody, RequestError>
     where
         B: Body<Data = Bytes, Error: Display> + Unpin,
     {
         if body.size_hint().lower() > MAX_REQUEST_BYTES as u64 {
             return Err(RequestError::LargeBody);
         }
-        tokio::time::timeout(deadline, self.read_frames(body)).await.unwrap_or(Err(RequestError::Slow))
+        tokio::time::timeout(deadline, self.read_frames(source, body)).await.unwrap_or(Err(RequestError::Slow))
     }
 
-    async fn read_frames<B>(&self, mut body: B) -> Result<BoundedBody, RequestError>
+    async fn read_frames<B>(&self, source: IpAddr, mut body: B) -> Result<BoundedBody, RequestError>
     where
         B: Body<Data = Bytes, Error: Display> + Unpin,
     {
         // Most bodies come in one part, which is not copied.
         let mut whole = Bytes::new();
         let mut parts = BytesMut::new();
-        let mut share: Option<OwnedSemaphorePermit> = None;
+        let mut share = Share { budget: Arc::clone(&self.0), source: source_of(source), bytes: 0 };
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| RequestError::Bad(format!("the body broke off: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };
             if whole.len() + parts.len() + data.len() > MAX_REQUEST_BYTES {
                 return Err(RequestError::LargeBody);
             }
-            // At most the largest body, so it fits.
-            let wanted = u32::try_from(data.len()).unwrap_or(u32::MAX);
-            let more = Arc::clone(&self.0).try_acquire_many_owned(wanted).map_err(|_| {
-                RequestError::Overloaded("the tracker is reading too many announces; try again".to_owned())
-            })?;
-            match &mut share {
-                Some(share) => share.merge(more),
-                None => share = Some(more),
-            }
+            share.grow(data.len())?;
             if whole.is_empty() && parts.is_empty() {
                 whole = data;
             } else {
@@ -115,30 +172,64 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_body_that_does_not_arrive_is_given_up_with_its_share() {
-        let budget = BodyBudget::new();
-        let slow = budget.read_within(Duration::from_millis(20), Frames(3)).await.unwrap_err();
-        assert!(matches!(slow, RequestError::Slow) && slow.reply().status() == 408, "{slow}");
-        assert_eq!(budget.0.available_permits(), BUDGET_BYTES);
+    fn from(host: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, host])
+    }
+
+    impl BodyBudget {
+        fn used(&self) -> (usize, usize) {
+            let used = self.0.lock().unwrap();
+            (used.bytes, used.sources.len())
+        }
     }
 
     #[tokio::test]
-    async fn bodies_are_bounded_one_by_one_and_together() {
-        let budget = BodyBudget::new();
-        let refused = async |body: Full<Bytes>| budget.read(body).await.unwrap_err().reply().status().as_u16();
-        assert_eq!(refused(vec![0; MAX_REQUEST_BYTES + 1].into()).await, 413);
-        let endless = budget.read(Frames(usize::MAX)).await.unwrap_err();
-        assert!(matches!(endless, RequestError::LargeBody), "{endless}");
-        let largest = budget.read(Full::<Bytes>::from(vec![0; MAX_REQUEST_BYTES])).await.unwrap();
-        assert_eq!(budget.0.available_permits(), BUDGET_BYTES - largest.bytes.len());
+    async fn a_body_that_does_not_arrive_is_given_up_with_its_share() {
+        let budget = BodyBudget::default();
+        let slow = budget.read_within(Duration::from_millis(20), from(1), Frames(3)).await.unwrap_err();
+        assert!(matches!(slow, RequestError::Slow) && slow.reply().status() == 408, "{slow}");
+        assert_eq!(budget.used(), (0, 0));
+    }
 
-        // Others have all but nine bytes.
-        let others = u32::try_from(budget.0.available_permits() - 9).unwrap();
-        let others = budget.0.try_acquire_many(others).unwrap();
-        assert_eq!(refused(vec![0; 10].into()).await, 503);
-        assert_eq!(budget.read(Full::<Bytes>::from(vec![0; 9])).await.unwrap().bytes.len(), 9);
-        drop((others, largest));
-        assert_eq!(budget.0.available_permits(), BUDGET_BYTES);
+    #[tokio::test]
+    async fn bodies_are_bounded_one_by_one_by_source_and_together() {
+        let budget = BodyBudget::default();
+        let read = async |host, length: usize| budget.read(from(host), Full::<Bytes>::from(vec![0; length])).await;
+        let refused = async |host, length| read(host, length).await.unwrap_err().reply().status().as_u16();
+        assert_eq!(refused(1, MAX_REQUEST_BYTES + 1).await, 413);
+        let endless = budget.read(from(1), Frames(usize::MAX)).await.unwrap_err();
+        assert!(matches!(endless, RequestError::LargeBody), "{endless}");
+        assert_eq!(budget.used(), (0, 0));
+
+        // One host takes what it may, and others are read as if nothing was.
+        let mut held = Vec::new();
+        for _ in 0..SOURCE_BYTES / MAX_REQUEST_BYTES {
+            held.push(read(1, MAX_REQUEST_BYTES).await.unwrap());
+        }
+        assert_eq!(refused(1, 1).await, 503);
+        assert_eq!(read(2, 10).await.unwrap().bytes.len(), 10);
+        assert_eq!(budget.used(), (SOURCE_BYTES, 1));
+
+        // Eight of them take everything but nine bytes.
+        for host in 2..=8 {
+            for _ in 0..SOURCE_BYTES / MAX_REQUEST_BYTES {
+                held.push(read(host, MAX_REQUEST_BYTES).await.unwrap());
+            }
+        }
+        held.pop();
+        held.push(read(8, MAX_REQUEST_BYTES - 9).await.unwrap());
+        assert_eq!(refused(9, 10).await, 503);
+        assert_eq!(read(9, 9).await.unwrap().bytes.len(), 9);
+        drop(held);
+        assert_eq!(budget.used(), (0, 0));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_source() {
+        let source = |address: &str| source_of(address.parse().unwrap());
+        assert_eq!(source("2001:db8:0:1::1"), source("2001:db8:0:1:ffff::2"));
+        assert_ne!(source("2001:db8:0:1::1"), source("2001:db8:0:2::1"));
+        assert_eq!(source("::ffff:10.0.0.1"), source("10.0.0.1"));
+        assert_ne!(source("10.0.0.1"), source("10.0.0.2"));
     }
 }

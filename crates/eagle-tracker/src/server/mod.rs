@@ -143,7 +143,7 @@ impl Tracker {
             networks: Networks::new(&config.topology).map_err(|problem| ConfigError { key: "topology", problem })?,
             reports: Reports::new(&config, reports),
             metrics: Metrics::new(registry),
-            bodies: BodyBudget::new(),
+            bodies: BodyBudget::default(),
             glances: Glances::default(),
             started: Instant::now(),
             config,

@@ -65,7 +65,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAddr)
         }
         RELEASE_PATH => {
             allow(&request, Method::POST)?;
-            seeders::release(shared, request).await
+            seeders::release(shared, request, source).await
         }
         path => read(shared, request.method(), path, request.uri().query().unwrap_or_default()).await,
     }
@@ -104,7 +104,7 @@ pub(super) async fn read(shared: &Shared, method: &Method, path: &str, query: &s
 async fn announce(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAddr) -> Result<Reply, RequestError> {
     let encoding = Encoding::of_body(request.headers()).ok_or(RequestError::MediaType)?;
     let accepted = Encoding::accepted(request.headers(), encoding);
-    let body = shared.bodies.read(request.into_body()).await?;
+    let body = shared.bodies.read(source, request.into_body()).await?;
     let started = Instant::now();
     let parse = move |bytes: &[u8]| {
         encoding

@@ -32,7 +32,7 @@ pub(super) async fn heartbeat(
     request: Request<Incoming>,
     source: IpAddr,
 ) -> Result<Reply, RequestError> {
-    let beat = checked_heartbeat(read(shared, request).await?, source)?;
+    let beat = checked_heartbeat(read(shared, request, source).await?, source)?;
     let (now, url) = (shared.now(), beat.seeder.url.clone());
     let lost = if beat.stopped {
         shared.seeders.leave(&beat.seeder.id, now).await;
@@ -70,7 +70,7 @@ pub(super) async fn claim(
     request: Request<Incoming>,
     source: IpAddr,
 ) -> Result<Reply, RequestError> {
-    let ClaimRequest { digest, seeder, without } = checked_claim(read(shared, request).await?, source)?;
+    let ClaimRequest { digest, seeder, without } = checked_claim(read(shared, request, source).await?, source)?;
     let (now, id) = (shared.now(), seeder.id.clone());
     heard(shared, seeder, &[], now).await?;
     let (outcome, response) = match shared.owner(digest, &id, &without, now).await {
@@ -103,8 +103,12 @@ pub(super) async fn claim(
 }
 
 /// `POST /v1/leases/release`
-pub(super) async fn release(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Reply, RequestError> {
-    let ReleaseRequest { digest, token } = read(shared, request).await?;
+pub(super) async fn release(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    source: IpAddr,
+) -> Result<Reply, RequestError> {
+    let ReleaseRequest { digest, token } = read(shared, request, source).await?;
     shared.seeders.release(digest, token, shared.now()).await;
     Ok(json(&serde_json::json!({})))
 }
@@ -141,11 +145,15 @@ impl Shared {
     }
 }
 
-async fn read<T: DeserializeOwned>(shared: &Shared, request: Request<Incoming>) -> Result<T, RequestError> {
+async fn read<T: DeserializeOwned>(
+    shared: &Shared,
+    request: Request<Incoming>,
+    source: IpAddr,
+) -> Result<T, RequestError> {
     if Encoding::of_body(request.headers()) != Some(Encoding::Json) {
         return Err(RequestError::Bad("this path takes JSON; give Content-Type: application/json".to_owned()));
     }
-    let body = shared.bodies.read(request.into_body()).await?;
+    let body = shared.bodies.read(source, request.into_body()).await?;
     serde_json::from_slice(&body.bytes).map_err(|error| RequestError::Bad(format!("the body: {error}")))
 }
 
