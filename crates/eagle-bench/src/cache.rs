@@ -1,5 +1,7 @@
 //! `eagle-bench cache`: what the cache itself costs: its bookkeeping, its checks, evictions, and its start.
 
+mod start;
+
 use std::{
     path::Path,
     sync::{
@@ -16,8 +18,10 @@ use eagle_store::{BlobReader, BlobStorage, Cache, CachedBlob, FsStorage, MemoryS
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 
+use self::start::Start;
 use crate::{
     cli::CacheArgs,
+    cluster::find_eagle,
     host::ProcessUse,
     report::Circumstances,
     stats::{percentile, sorted},
@@ -68,13 +72,6 @@ struct Reads {
     cpu_seconds_per_gb: f64,
 }
 
-/// Opening a storage on disk and a cache over it.
-#[derive(Debug, Serialize)]
-struct Start {
-    blobs: u64,
-    seconds: f64,
-}
-
 /// Warm hits of one piece, without and with evictions going on.
 #[derive(Debug, Serialize)]
 struct Eviction {
@@ -94,11 +91,12 @@ struct Eviction {
 /// # Errors
 /// When the disk fails.
 pub(crate) async fn run(args: CacheArgs) -> Result<()> {
-    let circumstances = Circumstances::now("cache", None);
+    let eagle = find_eagle(args.eagle.as_deref())?;
+    let circumstances = Circumstances::now("cache", Some(&eagle));
     let directory = tempfile::Builder::new().prefix("eagle-bench-").tempdir()?;
     let bookkeeping = bookkeeping(args.entries).await?;
     let reads = reads(&directory.path().join("reads"), args.size.0).await?;
-    let start = start(&directory.path().join("start"), args.blobs).await?;
+    let start = start::measure(&directory.path().join("start"), args.blobs, &eagle).await?;
     let eviction = eviction(&directory.path().join("eviction"), args.victims, args.rounds).await?;
     let report = CacheReport { circumstances, bookkeeping, reads, start, eviction };
     args.output.write(&report)?;
@@ -110,7 +108,10 @@ pub(crate) async fn run(args: CacheArgs) -> Result<()> {
     for Reads { how, bytes_per_second, cpu_seconds_per_gb, .. } in reads {
         println!("  {how:<50} {:>7.0} MB/s   {cpu_seconds_per_gb:.3} CPU s/GB", bytes_per_second / 1e6);
     }
-    println!("\nstart with {} blobs on disk: {:.3} s", start.blobs, start.seconds);
+    println!(
+        "\nstart with {} blobs on disk: {:.3} s; of a whole proxy, until it serves: {:.3} s",
+        start.blobs, start.seconds, start.proxy_seconds
+    );
     println!(
         "\nwarm hits of {SMALL} bytes, p99: {:.0} us calm, {:.0} us while {} blobs are evicted in {:.3} s: {:.2} x",
         eviction.calm_p99_seconds * 1e6,
@@ -234,22 +235,6 @@ async fn read<F: Future<Output = Result<Arc<dyn BlobReader>>>>(
     Ok(Reads { how, bytes: size, bytes_per_second: median(rates)?, cpu_seconds_per_gb: median(costs)? })
 }
 
-async fn start(root: &Path, blobs: u64) -> Result<Start> {
-    const SIZE: u64 = 8;
-    let cache = Cache::open(Arc::new(FsStorage::open(root).await?), blobs * SIZE).await?;
-    fill(&cache, 0..blobs, SIZE).await?;
-    cache.settle().await;
-    drop(cache);
-    let mut times = Vec::new();
-    for _ in 0..REPEATS {
-        let began = Instant::now();
-        let cache = Cache::open(Arc::new(FsStorage::open(root).await?), blobs * SIZE).await?;
-        times.push(began.elapsed().as_secs_f64());
-        ensure!(cache.stats().blobs == blobs, "{} of {blobs} blobs are there", cache.stats().blobs);
-    }
-    Ok(Start { blobs, seconds: median(times)? })
-}
-
 async fn eviction(root: &Path, victims: u64, rounds: u32) -> Result<Eviction> {
     let limit = (victims + HOT) * SMALL;
     let cache = Cache::open(Arc::new(FsStorage::open(root).await?), limit).await?;
@@ -337,7 +322,11 @@ mod tests {
         assert!(found.uses_per_second > 0.0 && found.admissions_per_second > 0.0);
         let found = reads(&directory.path().join("reads"), 1_000_001).await.unwrap();
         assert_eq!(found.iter().map(|read| read.bytes).collect::<Vec<_>>(), [1_000_001; 3]);
-        assert_eq!(start(&directory.path().join("start"), 50).await.unwrap().blobs, 50);
+        let start_root = directory.path().join("start");
+        start::fill_up(&start_root, 50).await.unwrap();
+        assert!(start::cache_opens(&start_root, 50).await.unwrap() > 0.0);
+        let other = start::cache_opens(&start_root, 51).await.unwrap_err();
+        assert!(other.to_string().contains("50 of 51 blobs"), "{other}");
         let found = eviction(&directory.path().join("eviction"), 20, 2).await.unwrap();
         assert!(found.ratio > 0.0 && found.calm_hits > 0 && found.evicting_hits > 0, "{found:?}");
     }

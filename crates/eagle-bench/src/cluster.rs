@@ -246,6 +246,19 @@ impl Cluster {
     }
 }
 
+/// Starts a proxy that knows no tracker, no seeder and no registry, with what is in `NAME` of the directory; its log and configuration
+/// are put beside that.
+///
+/// # Errors
+/// When it does not start, with the end of its log.
+pub(crate) async fn lone_proxy(args: &ClusterArgs, eagle: &Path, directory: &Path, name: &str) -> Result<Role> {
+    let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let launch = Launch { args, eagle, directory, logs: directory, origin: nowhere };
+    // Of an earlier start it would say that this one is ready.
+    let _ = fs::remove_file(launch.ready_file(name));
+    launch.start(name, "proxy", launch.node(name, args.rate, &json!([]))).await
+}
+
 async fn start_origin(
     images: &Images<'_>,
     address: IpAddr,
@@ -284,6 +297,10 @@ impl Launch<'_> {
         })
     }
 
+    fn ready_file(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.ready"))
+    }
+
     /// Starts `eagle ROLE` with a configuration file and waits until it is ready.
     async fn start(&self, name: &str, role: &str, mut section: Value) -> Result<Role> {
         if section["listen"].is_null() {
@@ -303,7 +320,7 @@ impl Launch<'_> {
         let config_file = self.logs.join(format!("{name}.yaml"));
         fs::write(&config_file, serde_json::to_vec_pretty(&config)?)
             .with_context(|| format!("{} cannot be written", config_file.display()))?;
-        let ready_file = self.directory.join(format!("{name}.ready"));
+        let ready_file = self.ready_file(name);
         let arguments =
             [role.into(), "--config".into(), config_file.into(), "--ready-file".into(), ready_file.clone().into()];
         let log = self.logs.join(format!("{name}.log"));

@@ -26,6 +26,8 @@ const POLL: Duration = Duration::from_millis(10);
 const TAIL_LINES: usize = 20;
 /// Roles start in under a second and the origin hashes 1.5 GB a second and core; this is for a busy machine.
 const START_DEADLINE: Duration = Duration::from_secs(120);
+/// Roles let requests end for some seconds; this is for a busy machine, too.
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A process that runs until it is stopped or dropped.
 #[derive(Debug)]
@@ -124,6 +126,20 @@ impl Process {
             // Fails only if it is gone, which is the aim.
             let _ = kill_process(pid, Signal::TERM);
         }
+    }
+
+    /// Asks it to end and waits until it has.
+    ///
+    /// # Errors
+    /// When it takes too long.
+    pub(crate) async fn end(&mut self) -> Result<()> {
+        self.ask_to_end();
+        let started = Instant::now();
+        while !self.has_ended() {
+            ensure!(started.elapsed() < STOP_DEADLINE, "{} does not end\n{}", self.name, self.tail());
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
     }
 
     /// How it ended, if it has.

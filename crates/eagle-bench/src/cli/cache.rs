@@ -1,5 +1,7 @@
 //! `eagle-bench cache`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use eagle_core::units::Size;
 
@@ -28,6 +30,9 @@ pub(crate) struct CacheArgs {
     /// Times that they are
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
+    /// The eagle program; the one beside this program unless given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) eagle: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: Output,
 }

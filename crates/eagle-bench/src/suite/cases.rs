@@ -76,6 +76,6 @@ impl Case {
 
     /// Whether it starts the eagle program.
     pub(super) fn starts_eagle(&self) -> bool {
-        ["swarm", "pull", "serve", "limits", "tracker"].iter().any(|command| self.line.starts_with(command))
+        ["swarm", "pull", "serve", "limits", "tracker", "cache"].iter().any(|command| self.line.starts_with(command))
     }
 }

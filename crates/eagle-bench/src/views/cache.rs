@@ -16,6 +16,7 @@ pub(crate) fn view(fields: Fields<'_>) -> Report {
         ("uses", "/bookkeeping/uses_per_second", Unit::PerSecond, Better::Higher),
         ("admissions that evict one", "/bookkeeping/admissions_per_second", Unit::PerSecond, Better::Higher),
         ("start", "/start/seconds", Unit::Seconds, Better::Lower),
+        ("start of a whole proxy", "/start/proxy_seconds", Unit::Seconds, Better::Lower),
         ("time to evict", "/eviction/seconds", Unit::Seconds, Better::Lower),
         ("warm hits, p99, calm", "/eviction/calm_p99_seconds", Unit::Seconds, Better::Lower),
         ("warm hits, p99, while evicting", "/eviction/evicting_p99_seconds", Unit::Seconds, Better::Lower),
