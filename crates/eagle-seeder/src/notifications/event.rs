@@ -182,6 +182,15 @@ fn push(
         Some(digest) => Reference::Digest(digest.parse().map_err(|error| format!("the digest is none: {error}"))?),
         None => Reference::Tag(tag.clone()),
     };
+    let image = ImageReference { registry, repository, reference };
+    // `registry/a` without a dot or a port would be taken for a repository of Docker Hub by whoever is told to pull it.
+    if image.to_string().parse().as_ref() != Ok(&image) {
+        let ImageReference { registry, repository, .. } = image;
+        return Err(format!(
+            "no image can be named `{registry}/{repository}`: say how the registry is known here, by `?registry=NAME` in the address that it notifies"
+        ));
+    }
+    let ImageReference { registry, repository, reference } = image;
     Ok(Push { registry, repository, tag, reference })
 }
 
@@ -237,7 +246,7 @@ mod tests {
     fn reads_what_distribution_sends() {
         let pushed = event(|_| ());
         assert_eq!(named(one(&pushed, None)), "192.168.100.227:5000/hello-world:latest");
-        assert_eq!(named(one(&pushed, Some("docker.io"))), "docker.io/hello-world:latest");
+        assert_eq!(named(one(&pushed, Some("a.example"))), "a.example/hello-world:latest");
         for change in [
             |event: &mut Value| event["action"] = json!("pull"),
             |event: &mut Value| event["action"] = json!("delete"),
@@ -252,6 +261,9 @@ mod tests {
             |event: &mut Value| event["target"]["digest"] = json!("sha256:../.."),
             |event: &mut Value| event["request"]["host"] = json!("evil/../"),
             |event: &mut Value| event["request"]["host"] = json!("a\r\nHost: b"),
+            // `registry/hello-world` and `docker.io/hello-world` mean other images to whoever pulls them.
+            |event: &mut Value| event["request"]["host"] = json!("registry"),
+            |event: &mut Value| event["request"]["host"] = json!("docker.io"),
             |event: &mut Value| event["request"] = Value::Null,
         ] {
             let heard = one(&event(change), None);
