@@ -23,7 +23,7 @@ const BUFFER: u32 = 64 << 10;
 const PART: usize = 1 << 20;
 
 /// Lets so much time pass at once.
-async fn pass(time: Duration) {
+pub(crate) async fn pass(time: Duration) {
     sleep(WORK).await;
     pause();
     advance(time).await;
