@@ -1,6 +1,8 @@
 //! Clients of a role in the same process that never end, with a clock that the test moves on. It runs by itself in between: parts of a
 //! role wait by the system's clock too, and would spin if it stood still.
 
+#![allow(dead_code, reason = "not every test has all of them")]
+
 use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
@@ -21,7 +23,7 @@ const BUFFER: u32 = 64 << 10;
 const PART: usize = 1 << 20;
 
 /// Lets so much time pass at once.
-async fn pass(time: Duration) {
+pub(crate) async fn pass(time: Duration) {
     sleep(WORK).await;
     pause();
     advance(time).await;
@@ -38,6 +40,24 @@ pub(crate) async fn say(address: SocketAddr, bytes: &str, waits: Duration) -> St
     pass(2 * NEAR).await;
     let mut answer = Vec::new();
     // A reset is an end, too.
+    let _ = timeout(LONGEST, stream.read_to_end(&mut answer)).await.expect("the connection ends");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Sends bytes one by one, so slowly that they would take four times as long as the other end waits: what it answers when that is over.
+pub(crate) async fn drip(address: SocketAddr, bytes: &str, waits: Duration) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let (mut sent, every) = (Duration::ZERO, waits * 4 / u32::try_from(bytes.len()).unwrap());
+    for byte in bytes.as_bytes() {
+        // It fails once the connection has ended.
+        if stream.write_all(&[*byte]).await.is_err() {
+            break;
+        }
+        assert!(sent <= waits + NEAR, "more of {bytes:?} was taken {sent:?} after its beginning");
+        pass(every).await;
+        sent += every;
+    }
+    let mut answer = Vec::new();
     let _ = timeout(LONGEST, stream.read_to_end(&mut answer)).await.expect("the connection ends");
     String::from_utf8_lossy(&answer).into_owned()
 }

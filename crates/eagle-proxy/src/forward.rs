@@ -11,6 +11,7 @@
 pub mod authority;
 mod intercept;
 mod policy;
+mod readers;
 mod tunnel;
 
 use std::{net::SocketAddr, sync::Arc};

@@ -11,7 +11,7 @@ use std::{
 
 use eagle_core::{Digest, NodeId};
 use eagle_store::{Claimant, Holder, Lease};
-use eagle_tracker::{Registration, SeederClaim, api::seeders::MAX_WITHOUT};
+use eagle_tracker::{HeldLease, Registration, SeederClaim, api::seeders::MAX_WITHOUT};
 use url::Url;
 
 use crate::{
@@ -101,10 +101,7 @@ impl Leases {
             Some(shared) => shared.turn(wanted.digest, &mut wanted.claimant, wanted.again).await,
             None => None,
         };
-        let turn = match turn {
-            Some(turn) => turn,
-            None => self.turn_by_trackers(wanted).await,
-        };
+        let Some(turn) = turn else { return self.turn_by_trackers(wanted).await };
         if let Turn::Fetch(lease) = &turn {
             self.metrics.lease(if lease.is_exclusive() { "granted" } else { "alone" });
         }
@@ -112,13 +109,16 @@ impl Leases {
     }
 
     async fn turn_by_trackers(&self, wanted: &Wanted) -> Turn {
-        match self.trackers.claim(wanted.digest, &wanted.without, &wanted.progress).await {
-            Some(SeederClaim::Granted(lease)) => Turn::Fetch(Lease::new(lease)),
+        let (outcome, lease) = match self.trackers.claim(wanted.digest, &wanted.without, &wanted.progress).await {
+            Some(SeederClaim::Granted(lease)) => ("granted", revocable(lease)),
+            Some(SeederClaim::Alone(lease)) => ("alone", revocable(lease)),
             Some(SeederClaim::Held(holder)) => {
-                Turn::Wait(Holder { name: holder.id.to_string(), url: Some(holder.url) })
+                return Turn::Wait(Holder { name: holder.id.to_string(), url: Some(holder.url) });
             }
-            None => Turn::Fetch(Lease::alone()),
-        }
+            None => ("alone", Lease::alone()),
+        };
+        self.metrics.lease(outcome);
+        Turn::Fetch(lease)
     }
 
     /// Where others find this seeder.
@@ -131,6 +131,12 @@ impl Leases {
         let url: Url = holder.url.as_deref()?.parse().ok()?;
         (crate::client::check_seeder_url(&url).is_ok() && self.url().as_ref() != Some(&url)).then_some(url)
     }
+}
+
+/// A lease that trackers keep.
+fn revocable(lease: HeldLease) -> Lease {
+    let lost = lease.lost();
+    Lease::revocable(lease, lost)
 }
 
 #[cfg(test)]
@@ -156,6 +162,6 @@ mod tests {
         assert_eq!(leases.follow_at(&Holder::default()), None);
         // Without anybody to ask it is always this seeder's turn.
         let mut wanted = leases.want(Digest::of(b"blob"), Arc::default());
-        assert!(matches!(leases.turn(&mut wanted).await, Turn::Fetch(lease) if !lease.is_exclusive()));
+        assert!(matches!(leases.turn(&mut wanted).await, Turn::Fetch(lease) if !lease.lost().is_cancelled()));
     }
 }

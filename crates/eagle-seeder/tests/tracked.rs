@@ -9,6 +9,10 @@ use eagle_seeder::SeederConfig;
 use eagle_tracker::{Tracker, TrackerConfig};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -70,6 +74,56 @@ async fn a_killed_seeder_is_succeeded_from_the_byte_reached() {
     assert_eq!(origin.registry().stats().blob(origin.digests[0]).gets, 2, "one of each");
     assert!(heir.seeder.counters().origin_bytes <= LAYER * 3 / 4, "what came from the holder is not fetched again");
     heir.stop().await;
+}
+
+/// One request to a tracker, and the body of the answer.
+async fn say(tracker: &Tracker, request: &str, body: &str) -> serde_json::Value {
+    let mut stream = TcpStream::connect(tracker.local_addr()).await.unwrap();
+    let head = "host: t\r\nconnection: close\r\ncontent-type: application/json";
+    let request = format!("{request} HTTP/1.1\r\n{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_whose_lease_was_taken_takes_the_rest_from_its_successor() {
+    let (tracker, url) = tracker().await;
+    let origin = Origin::start(&[LAYER]).await;
+    let content = origin.content(0, &Caller::anonymous()).await;
+    origin.registry().set_rate(Rate::Limited(256 << 10));
+    let one = Running::start(tracked(&url, memory()), origin.registries()).await;
+    let other = Running::start(tracked(&url, memory()), origin.registries()).await;
+    let (by_one, by_other) = (one.blob_path(&origin, 0), other.blob_path(&origin, 0));
+    let leases = |running: &Running, outcome: &str| {
+        running.counted(&format!("eagle_seeder_leases_total{{outcome=\"{outcome}\"}}")).unwrap_or_default()
+    };
+    let taken = async {
+        until("a lease", async || tracker.status()["leases"] == 1).await;
+        let seeders = within(say(&tracker, "GET /v1/seeders", "")).await;
+        let holder = seeders["seeders"].as_array().unwrap().iter().find(|seeder| seeder["leases"] == 1).unwrap();
+        // As when it was not heard of for long. The next heartbeat is up to 2 s away.
+        let gone = serde_json::json!({ "seeder": holder, "stopped": true }).to_string();
+        within(say(&tracker, "POST /v1/seeders", &gone)).await;
+        let all = other.get(&by_other, &[]);
+        let lost = async {
+            until("the holder to find out", async || leases(&one, "lost") > 0.0 || leases(&other, "followed") > 0.0)
+                .await;
+            origin.registry().set_rate(Rate::Unlimited);
+        };
+        tokio::join!(all, lost).0
+    };
+    let (a, b) = tokio::join!(one.get(&by_one, &[]), taken);
+    assert!(a.1 == content && b.1 == content);
+    // On a slow day the first has its lease again before the other asks.
+    if leases(&other, "granted") > 0.0 {
+        assert!(followed(&one) > 0 && one.seeder.counters().origin_bytes < LAYER);
+    } else {
+        assert!(followed(&other) > 0 && other.seeder.counters().origin_bytes == 0);
+    }
+    one.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

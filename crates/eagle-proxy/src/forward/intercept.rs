@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use eagle_cluster::places::READER_PATIENCE;
 use eagle_registry::errors::ErrorCode;
 use http::{Request, Response, StatusCode, header, uri::Authority};
 use hyper::{body::Incoming, service::service_fn};
@@ -23,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     Connection, Front,
     policy::{self, Target},
+    readers::Readers,
 };
 use crate::{
     answer::{self, ResponseBody},
@@ -83,16 +85,17 @@ async fn serve(
     };
     let (registry, host) = (target.registry.clone(), target.host.clone());
     let requests = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&requests);
+    let (counted, readers) = (Arc::clone(&requests), Readers::default());
+    let read = readers.clone();
     let handler = service_fn(move |request: Request<Incoming>| {
         counted.fetch_add(1, Ordering::Relaxed);
-        let (front, target) = (Arc::clone(&front), target.clone());
+        let (front, target, read) = (Arc::clone(&front), target.clone(), read.clone());
         async move {
             let response = match meant_for(&request, &target) {
                 Ok(()) => front.service.answer(request, &Via::Registry(target.registry)).await,
                 Err(problem) => answer::error(StatusCode::MISDIRECTED_REQUEST, ErrorCode::Unsupported, problem),
             };
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| read.watch(body)))
         }
     });
     // Agreed on in the handshake, so that nobody has to wait for the first bytes to know.
@@ -110,6 +113,7 @@ async fn serve(
     tokio::pin!(serving);
     let (mut draining, mut before) = (false, 0);
     let mut deadline = Instant::now() + HEADER_TIMEOUT;
+    let mut look = Instant::now() + READER_PATIENCE;
     loop {
         tokio::select! {
             result = serving.as_mut() => {
@@ -118,6 +122,14 @@ async fn serve(
                 }
                 break;
             }
+            () = sleep_until(look) => match readers.deadline() {
+                Some(end) if end <= look => {
+                    // The streams beside it can be asked for anew. There is no way to end one alone whose window is full.
+                    tracing::debug!(host, "the reader of an intercepted answer took nothing for {READER_PATIENCE:?}");
+                    break;
+                }
+                end => look = end.unwrap_or_else(|| Instant::now() + READER_PATIENCE),
+            },
             () = connection.shutdown.cancelled(), if !draining => {
                 draining = true;
                 serving.as_mut().graceful_shutdown();

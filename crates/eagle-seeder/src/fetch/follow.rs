@@ -77,7 +77,7 @@ impl Turns {
     fn lost(&self, offset: u64) {
         drop(self.fetch.give_turn());
         self.inner.parts.metrics.lease("lost");
-        tracing::warn!(blob = %self.digest(), offset, "another seeder has taken over, since this one gave no sign of life; the rest is taken from there");
+        tracing::warn!(blob = %self.digest(), offset, "another seeder has taken over, since this one gave no sign of life, or could ask no tracker; the rest is taken from there");
     }
 
     /// Waits until there is something to do; what a holder gives begins at byte `offset`.

@@ -1,9 +1,10 @@
 //! One exchange with one tracker.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use eagle_cluster::{MemberClient, MemberTls, with_sources};
+use futures::future::BoxFuture;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::{
@@ -72,9 +73,30 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// What takes a request to a tracker and brings back the status and the body of its answer. There is one but in tests, which have
+/// networks of their own.
+pub(super) trait Transport: fmt::Debug + Send + Sync {
+    fn carry(&self, request: Request<Full<Bytes>>) -> BoxFuture<'_, Result<(StatusCode, Bytes), ExchangeError>>;
+}
+
+impl Transport for MemberClient<Full<Bytes>> {
+    fn carry(&self, request: Request<Full<Bytes>>) -> BoxFuture<'_, Result<(StatusCode, Bytes), ExchangeError>> {
+        Box::pin(async move {
+            let response = self.request(request).await.map_err(|error| {
+                let text = with_sources(&error);
+                if error.is_connect() { ExchangeError::Connect(text) } else { ExchangeError::Broken(text) }
+            })?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await;
+            let body = body.map_err(|error| ExchangeError::Broken(with_sources(&*error)))?.to_bytes();
+            Ok((status, body))
+        })
+    }
+}
+
 /// HTTP client with a small pool of connections.
 #[derive(Debug, Clone)]
-pub(super) struct HttpClient(MemberClient<Full<Bytes>>);
+pub(super) struct HttpClient(Arc<dyn Transport>);
 
 impl HttpClient {
     pub(super) fn new(members: &MemberTls) -> Self {
@@ -83,7 +105,12 @@ impl HttpClient {
         connector.set_nodelay(true);
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE_TIMEOUT).pool_max_idle_per_host(1);
-        Self(MemberClient::new(members, connector, builder))
+        Self::over(Arc::new(MemberClient::new(members, connector, builder)))
+    }
+
+    /// A client whose requests are carried by this.
+    pub(super) fn over(transport: Arc<dyn Transport>) -> Self {
+        Self(transport)
     }
 
     /// Sends one announce.
@@ -126,13 +153,7 @@ impl HttpClient {
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Bytes, ExchangeError> {
         let exchange = async {
-            let response = self.0.request(request).await.map_err(|error| {
-                let text = with_sources(&error);
-                if error.is_connect() { ExchangeError::Connect(text) } else { ExchangeError::Broken(text) }
-            })?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await;
-            let body = body.map_err(|error| ExchangeError::Broken(with_sources(&*error)))?.to_bytes();
+            let (status, body) = self.0.carry(request).await?;
             if status.is_success() {
                 return Ok(body);
             }

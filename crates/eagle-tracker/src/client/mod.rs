@@ -36,11 +36,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
+use self::{http::HttpClient, machine::Machine, metrics::Metrics};
 pub use self::{
     live::LiveSeeders,
     seeders::{HeldLease, Registration, SeederClaim},
 };
-use self::{machine::Machine, metrics::Metrics};
 
 /// What a node says about one of its blobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,15 +158,27 @@ impl Announcer {
         members: MemberTls,
         shutdown: CancellationToken,
     ) -> Announcer {
+        Self::over(HttpClient::new(&members), trackers, node, found, rand::random(), shutdown)
+    }
+
+    /// The same over this client, with its pauses drawn from `seed`.
+    fn over(
+        client: HttpClient,
+        trackers: Vec<Url>,
+        node: PeerInfo,
+        found: mpsc::Sender<Found>,
+        seed: u64,
+        shutdown: CancellationToken,
+    ) -> Announcer {
         let trackers = usable(trackers);
         let names = trackers.iter().map(|tracker| tracker.name.clone()).collect();
-        let machine = Mutex::new(Machine::new(names, node, Timestamp(0), rand::random()));
+        let machine = Mutex::new(Machine::new(names, node, Timestamp(0), seed));
         let seeders = watch::Sender::new(None);
         let (wake, reports, metrics) = (Notify::new(), reports::Source::new(), Metrics::new());
         let replaced = Mutex::default();
         let shared = Arc::new(Shared { machine, replaced, wake, started: Instant::now(), reports, seeders, metrics });
         let tasks = TaskTracker::new();
-        tasks.spawn(task::run(Arc::clone(&shared), trackers, found, members, shutdown));
+        tasks.spawn(task::run(Arc::clone(&shared), trackers, found, client, shutdown));
         tasks.close();
         Self { shared, tasks }
     }

@@ -3,10 +3,11 @@
 //! [`Registration`] is a handle to one task, which sends a heartbeat to every tracker every other second. A lease is asked for at
 //! every tracker that answers, one after the other in the order of the blob, which is the same for all seeders: two of them that want the same
 //! blob meet at the first, and where one does not reach that, at the next that both reach. Renewals travel with the heartbeats. A tracker that
-//! was started again or did not answer at first does not know of a lease: it is claimed there later.
+//! was started again or did not answer at first does not know of a lease: it is claimed there later, also when none answered at first. Where
+//! another has the lease by then, this seeder's is lost.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,6 +23,8 @@ use eagle_core::{
 };
 use futures::future::join_all;
 use http::Uri;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
@@ -47,6 +50,8 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(900);
 pub enum SeederClaim {
     /// It is this seeder's turn, as long as the lease is kept.
     Granted(HeldLease),
+    /// No tracker answers, so nobody keeps this seeder from fetching. The lease is claimed as soon as one does.
+    Alone(HeldLease),
     /// Another seeder fetches the blob, or has it.
     Held(SeederInfo),
 }
@@ -57,6 +62,15 @@ pub struct HeldLease {
     digest: Digest,
     /// Tells this lease from a later one of the same blob.
     number: u64,
+    lost: CancellationToken,
+}
+
+impl HeldLease {
+    /// Cancelled when a tracker says that another seeder fetches the blob by now, or has it: this one was silent for too long, or fetched
+    /// where that tracker could not be asked.
+    pub fn lost(&self) -> CancellationToken {
+        self.lost.clone()
+    }
 }
 
 impl fmt::Debug for HeldLease {
@@ -106,7 +120,7 @@ struct State {
     info: SeederInfo,
     /// Where trackers say that this seeder is.
     url: Option<String>,
-    held: HashMap<Digest, Held>,
+    held: BTreeMap<Digest, Held>,
     /// Leases to give back, each to its tracker.
     released: Vec<(Arc<Endpoint>, ReleaseRequest)>,
     next_number: u64,
@@ -117,6 +131,9 @@ struct Held {
     number: u64,
     /// Bytes of the blob that there are.
     progress: Arc<AtomicU64>,
+    /// Seeders that turned out not to have it.
+    without: Vec<NodeId>,
+    lost: CancellationToken,
 }
 
 /// What trackers said to a claim; nothing of those that said nothing yet.
@@ -216,8 +233,19 @@ impl Registration {
         draining: CancellationToken,
         ended: CancellationToken,
     ) -> Self {
-        let state = State { info, url: None, held: HashMap::new(), released: Vec::new(), next_number: 0 };
-        let client = HttpClient::new(members);
+        Self::over(HttpClient::new(members), trackers, info, rand::random(), draining, ended)
+    }
+
+    /// The same over this client, with its pauses drawn from `seed`.
+    fn over(
+        client: HttpClient,
+        trackers: Vec<Url>,
+        info: SeederInfo,
+        seed: u64,
+        draining: CancellationToken,
+        ended: CancellationToken,
+    ) -> Self {
+        let state = State { info, url: None, held: BTreeMap::new(), released: Vec::new(), next_number: 0 };
         let shared = Arc::new(Shared {
             client,
             trackers: Mutex::new(endpoints(trackers, &[])),
@@ -227,7 +255,7 @@ impl Registration {
             draining: draining.clone(),
         });
         let tasks = TaskTracker::new();
-        tasks.spawn(run(Arc::clone(&shared), draining, ended));
+        tasks.spawn(run(Arc::clone(&shared), ChaCha8Rng::seed_from_u64(seed), draining, ended));
         tasks.close();
         Self { shared, tasks }
     }
@@ -247,7 +275,7 @@ impl Registration {
     }
 
     /// Asks for the lease of a blob, of which `progress` counts the bytes that there are; `without` are seeders that turned
-    /// out not to have it. `None` when no tracker answers: then nobody keeps this seeder from fetching.
+    /// out not to have it. `None` when this seeder has as many leases as it may: then nobody keeps it from fetching.
     pub async fn claim(&self, digest: Digest, without: &[NodeId], progress: &Arc<AtomicU64>) -> Option<SeederClaim> {
         let shared = &self.shared;
         if shared.lock().held.len() >= MAX_LEASES_PER_SEEDER {
@@ -275,14 +303,10 @@ impl Registration {
                 }
             }
             if !leases.is_empty() {
-                let mut state = shared.lock();
-                let number = state.next_number;
-                state.next_number += 1;
-                state.held.insert(digest, Held { leases, number, progress: Arc::clone(progress) });
-                return Some(SeederClaim::Granted(HeldLease { shared: Arc::clone(shared), digest, number }));
+                return Some(SeederClaim::Granted(shared.hold(digest, leases, without, progress)));
             }
         }
-        None
+        Some(SeederClaim::Alone(shared.hold(digest, leases, without, progress)))
     }
 
     /// Waits for the end of the task, after `ended` was cancelled: about a second, in which the trackers are told.
@@ -291,10 +315,10 @@ impl Registration {
     }
 }
 
-async fn run(shared: Arc<Shared>, draining: CancellationToken, ended: CancellationToken) {
+async fn run(shared: Arc<Shared>, mut rng: ChaCha8Rng, draining: CancellationToken, ended: CancellationToken) {
     loop {
         shared.heartbeat().await;
-        let pause = HEARTBEAT.mul_f64(rand::random_range(0.9..1.1));
+        let pause = HEARTBEAT.mul_f64(rng.random_range(0.9..1.1));
         let drains = shared.lock().info.state == SeederState::Draining;
         tokio::select! {
             () = ended.cancelled() => break,
@@ -322,6 +346,22 @@ impl Shared {
     /// The trackers at present.
     fn trackers(&self) -> Arc<[Arc<Endpoint>]> {
         Arc::clone(&self.trackers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps the leases of a blob that these trackers gave until the result is dropped.
+    fn hold(
+        self: &Arc<Self>,
+        digest: Digest,
+        leases: Leases,
+        without: &[NodeId],
+        progress: &Arc<AtomicU64>,
+    ) -> HeldLease {
+        let mut state = self.lock();
+        let (number, lost) = (state.next_number, CancellationToken::new());
+        state.next_number += 1;
+        let (progress, without) = (Arc::clone(progress), without.to_vec());
+        state.held.insert(digest, Held { leases, number, progress, without, lost: lost.clone() });
+        HeldLease { shared: Arc::clone(self), digest, number, lost }
     }
 
     /// Asks a tracker for a lease while somebody waits for the blob.
@@ -376,9 +416,13 @@ impl Shared {
 
     /// The tracker was started again, heard of this seeder too late, or could not be asked at first. Whether it answers.
     async fn claim_again(&self, tracker: &Arc<Endpoint>, digest: Digest, before: Option<Lease>) -> bool {
-        let seeder = self.lock().info.clone();
-        // Whoever has the blob by now does not make this seeder stop fetching it.
-        let request = ClaimRequest { digest, seeder, without: Vec::new() };
+        let request = {
+            let state = self.lock();
+            // Unless it was given back meanwhile.
+            let Some(held) = state.held.get(&digest) else { return true };
+            let without = held.without.iter().take(MAX_WITHOUT).cloned().collect();
+            ClaimRequest { digest, seeder: state.info.clone(), without }
+        };
         let word = match self.client.post(&tracker.leases, &request).await {
             Ok(ClaimResponse::Granted { token, .. }) => Lease::Token(token),
             Ok(ClaimResponse::Held { .. }) => Lease::Refused,
@@ -389,14 +433,15 @@ impl Shared {
         };
         let mut state = self.lock();
         // Unless it was given back meanwhile.
-        let held = state.held.get_mut(&digest).map(|held| &mut held.leases);
-        let held = held.filter(|leases| word_of(leases, tracker) == before);
+        let held = state.held.get_mut(&digest).filter(|held| word_of(&held.leases, tracker) == before);
         match (held, word) {
-            (Some(leases), word) => {
-                leases.retain(|(known, _)| !Arc::ptr_eq(known, tracker));
-                leases.push((Arc::clone(tracker), word));
+            (Some(held), word) => {
+                held.leases.retain(|(known, _)| !Arc::ptr_eq(known, tracker));
+                held.leases.push((Arc::clone(tracker), word));
                 if word == Lease::Refused {
                     info!(blob = %digest, "another seeder has the lease of a blob that is fetched here");
+                    // Otherwise both would fetch it to its end.
+                    held.lost.cancel();
                 }
             }
             (None, Lease::Token(token)) => {
@@ -420,3 +465,10 @@ impl Shared {
         join_all(told).await;
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "server")]
+mod lossy_network;
+#[cfg(test)]
+#[cfg(feature = "server")]
+mod lossy_tests;

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use eagle_cluster::MemberTls;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     sync::mpsc,
@@ -82,10 +81,10 @@ pub(super) async fn run(
     shared: Arc<Shared>,
     trackers: Vec<Tracker>,
     found: mpsc::Sender<Found>,
-    members: MemberTls,
+    client: HttpClient,
     shutdown: CancellationToken,
 ) {
-    let mut task = Task { shared, trackers, former: Vec::new(), client: HttpClient::new(&members), found };
+    let mut task = Task { shared, trackers, former: Vec::new(), client, found };
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = task.announce() => {}

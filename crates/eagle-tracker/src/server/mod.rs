@@ -8,6 +8,8 @@ mod reply;
 mod reports;
 mod routes;
 mod seeders;
+#[cfg(test)]
+pub(crate) mod unconnected;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -105,6 +107,28 @@ struct Shared {
 }
 
 impl Shared {
+    /// What a tracker with these stores starts from.
+    fn new(
+        config: TrackerConfig,
+        store: Arc<dyn PeerStore>,
+        seeders: Arc<dyn SeederStore>,
+        reports: Option<SharedReports>,
+        registry: &mut Registry,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            store,
+            seeders,
+            policy: Box::new(DefaultPolicy),
+            networks: Networks::new(&config.topology).map_err(|problem| ConfigError { key: "topology", problem })?,
+            reports: Reports::new(&config, reports),
+            metrics: Metrics::new(registry),
+            bodies: BodyBudget::default(),
+            glances: Glances::default(),
+            started: Instant::now(),
+            config,
+        })
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp(0) + self.started.elapsed()
     }
@@ -136,18 +160,7 @@ impl Tracker {
         let bind_error = |source| StartError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind_error)?;
         let local_addr = listener.local_addr().map_err(bind_error)?;
-        let shared = Arc::new(Shared {
-            store,
-            seeders,
-            policy: Box::new(DefaultPolicy),
-            networks: Networks::new(&config.topology).map_err(|problem| ConfigError { key: "topology", problem })?,
-            reports: Reports::new(&config, reports),
-            metrics: Metrics::new(registry),
-            bodies: BodyBudget::default(),
-            glances: Glances::default(),
-            started: Instant::now(),
-            config,
-        });
+        let shared = Arc::new(Shared::new(config, store, seeders, reports, registry)?);
         let tasks = TaskTracker::new();
         tasks.spawn(accept(listener, members.acceptor(), Arc::clone(&shared), shutdown.clone(), tasks.clone()));
         tasks.spawn(sweep(Arc::clone(&shared), shutdown.clone()));

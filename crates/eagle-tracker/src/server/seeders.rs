@@ -32,7 +32,16 @@ pub(super) async fn heartbeat(
     request: Request<Incoming>,
     source: IpAddr,
 ) -> Result<Reply, RequestError> {
-    let beat = checked_heartbeat(read(shared, request, source).await?, source)?;
+    answer_heartbeat(shared, read(shared, request, source).await?, source).await
+}
+
+/// Takes a heartbeat that came from `source`.
+pub(super) async fn answer_heartbeat(
+    shared: &Shared,
+    beat: HeartbeatRequest,
+    source: IpAddr,
+) -> Result<Reply, RequestError> {
+    let beat = checked_heartbeat(beat, source)?;
     let (now, url) = (shared.now(), beat.seeder.url.clone());
     let lost = if beat.stopped {
         shared.seeders.leave(&beat.seeder.id, now).await;
@@ -70,7 +79,12 @@ pub(super) async fn claim(
     request: Request<Incoming>,
     source: IpAddr,
 ) -> Result<Reply, RequestError> {
-    let ClaimRequest { digest, seeder, without } = checked_claim(read(shared, request, source).await?, source)?;
+    answer_claim(shared, read(shared, request, source).await?, source).await
+}
+
+/// Decides on a claim that came from `source`.
+pub(super) async fn answer_claim(shared: &Shared, claim: ClaimRequest, source: IpAddr) -> Result<Reply, RequestError> {
+    let ClaimRequest { digest, seeder, without } = checked_claim(claim, source)?;
     let (now, id) = (shared.now(), seeder.id.clone());
     heard(shared, seeder, &[], now).await?;
     let (outcome, response) = match shared.owner(digest, &id, &without, now).await {
@@ -108,9 +122,14 @@ pub(super) async fn release(
     request: Request<Incoming>,
     source: IpAddr,
 ) -> Result<Reply, RequestError> {
-    let ReleaseRequest { digest, token } = read(shared, request, source).await?;
+    Ok(answer_release(shared, read(shared, request, source).await?).await)
+}
+
+/// Takes a lease back.
+pub(super) async fn answer_release(shared: &Shared, release: ReleaseRequest) -> Reply {
+    let ReleaseRequest { digest, token } = release;
     shared.seeders.release(digest, token, shared.now()).await;
-    Ok(json(&serde_json::json!({})))
+    json(&serde_json::json!({}))
 }
 
 async fn heard(

@@ -81,21 +81,26 @@ struct State {
 
 impl Default for MemorySeeders {
     fn default() -> Self {
+        // Higher than any that an earlier process gave, unless the clock was set back; and then a token that
+        // is taken for another's costs a second fetch. 2^20 of them a second fit below 2^53.
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Self::with_tokens_from(seconds << 20)
+    }
+}
+
+impl MemorySeeders {
+    /// None, and no leases, whose tokens will begin with this one.
+    pub(crate) fn with_tokens_from(first: u64) -> Self {
         let limits = LeaseLimits {
             lifetime: LIFETIME,
             patience: LEASE_PATIENCE,
             leases: MAX_LEASES,
             leases_per_holder: MAX_LEASES_PER_SEEDER,
         };
-        // Higher than any that an earlier process gave, unless the clock was set back; and then a token that
-        // is taken for another's costs a second fetch. 2^20 of them a second fit below 2^53.
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let (seeders, leases) = (Seeders::new(LIFETIME, MAX_SEEDERS), Leases::new(limits, seconds << 20));
+        let (seeders, leases) = (Seeders::new(LIFETIME, MAX_SEEDERS), Leases::new(limits, first));
         Self(Mutex::new(State { seeders, leases }))
     }
-}
 
-impl MemorySeeders {
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state is whole after each call of the core, so a panic elsewhere leaves it usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
