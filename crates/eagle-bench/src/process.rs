@@ -43,16 +43,17 @@ impl Process {
     /// # Errors
     /// When the log cannot be written or the program not be started.
     pub(crate) fn start(name: &str, program: &Path, arguments: &[OsString], log: PathBuf) -> Result<Self> {
-        Self::start_on(name, None, program, arguments, log)
+        Self::start_on(name, None, &[], program, arguments, log)
     }
 
-    /// The same on one core.
+    /// The same on one core, with these variables beside those of this process.
     ///
     /// # Errors
     /// As [`Process::start`]; the core is looked for by the process itself, whose log has the error.
     pub(crate) fn start_on(
         name: &str,
         core: Option<usize>,
+        variables: &[(&str, &str)],
         program: &Path,
         arguments: &[OsString],
         log: PathBuf,
@@ -73,6 +74,7 @@ impl Process {
             }
         }
         let child = command
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

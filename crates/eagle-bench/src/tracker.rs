@@ -44,6 +44,9 @@ const LOAD_CORE: usize = 1;
 const ANNOUNCES: usize = 20_000;
 /// Share of the nodes that go on announcing while the others expire: one in so many.
 const SURVIVORS: usize = 20;
+/// Memory in large pages, as a tracker has it that is started by the chart or as a service (`docs/tuning.md`); whoever sets the variable for this
+/// program sets it for the tracker.
+const MEMORY: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1");
 /// A tracker sweeps four times within the time to live of a node.
 const SWEPT: f64 = 1.25;
 
@@ -126,7 +129,7 @@ impl Server {
         let arguments: [OsString; 3] = ["nothing".into(), "--ready-file".into(), ready.clone().into()];
         let log = directory.join("nothing.log");
         let core = core(cores, SERVER_CORE);
-        let mut process = Process::start_on("a server that does nothing", core, &program, &arguments, log)?;
+        let mut process = Process::start_on("a server that does nothing", core, &[], &program, &arguments, log)?;
         let Listens { listen } = process.ready(&ready).await?;
         Ok(Self { process, listen, admin: None })
     }
@@ -151,7 +154,10 @@ impl Server {
         let arguments: [OsString; 5] =
             ["tracker".into(), "--config".into(), file.into(), "--ready-file".into(), ready.clone().into()];
         let core = core(cores, SERVER_CORE);
-        let mut process = Process::start_on("eagle tracker", core, eagle, &arguments, directory.join("tracker.log"))?;
+        let own = std::env::var_os(MEMORY.0).is_some();
+        let variables: &[_] = if own { &[] } else { &[MEMORY] };
+        let log = directory.join("tracker.log");
+        let mut process = Process::start_on("eagle tracker", core, variables, eagle, &arguments, log)?;
         let Ready { listen, admin } = process.ready(&ready).await?;
         Ok(Self { process, listen, admin: Some(admin) })
     }
@@ -196,5 +202,16 @@ impl Server {
             phase: self.phase(&load, before.cpu_seconds)?,
             rss_bytes: self.process.usage()?.rss_bytes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tracker_has_its_memory_as_in_the_chart() {
+        let chart = include_str!("../../../charts/eagle/templates/tracker.yaml");
+        assert!(chart.contains(&format!("- name: {}\n              value: {}\n", MEMORY.0, MEMORY.1)));
     }
 }

@@ -12,8 +12,9 @@ Examples:
   eagle-bench tracker
   eagle-bench tracker --peers 1000 --blobs 1000 --blobs-per-peer 100 --duration 3s --no-expiry --json tracker.json
 
-The tracker and the nodes have a core each where the machine has two. What the nodes have and say is described in
-docs/benchmarks.md.")]
+The tracker and the nodes have a core each where the machine has two. The tracker has its memory in large pages, as
+the chart and the service start it; GLIBC_TUNABLES= before the command takes small ones. What the nodes have and say is
+described in docs/benchmarks.md.")]
 pub(crate) struct TrackerArgs {
     /// Nodes of the cluster
     #[arg(long, default_value_t = 15_000, value_name = "N", value_parser = count(1, 1 << 24))]
