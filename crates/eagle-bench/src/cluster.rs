@@ -252,7 +252,8 @@ impl Cluster {
 /// # Errors
 /// When it does not start, with the end of its log.
 pub(crate) async fn lone_proxy(args: &ClusterArgs, eagle: &Path, directory: &Path, name: &str) -> Result<Role> {
-    let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    // The configuration names a registry, and nobody asks it for anything: the port of the discard service (RFC 863).
+    let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
     let launch = Launch { args, eagle, directory, logs: directory, origin: nowhere };
     // Of an earlier start it would say that this one is ready.
     let _ = fs::remove_file(launch.ready_file(name));

@@ -35,7 +35,9 @@ pub(super) struct Start {
 /// # Errors
 /// When the disk fails, the proxy does not start, or either finds another number of blobs.
 pub(super) async fn measure(directory: &Path, blobs: u64, eagle: &Path) -> Result<Start> {
-    let root = directory.join(PROXY).join(BLOBS);
+    let data = directory.join(PROXY);
+    std::fs::create_dir_all(&data).with_context(|| format!("{} cannot be made", data.display()))?;
+    let root = data.join(BLOBS);
     fill_up(&root, blobs).await?;
     let seconds = cache_opens(&root, blobs).await?;
     Ok(Start { blobs, seconds, proxy_seconds: proxy_starts(directory, blobs, eagle).await? })
