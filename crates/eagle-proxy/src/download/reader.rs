@@ -241,7 +241,7 @@ async fn pump(mut blob: OpenBlob, mut range: Range<u64>, mut sink: Sink) {
         let result = match &blob.source {
             Opened::Memory(content) => sink.send(part(content, &range)).await.map_err(Stop::from),
             Opened::Cached(whole) => serve_cached(whole, &mut range, &mut sink).await,
-            Opened::Arriving(ticket) => serve_arriving(&blob, ticket, &mut range, &mut sink).await,
+            Opened::Arriving(ticket) => serve_arriving(&blob, ticket, begin, &mut range, &mut sink).await,
         };
         let error = match result {
             Ok(()) | Err(Stop::Closed) => return,
@@ -319,10 +319,16 @@ async fn serve_cached(whole: &Whole, range: &mut Range<u64>, sink: &mut Sink) ->
     Ok(())
 }
 
-/// Follows the download of the blob; when what it brought was wrong, a second one.
-async fn serve_arriving(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
+/// Follows the download of the blob; when what it brought was wrong, a second one. The answer began at `begin`.
+async fn serve_arriving(
+    blob: &OpenBlob,
+    ticket: &Ticket,
+    begin: u64,
+    range: &mut Range<u64>,
+    sink: &mut Sink,
+) -> Result<(), Stop> {
     let start = range.start;
-    let error = match follow(blob, ticket, range, sink).await {
+    let error = match follow(blob, ticket, begin, range, sink).await {
         Err(Stop::Wrong(error)) => error,
         result => return result,
     };
@@ -330,7 +336,7 @@ async fn serve_arriving(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>
         Some(second) => {
             let digest = blob.request.digest;
             tracing::info!(%digest, %error, at = range.start, "the answer goes on with what the registry gives");
-            match follow(blob, &second, range, sink).await {
+            match follow(blob, &second, begin, range, sink).await {
                 Err(Stop::Wrong(error)) => Err(Stop::Failed(error)),
                 result => result,
             }
@@ -340,7 +346,13 @@ async fn serve_arriving(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>
 }
 
 /// Gives away what a download has, as it comes, from the start of the range on.
-async fn follow(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
+async fn follow(
+    blob: &OpenBlob,
+    ticket: &Ticket,
+    begin: u64,
+    range: &mut Range<u64>,
+    sink: &mut Sink,
+) -> Result<(), Stop> {
     let mut phases = ticket.download().phase();
     ticket.moved(range.start);
     while range.start < range.end {
@@ -397,7 +409,8 @@ async fn follow(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>, sink: 
                 ticket.moved(end);
             }
             Phase::PassThrough { size, prefix } => {
-                let part = passthrough::Part { size, range: range.clone(), at, prefix };
+                // The whole answer, and not what is left of it: what was given before belongs to what has to match the digest.
+                let part = passthrough::Part { size, range: begin..range.end, at, prefix };
                 return match passthrough::relay(blob.downloads.context(), ticket.download(), part, sink).await {
                     Ok(()) => Ok(()),
                     Err(passthrough::Stop::Closed) => Err(Stop::Closed),
