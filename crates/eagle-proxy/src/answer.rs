@@ -110,6 +110,7 @@ pub(crate) fn blob_error(problem: &BlobError) -> Response<ResponseBody> {
         | BlobError::Corrupt { .. }
         | BlobError::Contradiction { .. }
         | BlobError::Disagreement { .. }
+        | BlobError::Unproven
         | BlobError::Storage(_) => error(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, problem.to_string()),
         BlobError::Stopped => error(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, problem.to_string()),
     }

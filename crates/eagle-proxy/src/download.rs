@@ -107,6 +107,9 @@ pub enum BlobError {
         /// The seeders that were believed first.
         suspects: Vec<Url>,
     },
+    /// A part of the blob was given away, then the disk failed, and what was given is not of the blob or cannot be compared with it.
+    #[error("what was given before the disk failed cannot be shown to be of the blob")]
+    Unproven,
     /// The disk failed under a blob that is being read.
     #[error("{0}")]
     Storage(String),
@@ -121,7 +124,9 @@ impl BlobError {
         match self {
             Self::Refused(_) => "refused",
             Self::Unavailable { .. } => "unavailable",
-            Self::Corrupt { .. } | Self::Contradiction { .. } | Self::Disagreement { .. } => "wrong_content",
+            Self::Corrupt { .. } | Self::Contradiction { .. } | Self::Disagreement { .. } | Self::Unproven => {
+                "wrong_content"
+            }
             Self::Storage(_) => "storage",
             Self::Stopped => "stopping",
         }

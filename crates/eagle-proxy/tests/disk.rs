@@ -5,10 +5,12 @@ mod common;
 
 use std::{fs::File, os::unix::fs::FileExt as _, path::Path};
 
-use common::{ProxyOptions, TestProxy, blob_path, layer, open, origin};
-use eagle_core::Digest;
+use common::{DEADLINE, ProxyOptions, TestProxy, blob_path, layer, open, origin};
+use eagle_core::{Digest, units::Rate};
+use eagle_registry::embedded::{Fault, FaultRule, FaultTarget};
 use http::Method;
 use http_body_util::BodyExt;
+use tokio::time::timeout;
 
 const MIB: u64 = 1 << 20;
 
@@ -94,4 +96,58 @@ async fn many_who_read_a_blob_when_it_is_damaged_all_get_it_and_it_is_fetched_on
     futures::future::join_all((0..12).map(|_| proxy.pull(digest))).await;
     assert_eq!(damaged(&proxy), 1);
     assert_eq!(origin.stats().blob(digest).bytes, 2 * 6 * MIB, "once at first, and once again");
+}
+
+/// Reads a blob that a registry gives, wrong at first where `wrong`, and takes the disk from under it after a MiB, when the
+/// registry is right again. Whether the answer ended well; it must not have with other bytes than those of the blob.
+async fn ends_well(wrong: bool, fail: impl AsyncFn(&TestProxy, Digest)) -> bool {
+    let size = 8 * MIB;
+    let origin = origin(&[size]).await;
+    let digest = layer(&origin.images()[0], 0);
+    let mut options = ProxyOptions::new(&origin);
+    // Slow enough to be caught in the middle.
+    options.rate = Rate::Limited(3 * MIB);
+    let proxy = options.start().await;
+    proxy.manifest().await;
+    if wrong {
+        origin.set_faults(vec![FaultRule::always(FaultTarget::Blob(digest), Fault::CorruptAt(10))]);
+    }
+    let (_, _, mut body) = open(proxy.address, Method::GET, &blob_path(&digest), &[]).await;
+    let (mut received, mut failed) = (Vec::new(), false);
+    let read = async {
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return false };
+            received.extend_from_slice(&frame.into_data().unwrap_or_default());
+            if received.len() as u64 > MIB && !failed {
+                origin.set_faults(Vec::new());
+                fail(&proxy, digest).await;
+                failed = true;
+            }
+        }
+        true
+    };
+    let well = timeout(DEADLINE, read).await.unwrap() && received.len() as u64 == size;
+    assert!(failed && !proxy.proxy.cache().contains(digest));
+    assert!(!well || Digest::of(&received) == digest, "wrong bytes ended well");
+    well
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_before_the_blob_was_taken_away_has_to_match_too() {
+    let remove = async |proxy: &TestProxy, digest| assert!(proxy.proxy.cache().remove(digest).await);
+    assert!(ends_well(false, remove).await);
+    assert!(!ends_well(true, remove).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_and_cannot_be_read_back_has_to_match_too() {
+    let empty = async |proxy: &TestProxy, digest| {
+        let partial = file(proxy.data.path(), digest, "partial");
+        partial.set_len(0).unwrap();
+        assert!(proxy.proxy.cache().remove(digest).await);
+        // A piece that was written between the two.
+        partial.set_len(0).unwrap();
+    };
+    assert!(ends_well(false, empty).await);
+    assert!(!ends_well(true, empty).await);
 }

@@ -7,7 +7,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use eagle_core::{Bitfield, Geometry, Metainfo, PieceHash, PieceIndex};
+use eagle_core::{Bitfield, Digest, Geometry, Metainfo, PieceHash, PieceIndex};
 use url::Url;
 
 use super::{
@@ -43,6 +43,52 @@ impl Given {
         self.geometry == blob.geometry
             && (first.0 == 0 || same(first.0 - 1))
             && (first.0..=last.0).all(|index| same(index) && !self.unchecked.contains(PieceIndex(index)))
+    }
+}
+
+/// Compares what a reader was given of a download that could not go on with the bytes of the blob, which come a second time from the
+/// start of the blob.
+#[derive(Debug)]
+pub(super) struct Comparison {
+    given: Arc<Given>,
+    /// What the reader was given of it.
+    bytes: Range<u64>,
+    /// The first byte that has not come.
+    at: u64,
+    /// The hash of what came before it.
+    last: PieceHash,
+    /// What is known of the blob: the hashes of the pieces that came, up to the last one that the reader was given.
+    blob: Metainfo,
+}
+
+impl Comparison {
+    /// `bytes` are those that the reader was given of the download.
+    pub(super) fn new(digest: Digest, given: Arc<Given>, bytes: Range<u64>) -> Self {
+        let blob = Metainfo::new(digest, given.geometry);
+        Self { given, bytes, at: 0, last: PieceHash::start(digest.algorithm()), blob }
+    }
+
+    /// Adds the next bytes of the blob, a multiple of the 128 that SHA-512 takes at a time; the rest may be of any length.
+    pub(super) fn add(&mut self, mut bytes: &[u8]) {
+        let geometry = self.blob.geometry;
+        while let Some(piece) = geometry.piece_at(self.at)
+            && geometry.offset(piece) < self.bytes.end
+            && !bytes.is_empty()
+        {
+            let end = geometry.range(piece).end;
+            let (part, rest) = bytes.split_at(bytes.len().min(usize::try_from(end - self.at).unwrap_or(usize::MAX)));
+            self.last = self.last.then(&geometry, piece, part);
+            self.at += part.len() as u64;
+            if self.at == end {
+                self.blob.hashes.push(self.last);
+            }
+            bytes = rest;
+        }
+    }
+
+    /// Whether what the reader was given is of the blob, once all of the blob has come.
+    pub(super) fn agrees(&self) -> bool {
+        self.given.agrees(&self.blob, &self.bytes)
     }
 }
 
@@ -124,5 +170,36 @@ mod tests {
         assert!(!given(&[]).agrees(&blob, &(0..0)));
         let fewer = Given::new(geometry, hashes[..1].to_vec(), Bitfield::new(geometry.pieces()));
         assert!(fewer.agrees(&blob, &(0..piece)) && !fewer.agrees(&blob, &(0..piece + 1)));
+    }
+
+    #[test]
+    fn what_comes_a_second_time_is_compared_as_it_comes() {
+        let size = 5 * (256 << 10) + 1000;
+        let right: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+        for (algorithm, piece_length) in [(Algorithm::Sha256, 64 << 10), (Algorithm::Sha512, 512 << 10)] {
+            let geometry = Geometry::new(size, piece_length).unwrap();
+            let blob = Metainfo::of(algorithm, geometry, &right);
+            let given = Given::new(geometry, blob.hashes.clone(), Bitfield::new(geometry.pieces()));
+            let given = Arc::new(given);
+            let agrees = |bytes: Range<u64>, content: &[u8]| {
+                let mut comparison = Comparison::new(blob.digest, Arc::clone(&given), bytes);
+                content.chunks(256 << 10).for_each(|part| comparison.add(part));
+                comparison.agrees()
+            };
+            let piece = u64::from(piece_length);
+            for bytes in [0..1, 0..piece, 0..piece + 1, piece..2 * piece, piece + 7..2 * piece - 9] {
+                assert!(agrees(bytes.clone(), &right), "{bytes:?}");
+                assert!(
+                    !agrees(bytes.clone(), &right[..usize::try_from(bytes.start).unwrap()]),
+                    "{bytes:?} did not come"
+                );
+                let mut wrong = right.clone();
+                wrong[usize::try_from(bytes.end - 1).unwrap()] ^= 1;
+                assert!(!agrees(bytes.clone(), &wrong), "{bytes:?}");
+                wrong[usize::try_from(bytes.end - 1).unwrap()] ^= 1;
+                *wrong.last_mut().unwrap() ^= 1;
+                assert!(agrees(bytes.clone(), &wrong), "what was not given is not compared: {bytes:?}");
+            }
+        }
     }
 }

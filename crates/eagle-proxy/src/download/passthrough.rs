@@ -1,19 +1,21 @@
 //! Relays a blob that this node cannot keep, straight from a seeder or the origin to the runtime.
 //!
 //! A response with the whole blob in it is hashed on the way, and its end is held back until the
-//! digest matched. A response with a part of it cannot be checked here; the runtime checks the
-//! blob that it puts together.
+//! digest matched, also when a part of it was given before: that part is read back, or where the disk
+//! does not give it any more, comes a second time and is compared by the hashes of its pieces. A response
+//! with a part of the blob cannot be checked here; the runtime checks the blob that it puts together.
 
 use std::{ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use eagle_core::digest::Hasher;
+use eagle_core::{Digest, digest::Hasher};
 use eagle_store::BlobReader;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
 use super::{
     BlobError, Context,
+    again::Comparison,
     reader::{Closed, Sink},
     sources::{self, Content, Failure},
     state::Download,
@@ -30,11 +32,11 @@ const MAX_FAILURES: u32 = 2;
 pub(crate) struct Part {
     /// Size of the whole blob, bytes.
     pub(crate) size: u64,
-    /// What the runtime asked for.
-    pub(crate) range: Range<u64>,
-    /// The first byte that it does not have.
-    pub(crate) at: u64,
-    /// The bytes before `at`, when this node has them.
+    /// Where what the runtime asked for ends.
+    pub(crate) end: u64,
+    /// What the download has given it that may be wrong; ends at the first byte that the runtime does not have.
+    pub(crate) doubtful: Range<u64>,
+    /// What the download has brought, when this node has it.
     pub(crate) prefix: Option<Arc<dyn BlobReader>>,
 }
 
@@ -58,18 +60,31 @@ pub(crate) async fn relay(
     part: Part,
     sink: &mut Sink,
 ) -> Result<(), Stop> {
-    let Part { size, range, at, prefix } = part;
-    let mut relay = Relay { context, at, sent: at, end: range.end, hasher: None, block: BytesMut::new(), sink };
-    if range == (0..size) {
+    let Part { size, end, doubtful, prefix } = part;
+    let at = doubtful.end;
+    let is_whole = sink.begin() == 0 && end == size;
+    let mut relay = Relay { context, at, sent: at, end, proof: None, block: BytesMut::new(), sink };
+    if is_whole {
         let hashed = match prefix {
-            Some(prefix) if at > 0 => verify::hash_prefix(download.digest.hasher(), &prefix, at).await.ok(),
+            // All that was given is the download's, or else it need not have what was given before.
+            Some(prefix) if doubtful.start == 0 => {
+                verify::hash_prefix(download.digest.hasher(), &prefix, at).await.ok()
+            }
             _ => None,
         };
-        if hashed.is_none() {
-            // What was sent is not on the disk any more: it comes once more, to be hashed and not sent.
-            relay.at = 0;
-        }
-        relay.hasher = Some(hashed.unwrap_or_else(|| download.digest.hasher()));
+        relay.proof = Some(match hashed {
+            Some(hasher) => Proof { hasher, comparison: None },
+            None => {
+                // What was sent is not on the disk any more: it comes once more, to be hashed and not sent.
+                relay.at = 0;
+                let comparison = match download.given() {
+                    _ if doubtful.is_empty() => None,
+                    Some(given) => Some(Comparison::new(download.digest, given, doubtful)),
+                    None => return Err(Stop::Failed(BlobError::Unproven)),
+                };
+                Proof { hasher: download.digest.hasher(), comparison }
+            }
+        });
     }
     let at = relay.at;
     let mut tried = Vec::new();
@@ -120,6 +135,39 @@ enum Copied {
     Broken(String),
 }
 
+/// That an answer with the whole blob in it is the blob.
+struct Proof {
+    hasher: Hasher,
+    /// Of what was given with what comes a second time.
+    comparison: Option<Comparison>,
+}
+
+impl Proof {
+    /// Adds the next bytes of the blob.
+    async fn add(mut self, bytes: Bytes) -> Result<Self, Stop> {
+        let added = tokio::task::spawn_blocking(move || {
+            self.hasher.update(&bytes);
+            if let Some(comparison) = &mut self.comparison {
+                comparison.add(&bytes);
+            }
+            self
+        });
+        added.await.map_err(|_| Stop::Failed(BlobError::Stopped))
+    }
+
+    /// After the last byte.
+    fn finish(self, digest: Digest) -> Result<(), BlobError> {
+        let actual = self.hasher.finish();
+        if actual != digest {
+            return Err(BlobError::Corrupt { actual });
+        }
+        match self.comparison {
+            Some(comparison) if !comparison.agrees() => Err(BlobError::Unproven),
+            _ => Ok(()),
+        }
+    }
+}
+
 struct Relay<'a> {
     context: &'a Arc<Context>,
     /// The first byte that did not pass here.
@@ -128,7 +176,7 @@ struct Relay<'a> {
     sent: u64,
     end: u64,
     /// Present when the whole blob goes through; has seen every byte before `at`.
-    hasher: Option<Hasher>,
+    proof: Option<Proof>,
     /// Bytes from `at` on that were not sent yet.
     block: BytesMut,
     sink: &'a mut Sink,
@@ -164,12 +212,11 @@ impl Relay<'_> {
             }
         }
         let block = self.block.split().freeze();
-        if let Some(hasher) = self.hasher.take() {
-            let actual = hash(hasher, block.clone()).await?.finish();
-            if actual != download.digest {
+        if let Some(proof) = self.proof.take() {
+            proof.add(block.clone()).await?.finish(download.digest).map_err(|error| {
                 self.context.metrics.verification_failure();
-                return Err(Stop::Failed(BlobError::Corrupt { actual }));
-            }
+                Stop::Failed(error)
+            })?;
         }
         if !block.is_empty() {
             self.send(block).await?;
@@ -178,8 +225,8 @@ impl Relay<'_> {
     }
 
     async fn send(&mut self, mut block: Bytes) -> Result<(), Stop> {
-        if let Some(hasher) = self.hasher.take() {
-            self.hasher = Some(hash(hasher, block.clone()).await?);
+        if let Some(proof) = self.proof.take() {
+            self.proof = Some(proof.add(block.clone()).await?);
         }
         let had = usize::try_from(self.sent.saturating_sub(self.at)).unwrap_or(usize::MAX).min(block.len());
         self.at += block.len() as u64;
@@ -190,12 +237,4 @@ impl Relay<'_> {
         }
         Ok(())
     }
-}
-
-async fn hash(mut hasher: Hasher, bytes: Bytes) -> Result<Hasher, Stop> {
-    let hashed = tokio::task::spawn_blocking(move || {
-        hasher.update(&bytes);
-        hasher
-    });
-    hashed.await.map_err(|_| Stop::Failed(BlobError::Stopped))
 }

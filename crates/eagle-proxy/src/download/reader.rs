@@ -94,6 +94,8 @@ struct Direct {
     request: BlobRequest,
     size: u64,
     whole: Arc<Whole>,
+    /// Where the answer began, bytes from the start of the blob.
+    begin: u64,
     left: Range<u64>,
     started: Option<Instant>,
     answer: Answer,
@@ -122,7 +124,7 @@ impl Direct {
     fn ahead(&self) -> mpsc::Receiver<Result<Bytes, Arc<BlobError>>> {
         let source = Opened::Cached(Arc::clone(&self.whole));
         let blob = OpenBlob::new(self.downloads.clone(), self.request.clone(), self.size, source);
-        blob.read_ahead(self.left.clone(), self.started, self.answer.clone())
+        blob.read_ahead(self.begin, self.left.clone(), self.started, self.answer.clone())
     }
 }
 
@@ -139,6 +141,9 @@ fn delivered(context: &Context, bytes: u64, started: &mut Option<Instant>) {
 pub(crate) struct Sink {
     out: mpsc::Sender<Result<Bytes, Arc<BlobError>>>,
     context: Arc<Context>,
+    /// Where the answer began, bytes from the start of the blob. What was given from there on and what is still to be given have to be
+    /// the blob together.
+    begin: u64,
     started: Option<Instant>,
     answer: Answer,
 }
@@ -155,6 +160,11 @@ impl Sink {
         self.answer.gave(length);
         delivered(&self.context, length, &mut self.started);
         Ok(())
+    }
+
+    /// Where the answer began, bytes from the start of the blob.
+    pub(crate) const fn begin(&self) -> u64 {
+        self.begin
     }
 
     async fn fail(&self, error: Arc<BlobError>) {
@@ -195,23 +205,25 @@ impl OpenBlob {
             Opened::Cached(whole) => {
                 let Self { downloads, request, size, .. } = self;
                 let started = Some(started);
-                let direct = Direct { downloads, request, size, whole, left: range, started, answer };
+                let begin = range.start;
+                let direct = Direct { downloads, request, size, whole, begin, left: range, started, answer };
                 Bytewise::Direct(Box::new(direct))
             }
-            Opened::Arriving(_) => Bytewise::Ahead(self.read_ahead(range, Some(started), answer)),
+            Opened::Arriving(_) => Bytewise::Ahead(self.read_ahead(range.start, range, Some(started), answer)),
         })
     }
 
-    /// The bytes of `range` from a task that reads ahead.
+    /// The bytes of `range` from a task that reads ahead, in an answer that began at `begin`.
     fn read_ahead(
         self,
+        begin: u64,
         range: Range<u64>,
         started: Option<Instant>,
         answer: Answer,
     ) -> mpsc::Receiver<Result<Bytes, Arc<BlobError>>> {
         let context = Arc::clone(self.downloads.context());
         let (out, stream) = mpsc::channel(answer.ahead());
-        let sink = Sink { out, context: Arc::clone(&context), started, answer };
+        let sink = Sink { out, context: Arc::clone(&context), begin, started, answer };
         context.tasks.clone().spawn(async move {
             let closed = sink.out.clone();
             tokio::select! {
@@ -235,13 +247,12 @@ impl BlobStream {
 }
 
 async fn pump(mut blob: OpenBlob, mut range: Range<u64>, mut sink: Sink) {
-    let begin = range.start;
     let mut reopened = 0;
     let failure = loop {
         let result = match &blob.source {
             Opened::Memory(content) => sink.send(part(content, &range)).await.map_err(Stop::from),
             Opened::Cached(whole) => serve_cached(whole, &mut range, &mut sink).await,
-            Opened::Arriving(ticket) => serve_arriving(&blob, ticket, begin, &mut range, &mut sink).await,
+            Opened::Arriving(ticket) => serve_arriving(&blob, ticket, &mut range, &mut sink).await,
         };
         let error = match result {
             Ok(()) | Err(Stop::Closed) => return,
@@ -252,7 +263,7 @@ async fn pump(mut blob: OpenBlob, mut range: Range<u64>, mut sink: Sink) {
         tracing::warn!(%digest, %error, at = range.start, "a blob cannot be read on; the rest comes from elsewhere");
         reopened += 1;
         if reopened > MAX_REOPENED {
-            match past_the_disk(&blob, begin, &range, &mut sink).await {
+            match past_the_disk(&blob, &range, &mut sink).await {
                 Ok(()) | Err(passthrough::Stop::Closed) => return,
                 Err(passthrough::Stop::Failed(error)) => break Arc::new(error),
             }
@@ -271,18 +282,14 @@ async fn pump(mut blob: OpenBlob, mut range: Range<u64>, mut sink: Sink) {
     sink.fail(failure).await;
 }
 
-/// Gives the rest of an answer that began at `begin` as it comes from a seeder or the registry, without the disk of this node.
-async fn past_the_disk(
-    blob: &OpenBlob,
-    begin: u64,
-    left: &Range<u64>,
-    sink: &mut Sink,
-) -> Result<(), passthrough::Stop> {
+/// Gives the rest of an answer as it comes from a seeder or the registry, without the disk of this node.
+async fn past_the_disk(blob: &OpenBlob, left: &Range<u64>, sink: &mut Sink) -> Result<(), passthrough::Stop> {
     let OpenBlob { downloads, request, size, .. } = blob;
     // Known to nobody else: who asks next may find the disk well again.
     let alone = Arc::new(Download::new(request.digest, downloads.is_distrusted(&request.digest)));
     let _reader = alone.attach(request.clone());
-    let part = passthrough::Part { size: *size, range: begin..left.end, at: left.start, prefix: None };
+    // A blob that was whole has matched its digest: nothing of what it gave is in doubt.
+    let part = passthrough::Part { size: *size, end: left.end, doubtful: left.start..left.start, prefix: None };
     passthrough::relay(downloads.context(), &alone, part, sink).await
 }
 
@@ -319,16 +326,10 @@ async fn serve_cached(whole: &Whole, range: &mut Range<u64>, sink: &mut Sink) ->
     Ok(())
 }
 
-/// Follows the download of the blob; when what it brought was wrong, a second one. The answer began at `begin`.
-async fn serve_arriving(
-    blob: &OpenBlob,
-    ticket: &Ticket,
-    begin: u64,
-    range: &mut Range<u64>,
-    sink: &mut Sink,
-) -> Result<(), Stop> {
+/// Follows the download of the blob; when what it brought was wrong, a second one.
+async fn serve_arriving(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
     let start = range.start;
-    let error = match follow(blob, ticket, begin, range, sink).await {
+    let error = match follow(blob, ticket, range, sink).await {
         Err(Stop::Wrong(error)) => error,
         result => return result,
     };
@@ -336,7 +337,7 @@ async fn serve_arriving(
         Some(second) => {
             let digest = blob.request.digest;
             tracing::info!(%digest, %error, at = range.start, "the answer goes on with what the registry gives");
-            match follow(blob, &second, begin, range, sink).await {
+            match follow(blob, &second, range, sink).await {
                 Err(Stop::Wrong(error)) => Err(Stop::Failed(error)),
                 result => result,
             }
@@ -345,14 +346,9 @@ async fn serve_arriving(
     }
 }
 
-/// Gives away what a download has, as it comes, from the start of the range on.
-async fn follow(
-    blob: &OpenBlob,
-    ticket: &Ticket,
-    begin: u64,
-    range: &mut Range<u64>,
-    sink: &mut Sink,
-) -> Result<(), Stop> {
+/// Gives away what a download has, as it comes, from the start of the range on. What the answer had before is that of the blob.
+async fn follow(blob: &OpenBlob, ticket: &Ticket, range: &mut Range<u64>, sink: &mut Sink) -> Result<(), Stop> {
+    let first = range.start;
     let mut phases = ticket.download().phase();
     ticket.moved(range.start);
     while range.start < range.end {
@@ -409,8 +405,7 @@ async fn follow(
                 ticket.moved(end);
             }
             Phase::PassThrough { size, prefix } => {
-                // The whole answer, and not what is left of it: what was given before belongs to what has to match the digest.
-                let part = passthrough::Part { size, range: begin..range.end, at, prefix };
+                let part = passthrough::Part { size, end: range.end, doubtful: first..at, prefix };
                 return match passthrough::relay(blob.downloads.context(), ticket.download(), part, sink).await {
                     Ok(()) => Ok(()),
                     Err(passthrough::Stop::Closed) => Err(Stop::Closed),

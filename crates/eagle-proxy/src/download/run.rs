@@ -43,6 +43,8 @@ pub(crate) struct Run {
     recovered: Mutex<Bitfield>,
     /// Pieces that are here and were not checked: their hash was not known when they came.
     unchecked: Mutex<Bitfield>,
+    /// Hashes of the first pieces as they are here.
+    proven: Mutex<Vec<PieceHash>>,
     progress: Mutex<Progress>,
     /// Pieces from past the peer network that are being checked and written.
     storing: AtomicU64,
@@ -88,6 +90,7 @@ impl Run {
             swarm,
             metainfo: Mutex::new(metainfo),
             recovered: Mutex::new(recovered),
+            proven: Mutex::default(),
             progress: Mutex::new(Progress {
                 piece: Instant::now(),
                 feed: false,
@@ -117,9 +120,30 @@ impl Run {
         self.unchecked().insert(piece);
     }
 
-    /// What is known of the pieces that readers may have been given.
+    /// Adds the hash of the next piece as it is here.
+    pub(crate) fn note_proven(&self, hash: PieceHash) {
+        self.proven().push(hash);
+    }
+
+    /// Hashes of the first pieces as they are here; of all of them once the digest is known.
+    pub(crate) fn proven_hashes(&self) -> Vec<PieceHash> {
+        self.proven().clone()
+    }
+
+    /// What is known of the pieces that readers may have been given: of the first ones what was proven, and of those after them what
+    /// they were checked for.
     pub(crate) fn given(&self) -> Given {
-        Given::new(self.geometry, self.metainfo().hashes.clone(), self.unchecked().clone())
+        let (mut hashes, mut unchecked) = (self.proven_hashes(), self.unchecked().clone());
+        let proven = hashes.len();
+        for piece in (0..u32::try_from(proven).unwrap_or(u32::MAX)).map(PieceIndex) {
+            unchecked.remove(piece);
+        }
+        let metainfo = self.metainfo();
+        // Checked for something else than what the first ones lead to, they cannot be compared.
+        if metainfo.hashes.len() > proven && metainfo.hashes[..proven].last() == hashes.last() {
+            hashes.extend_from_slice(&metainfo.hashes[proven..]);
+        }
+        Given::new(self.geometry, hashes, unchecked)
     }
 
     /// What a piece that is here was checked for, if it was.
@@ -309,6 +333,10 @@ impl Run {
 
     fn recovered(&self) -> MutexGuard<'_, Bitfield> {
         self.recovered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn proven(&self) -> MutexGuard<'_, Vec<PieceHash>> {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eagle_core::{Bitfield, Digest, Metainfo, PieceHash, PieceIndex, PieceSet, metainfo::is_inline};
+use eagle_core::{Bitfield, Digest, Metainfo, PieceIndex, PieceSet, metainfo::is_inline};
 use eagle_store::{CreateError, PartialEntry};
 use eagle_tracker::BlobStatus;
 use tokio::{
@@ -12,7 +12,6 @@ use tokio::{
 
 use super::{
     BlobError, Context, LINGER,
-    again::Given,
     feed::{self, Disagreement},
     filler::{self, FillEnd},
     run::Run,
@@ -100,7 +99,7 @@ async fn drive(
     let result = task.run(feed, content, abandon).await;
     task.helpers.shutdown().await;
     match result? {
-        End::Verified(hashes) => task.commit(hashes).await,
+        End::Verified => task.commit().await,
         End::Abandoned => {
             // The pieces stay for the next time, with the hashes that prove them.
             let _ = task.run.entry.put_metainfo(&task.run.metainfo_now()).await;
@@ -111,13 +110,13 @@ async fn drive(
         End::NoRoom(reason) => {
             tracing::warn!(digest = %download.digest, reason, "the disk cannot take the blob, it is relayed from here on");
             let prefix = task.run.entry.reader();
+            download.keep_given(task.run.given());
             task.run.entry.discard().await;
             Ok(Phase::PassThrough { size, prefix: Some(prefix) })
         }
-        End::Corrupt(actual, hashes) => {
+        End::Corrupt(actual) => {
             context.metrics.verification_failure();
-            // Of what has really come.
-            download.keep_given(Given::new(geometry, hashes, Bitfield::new(geometry.pieces())));
+            download.keep_given(task.run.given());
             task.run.entry.discard().await;
             Err(BlobError::Corrupt { actual })
         }
@@ -192,16 +191,16 @@ async fn join(context: &Arc<Context>, download: &Arc<Download>, entry: PartialEn
 }
 
 enum End {
-    Verified(Vec<PieceHash>),
+    Verified,
     Abandoned,
     NoRoom(String),
-    Corrupt(Digest, Vec<PieceHash>),
+    Corrupt(Digest),
     Contradiction(PieceIndex),
     Disagreement(Disagreement),
 }
 
 enum Helper {
-    Proven(Result<(Digest, Vec<PieceHash>), VerifyError>),
+    Proven(Result<Digest, VerifyError>),
     Feed(Result<(), Disagreement>),
     Filler(FillEnd),
 }
@@ -304,10 +303,8 @@ impl Task {
 
     fn helper_ended(&mut self, ended: Result<Helper, tokio::task::JoinError>) -> Result<Option<End>, BlobError> {
         match ended.map_err(|error| BlobError::Storage(format!("a part of the download failed: {error}")))? {
-            Helper::Proven(Ok((actual, hashes))) if actual == self.run.download.digest => {
-                Ok(Some(End::Verified(hashes)))
-            }
-            Helper::Proven(Ok((actual, hashes))) => Ok(Some(End::Corrupt(actual, hashes))),
+            Helper::Proven(Ok(actual)) if actual == self.run.download.digest => Ok(Some(End::Verified)),
+            Helper::Proven(Ok(actual)) => Ok(Some(End::Corrupt(actual))),
             Helper::Proven(Err(VerifyError::Storage(error))) => Ok(Some(End::NoRoom(error.to_string()))),
             // The node stops, and so does the download: what it has is for the next start.
             Helper::Proven(Err(VerifyError::Stopped)) if self.run.context.stop.is_cancelled() => {
@@ -370,9 +367,9 @@ impl Task {
     }
 
     /// Makes the blob, whose digest matched, part of the cache.
-    async fn commit(self, hashes: Vec<PieceHash>) -> Result<Phase, BlobError> {
+    async fn commit(self) -> Result<Phase, BlobError> {
         let Run { context, download, geometry, entry, .. } = &*self.run;
-        let metainfo = Metainfo { digest: download.digest, geometry: *geometry, hashes };
+        let metainfo = Metainfo { digest: download.digest, geometry: *geometry, hashes: self.run.proven_hashes() };
         let whole = match entry.commit(Some(metainfo)).await {
             Ok(blob) => {
                 let status = BlobStatus { geometry: *geometry, pieces: PieceSet::Complete, want_peers: false };

@@ -23,12 +23,11 @@ pub(crate) enum VerifyError {
 /// A piece that was checked on its way in ([`Run::checked`]) needs no second look, as long as it was
 /// checked on from the hash that the pieces before it really have. Others are read and hashed here. So
 /// a wrong hash from a seeder cannot prove a wrong blob, and metainfo is whole also when no seeder gave
-/// any. Returns the digest of the whole and the hash of every piece.
-pub(crate) async fn prove(run: &Run) -> Result<(Digest, Vec<PieceHash>), VerifyError> {
+/// any. Returns the digest of the whole; the hash of every piece is noted in the run.
+pub(crate) async fn prove(run: &Run) -> Result<Digest, VerifyError> {
     let (digest, geometry, reader) = (run.download.digest, run.geometry, run.entry.reader());
     let mut owned = run.swarm.pieces();
     let mut last = PieceHash::start(digest.algorithm());
-    let mut hashes = Vec::with_capacity(geometry.pieces() as usize);
     for piece in geometry.all() {
         owned.wait_for(|owned| owned.contains(piece)).await.map_err(|_| VerifyError::Stopped)?;
         last = match run.checked(piece) {
@@ -40,10 +39,9 @@ pub(crate) async fn prove(run: &Run) -> Result<(Digest, Vec<PieceHash>), VerifyE
                     .map_err(|_| VerifyError::Stopped)?
             }
         };
-        hashes.push(last);
+        run.note_proven(last);
     }
-    let actual = if hashes.is_empty() { digest.algorithm().empty() } else { last.as_digest() };
-    Ok((actual, hashes))
+    Ok(if geometry.pieces() == 0 { digest.algorithm().empty() } else { last.as_digest() })
 }
 
 /// Adds the bytes of `reader` before `end` to a hasher.
