@@ -42,8 +42,9 @@ const SERVER_CORE: usize = 0;
 const LOAD_CORE: usize = 1;
 /// Different announces that are sent again and again: enough that caches do not know them, few enough to be kept.
 const ANNOUNCES: usize = 20_000;
-/// Share of the nodes that go on announcing while the others expire: one in so many.
-const SURVIVORS: usize = 20;
+/// Share of the nodes that go on announcing while the others expire: one in so many. A tracker holds back nodes that announce more than
+/// 20 times a second, which fewer would at half of full load.
+const SURVIVORS: usize = 4;
 /// Memory in large pages, as a tracker has it that is started by the chart or as a service (`docs/tuning.md`); whoever sets the variable for this
 /// program sets it for the tracker.
 const MEMORY: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1");

@@ -1,5 +1,7 @@
 //! What the tracker counts.
 
+use std::time::Duration;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -23,6 +25,7 @@ struct OutcomeLabel {
 pub(crate) struct Metrics {
     pub(crate) announces: Counter,
     pub(crate) announce_errors: Counter,
+    announces_held: Counter,
     pub(crate) announce_duration: Histogram,
     blobs: Gauge,
     peers: Gauge,
@@ -39,6 +42,7 @@ impl Metrics {
         let metrics = Self {
             announces: Counter::default(),
             announce_errors: Counter::default(),
+            announces_held: Counter::default(),
             announce_duration: Histogram::new(DURATIONS),
             blobs: Gauge::default(),
             peers: Gauge::default(),
@@ -61,8 +65,13 @@ impl Metrics {
             metrics.announce_errors.clone(),
         );
         registry.register(
+            "eagle_tracker_announces_held",
+            "Announces answered later, because their node announces too often",
+            metrics.announces_held.clone(),
+        );
+        registry.register(
             "eagle_tracker_announce_duration_seconds",
-            "Time from the whole request of an announce to its answer",
+            "Time from the whole request of an announce to its answer, without what it was held back",
             metrics.announce_duration.clone(),
         );
         registry.register("eagle_tracker_blobs", "Blobs with at least one peer", metrics.blobs.clone());
@@ -86,6 +95,13 @@ impl Metrics {
             metrics.lease_claims.clone(),
         );
         metrics
+    }
+
+    /// Notes how long an announce was held back.
+    pub(crate) fn held(&self, time: Duration) {
+        if !time.is_zero() {
+            self.announces_held.inc();
+        }
     }
 
     pub(crate) fn set_health(&self, health: StoreHealth) {

@@ -1,7 +1,10 @@
 //! The tracker's API on real sockets, with good and bad requests.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, which the lint does not recognise as such")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use eagle_cluster::MemberTls;
 use eagle_core::{Digest, Geometry, NodeRole, PeerInfo, PieceSet, Topology};
@@ -12,6 +15,7 @@ use eagle_tracker::{
         SwarmPage, SwarmsPage, TopologyPage,
     },
 };
+use futures::future::join_all;
 use prometheus_client::registry::Registry;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -437,4 +441,24 @@ async fn a_taken_port_and_bad_settings_are_named() {
     assert!(error.contains(&running.addr().to_string()) && error.contains("tracker.listen"), "{error}");
     let error = start(TrackerConfig { max_blobs: 0, ..TrackerConfig::default() }).await;
     assert!(error.contains("tracker.max_blobs"), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_that_announces_without_a_pause_waits_and_others_do_not() {
+    let running = Running::start(TrackerConfig::default()).await;
+    let flood = serde_json::to_vec(&request(peer("flood", NodeRole::Proxy), Vec::new())).unwrap();
+    let began = Instant::now();
+    // On many connections, so that it is the tracker that holds them back.
+    let answers = join_all((0..160).map(|_| post(running.addr(), "application/json", &flood))).await;
+    let statuses = |wanted: u16| answers.iter().filter(|(status, _)| *status == wanted).count();
+    assert_eq!(statuses(200) + statuses(429), 160, "{answers:?}");
+    // A hundred at once, and twenty a second.
+    let due = 100 + 20 * (usize::try_from(began.elapsed().as_secs()).unwrap() + 1);
+    assert!((100..=due).contains(&statuses(200)), "{} within {:?}", statuses(200), began.elapsed());
+    assert!(statuses(429) > 0);
+    let metrics = running.metrics();
+    assert!(!metrics.lines().any(|line| line == "eagle_tracker_announces_held_total 0"), "{metrics}");
+    let began = Instant::now();
+    running.announce(&request(peer("other", NodeRole::Proxy), vec![blob(b"a", PieceSet::Empty)])).await;
+    assert!(began.elapsed() < DEADLINE);
 }

@@ -16,7 +16,7 @@ The tracker and the nodes have a core each where the machine has two. The tracke
 the chart and the service start it; GLIBC_TUNABLES= before the command takes small ones. What the nodes have and say is
 described in docs/benchmarks.md.")]
 pub(crate) struct TrackerArgs {
-    /// Nodes of the cluster
+    /// Nodes of the cluster; the tracker answers each of them 20 times a second at most
     #[arg(long, default_value_t = 15_000, value_name = "N", value_parser = count(1, 1 << 24))]
     pub(crate) peers: usize,
     /// Different blobs in the cluster

@@ -4,6 +4,7 @@ mod announce;
 mod body;
 mod dashboard;
 mod overview;
+mod pace;
 mod reply;
 mod reports;
 mod routes;
@@ -28,7 +29,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-use self::{body::BodyBudget, overview::Glances, reply::Reply, reports::Reports};
+use self::{body::BodyBudget, overview::Glances, pace::AnnouncePace, reply::Reply, reports::Reports};
 pub(crate) use self::{
     routes::{named, page, pieces_page},
     seeders::{claim_in, heartbeat_in},
@@ -102,6 +103,7 @@ struct Shared {
     reports: Reports,
     metrics: Metrics,
     bodies: BodyBudget,
+    pace: AnnouncePace,
     glances: Glances,
     started: Instant,
 }
@@ -123,6 +125,7 @@ impl Shared {
             reports: Reports::new(&config, reports),
             metrics: Metrics::new(registry),
             bodies: BodyBudget::default(),
+            pace: AnnouncePace::default(),
             glances: Glances::default(),
             started: Instant::now(),
             config,

@@ -41,6 +41,8 @@ pub(super) enum RequestError {
     MediaType,
     #[error("{0}")]
     Overloaded(String),
+    #[error("{0}")]
+    TooOften(String),
     #[error("the tracker failed on this request: {0}")]
     Internal(String),
 }
@@ -56,6 +58,7 @@ impl RequestError {
             Self::LargeBody | Self::ManyBlobs(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -71,7 +74,7 @@ impl RequestError {
             Self::GetOrPost => {
                 reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
             }
-            Self::Overloaded(_) => {
+            Self::Overloaded(_) | Self::TooOften(_) => {
                 reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             // The rest of the body is not read: the connection is of no more use.

@@ -117,9 +117,12 @@ async fn announce(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAd
         let parsed = tokio::task::spawn_blocking(move || parse(&body.bytes)).await;
         parsed.map_err(|error| RequestError::Internal(error.to_string()))??
     };
+    let held = shared.pace.turn(&announce.node.id).await?;
+    shared.metrics.held(held);
     let Answer { response, peers } = shared.announce(announce, source).await?;
     let reply = encoded(response, &peers, accepted);
-    shared.metrics.announce_duration.observe(started.elapsed().as_secs_f64());
+    // What a node is made to wait is no work.
+    shared.metrics.announce_duration.observe((started.elapsed() - held).as_secs_f64());
     shared.metrics.set_sizes(shared.store.stats());
     Ok(reply)
 }
