@@ -4,8 +4,8 @@
 //! connected before the clock starts: in a debug build on a busy machine that alone takes seconds.
 //!
 //! Real time is not virtual time, so there is much room: 7 nodes move 12 MB/s together, a few per cent of
-//! what two cores move, and the median of up to three runs counts, or the first that agrees. Only a machine
-//! on which most of three runs are slower by more than the difference allowed fails the test.
+//! what two cores move. What else the machine does makes a run slower and none faster, so the fastest of several counts, or the
+//! first that agrees: a run that is too fast fails the test, and so do runs that are all too slow.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::{sync::Arc, time::Duration};
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How far the two may be apart, as a share of the simulated efficiency.
 const APART: f64 = 0.10;
-const RUNS: usize = 3;
+const RUNS: usize = 8;
 const NODES: u32 = 6;
 /// Bytes per second, each way.
 const RATE: u32 = 2_000_000;
@@ -118,15 +118,14 @@ async fn simulated_and_real_swarms_agree() {
         (1..=5).map(|seed| eagle_sim::run(&Plan { seed, ..plan.clone() }).efficiency()).collect();
     simulated.sort_by(f64::total_cmp);
     let simulated = simulated[2];
-    let mut measured = Vec::new();
+    let mut fastest: f64 = 0.0;
     for _ in 0..RUNS {
-        measured.push(real(ideal).await);
-        measured.sort_by(f64::total_cmp);
-        let median = measured[measured.len() / 2];
-        println!("simulated {simulated:.3}, real {measured:.3?}");
-        if (median / simulated - 1.0).abs() <= APART {
-            return;
+        fastest = fastest.max(real(ideal).await);
+        println!("simulated {simulated:.3}, real {fastest:.3}");
+        if fastest >= simulated * (1.0 - APART) {
+            break;
         }
     }
-    panic!("simulated {simulated:.3}, real {measured:.3?}: more than {:.0} % apart", APART * 100.0);
+    let apart = (fastest / simulated - 1.0).abs();
+    assert!(apart <= APART, "simulated {simulated:.3}, real {fastest:.3}: more than {:.0} % apart", APART * 100.0);
 }

@@ -124,6 +124,11 @@ pub struct PieceCheck {
 }
 
 impl PieceCheck {
+    /// The check that these bytes pass, as this piece after pieces with that hash. Hashes them.
+    pub fn of(geometry: Geometry, piece: PieceIndex, before: PieceHash, bytes: &[u8]) -> Self {
+        Self { geometry, piece, before, after: before.then(&geometry, piece, bytes) }
+    }
+
     /// The hash of the piece before this one.
     pub fn before(&self) -> PieceHash {
         self.before

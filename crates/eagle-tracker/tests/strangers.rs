@@ -43,8 +43,15 @@ impl Cluster {
         Self { address: tracker.local_addr(), members, _keys: keys, tracker }
     }
 
-    /// A member announces a blob, and then that it stops.
+    /// A member announces a blob, and then that it stops; again where it does not come to say so in the time that it has for that, as on a
+    /// machine that has other things to do.
     async fn announces(&self, id: &str) {
+        let told = async { while !self.announces_once(id).await {} };
+        timeout(DEADLINE, told).await.expect("it could say that it stops");
+    }
+
+    /// Whether it could say that it stops.
+    async fn announces_once(&self, id: &str) -> bool {
         let (sender, _found) = mpsc::channel(16);
         let node = PeerInfo { id: id.parse().unwrap(), role: NodeRole::Proxy, ..PeerInfo::example() };
         let url = format!("http://{}/", self.address).parse().unwrap();
@@ -60,7 +67,7 @@ impl Cluster {
         timeout(DEADLINE, known).await.expect("the announce is taken");
         stop.cancel();
         announcer.stopped().await;
-        assert_eq!(self.tracker.status()["peers"], 0, "it could say that it stops");
+        self.tracker.status()["peers"] == 0
     }
 }
 

@@ -53,8 +53,9 @@ struct OnTerminal {
 
 impl OnTerminal {
     fn start(address: &str, smaller: &Path) -> Self {
+        // What waits for the file ends with the program, which has the process id of the shell.
         let inner = format!(
-            "stty cols 80 rows 24; (until [ -e '{}' ]; do sleep 0.05; done; stty cols 60 rows 15 </dev/tty) & exec {} top --tracker {address}",
+            "stty cols 80 rows 24; (until [ -e '{}' ]; do kill -0 $$ || exit; sleep 0.05; done; stty cols 60 rows 15 </dev/tty) & exec {} top --tracker {address}",
             smaller.display(),
             env!("CARGO_BIN_EXE_eagle")
         );

@@ -7,7 +7,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use eagle_core::PieceIndex;
+use eagle_core::{PieceCheck, PieceIndex};
 use eagle_registry::Body;
 use eagle_store::StorageError;
 use http_body_util::BodyExt;
@@ -253,12 +253,20 @@ impl Filler<'_> {
                     return Err(Session::Bad(Trouble { reason, slow: false, mismatch: Some(piece) }));
                 }
             }
-            None => self.run.note_unchecked(piece),
+            None => self.run.note_unchecked(piece, self.hashed(piece, &bytes).await),
         }
         self.run.storing(self.run.entry.write_piece(piece, bytes)).await.map_err(Session::Storage)?;
         self.run.swarm.add_piece(piece).await;
         self.last = Some(piece);
         Ok(())
+    }
+
+    /// What a piece is hashed to whose hash is not known, when what comes before it is. So it is known of what readers are given, also
+    /// where the disk does not give it back.
+    async fn hashed(&self, piece: PieceIndex, bytes: &Bytes) -> Option<PieceCheck> {
+        let (geometry, before, bytes) = (self.run.geometry, self.run.hash_before(piece)?, bytes.clone());
+        let hash = tokio::task::spawn_blocking(move || PieceCheck::of(geometry, piece, before, &bytes));
+        self.run.storing(hash).await.ok()
     }
 
     /// Waits until the node counts the last piece as owned, which is a moment after it was told.

@@ -1,6 +1,7 @@
 //! What the task of a download and its helpers share while pieces come in.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -43,6 +44,9 @@ pub(crate) struct Run {
     recovered: Mutex<Bitfield>,
     /// Pieces that are here and were not checked: their hash was not known when they came.
     unchecked: Mutex<Bitfield>,
+    /// What pieces were hashed to on their way in, from the hash of the piece before them, when their hash was not known; until they
+    /// are proven.
+    hashed: Mutex<BTreeMap<PieceIndex, PieceCheck>>,
     /// Hashes of the first pieces as they are here.
     proven: Mutex<Vec<PieceHash>>,
     progress: Mutex<Progress>,
@@ -90,6 +94,7 @@ impl Run {
             swarm,
             metainfo: Mutex::new(metainfo),
             recovered: Mutex::new(recovered),
+            hashed: Mutex::default(),
             proven: Mutex::default(),
             progress: Mutex::new(Progress {
                 piece: Instant::now(),
@@ -115,14 +120,28 @@ impl Run {
         self.metainfo().check(piece)
     }
 
-    /// A piece is about to be added whose hash is not known.
-    pub(crate) fn note_unchecked(&self, piece: PieceIndex) {
-        self.unchecked().insert(piece);
+    /// The hash of what comes before a piece, when that is known.
+    pub(crate) fn hash_before(&self, piece: PieceIndex) -> Option<PieceHash> {
+        let Some(before) = piece.0.checked_sub(1) else {
+            return Some(PieceHash::start(self.download.digest.algorithm()));
+        };
+        let proven = self.proven().get(before as usize).copied();
+        let hashed = || self.hashed().get(&PieceIndex(before)).map(PieceCheck::after);
+        proven.or_else(hashed).or_else(|| self.metainfo().hash(PieceIndex(before)))
+    }
+
+    /// A piece is about to be added whose hash is not known: what it was hashed to, from what comes before it, when that is known.
+    pub(crate) fn note_unchecked(&self, piece: PieceIndex, hashed: Option<PieceCheck>) {
+        match hashed {
+            Some(check) => drop(self.hashed().insert(piece, check)),
+            None => drop(self.unchecked().insert(piece)),
+        }
     }
 
     /// Adds the hash of the next piece as it is here.
-    pub(crate) fn note_proven(&self, hash: PieceHash) {
+    pub(crate) fn note_proven(&self, piece: PieceIndex, hash: PieceHash) {
         self.proven().push(hash);
+        self.hashed().remove(&piece);
     }
 
     /// Hashes of the first pieces as they are here; of all of them once the digest is known.
@@ -131,24 +150,28 @@ impl Run {
     }
 
     /// What is known of the pieces that readers may have been given: of the first ones what was proven, and of those after them what
-    /// they were checked for.
+    /// they were hashed to or checked for.
     pub(crate) fn given(&self) -> Given {
         let (mut hashes, mut unchecked) = (self.proven_hashes(), self.unchecked().clone());
-        let proven = hashes.len();
-        for piece in (0..u32::try_from(proven).unwrap_or(u32::MAX)).map(PieceIndex) {
+        for piece in self.geometry.all().take(hashes.len()) {
             unchecked.remove(piece);
         }
-        let metainfo = self.metainfo();
-        // Checked for something else than what the first ones lead to, they cannot be compared.
-        if metainfo.hashes.len() > proven && metainfo.hashes[..proven].last() == hashes.last() {
-            hashes.extend_from_slice(&metainfo.hashes[proven..]);
+        for piece in self.geometry.all().skip(hashes.len()) {
+            let start = || PieceHash::start(self.download.digest.algorithm());
+            let last = hashes.last().copied().unwrap_or_else(start);
+            match self.checked(piece) {
+                Some(check) if check.before() == last => hashes.push(check.after()),
+                // Hashed from something else than what the first ones lead to, the rest cannot be compared.
+                _ => break,
+            }
         }
         Given::new(self.geometry, hashes, unchecked)
     }
 
-    /// What a piece that is here was checked for, if it was.
+    /// What a piece that is here was hashed to or checked for, if it was.
     pub(crate) fn checked(&self, piece: PieceIndex) -> Option<PieceCheck> {
-        if self.unchecked().contains(piece) { None } else { self.check(piece) }
+        let hashed = self.hashed().get(&piece).copied();
+        hashed.or_else(|| if self.unchecked().contains(piece) { None } else { self.check(piece) })
     }
 
     pub(crate) fn known_hashes(&self) -> u32 {
@@ -333,6 +356,10 @@ impl Run {
 
     fn recovered(&self) -> MutexGuard<'_, Bitfield> {
         self.recovered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hashed(&self) -> MutexGuard<'_, BTreeMap<PieceIndex, PieceCheck>> {
+        self.hashed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn proven(&self) -> MutexGuard<'_, Vec<PieceHash>> {

@@ -39,7 +39,7 @@ pub(crate) async fn prove(run: &Run) -> Result<Digest, VerifyError> {
                     .map_err(|_| VerifyError::Stopped)?
             }
         };
-        run.note_proven(last);
+        run.note_proven(piece, last);
     }
     Ok(if geometry.pieces() == 0 { digest.algorithm().empty() } else { last.as_digest() })
 }

@@ -184,13 +184,13 @@ fn push(
     };
     let image = ImageReference { registry, repository, reference };
     // `registry/a` without a dot or a port would be taken for a repository of Docker Hub by whoever is told to pull it.
-    if image.to_string().parse().as_ref() != Ok(&image) {
-        let ImageReference { registry, repository, .. } = image;
+    let can_be_named = image.to_string().parse().as_ref() == Ok(&image);
+    let ImageReference { registry, repository, reference } = image;
+    if !can_be_named {
         return Err(format!(
             "no image can be named `{registry}/{repository}`: say how the registry is known here, by `?registry=NAME` in the address that it notifies"
         ));
     }
-    let ImageReference { registry, repository, reference } = image;
     Ok(Push { registry, repository, tag, reference })
 }
 

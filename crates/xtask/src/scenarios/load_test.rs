@@ -1,4 +1,4 @@
-//! `eagle-bench pull` with container runtimes that pull.
+//! `eagle-bench` with what it needs besides itself: runtimes that pull, and a proxy.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -50,7 +50,21 @@ pub(super) fn with_runtimes(scene: &Scene<'_>) -> Result<()> {
     // All of it came from the cache.
     registry.expect_each_once(scene.image.blobs())?;
 
-    with_agents(scene)
+    with_agents(scene)?;
+    cache(scene)
+}
+
+/// A proxy with a cache that is full starts with all of it, and how long that takes is measured.
+fn cache(scene: &Scene<'_>) -> Result<()> {
+    let json = scene.directory.join("cache.json");
+    let mut command = bench(scene)?;
+    command.args("cache --entries 1000 --size 1MiB --blobs 300 --victims 50 --rounds 1".split(' '));
+    succeed(command.arg("--eagle").arg(scene.eagle).arg("--json").arg(&json), DEADLINE)?;
+    let start = &serde_json::from_slice::<Value>(&fs::read(json)?)?["start"];
+    let seconds = ["seconds", "proxy_seconds"].map(|name| start[name].as_f64().unwrap_or_default());
+    // A proxy opens a cache, too, and has more to do.
+    ensure!(start["blobs"] == 300 && 0.0 < seconds[0] && seconds[0] < seconds[1], "{start}");
+    Ok(())
 }
 
 /// Two agents have skopeo pull from a registry that counts what it sends.

@@ -194,7 +194,7 @@ const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "load-test",
-        proves: "eagle-bench pull has skopeo and containerd pull through Eagle, and agents have skopeo do so: every pull succeeds and is counted, the registry serves every blob once",
+        proves: "eagle-bench pull has skopeo and containerd pull through Eagle, and agents have skopeo do so: every pull succeeds and is counted, the registry serves every blob once; eagle-bench cache starts a proxy with all that it has",
         run: load_test::with_runtimes,
     },
     Scenario {
