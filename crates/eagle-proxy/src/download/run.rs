@@ -159,7 +159,9 @@ impl Run {
         for piece in self.geometry.all().skip(hashes.len()) {
             let start = || PieceHash::start(self.download.digest.algorithm());
             let last = hashes.last().copied().unwrap_or_else(start);
-            match self.checked(piece) {
+            let hashed = self.hashed().get(&piece).copied();
+            // Also of one that was not checked: those after it can be compared.
+            match hashed.or_else(|| self.check(piece)) {
                 Some(check) if check.before() == last => hashes.push(check.after()),
                 // Hashed from something else than what the first ones lead to, the rest cannot be compared.
                 _ => break,

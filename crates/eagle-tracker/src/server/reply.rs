@@ -6,6 +6,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
+use super::pace::RATE as ANNOUNCE_RATE;
 use crate::{
     api::{AnnounceResponse, ErrorResponse, MAX_ANNOUNCED_BLOBS, MAX_REQUEST_BYTES},
     encoding::{Encoding, NamedPeer},
@@ -41,8 +42,8 @@ pub(super) enum RequestError {
     MediaType,
     #[error("{0}")]
     Overloaded(String),
-    #[error("{0}")]
-    TooOften(String),
+    #[error("node {0} announces more than {ANNOUNCE_RATE} times a second; one announce takes many blobs")]
+    TooOften(eagle_core::NodeId),
     #[error("the tracker failed on this request: {0}")]
     Internal(String),
 }

@@ -114,7 +114,9 @@ async fn announce(shared: &Arc<Shared>, request: Request<Incoming>, source: IpAd
     let announce = if body.bytes.len() < PARSE_ASIDE {
         parse(&body.bytes)?
     } else {
-        let parsed = tokio::task::spawn_blocking(move || parse(&body.bytes)).await;
+        // The share stays with this announce until it is answered, which may be later.
+        let bytes = body.bytes.clone();
+        let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
         parsed.map_err(|error| RequestError::Internal(error.to_string()))??
     };
     let held = shared.pace.turn(&announce.node.id).await?;
