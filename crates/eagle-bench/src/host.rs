@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Unit of times in `/proc/PID/stat`, per second: `USER_HZ`, part of Linux's interface to programs and 100
 /// on every architecture that Rust supports.
-const TICKS_PER_SECOND: f64 = 100.0;
+pub(crate) const TICKS_PER_SECOND: f64 = 100.0;
 
 /// The machine that a result was measured on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -119,6 +119,16 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
 }
 
+/// proc_stat(5): the eighth number of each `cpuN` is the time that a hypervisor gave to other machines. Of these cores together, in units of
+/// [`TICKS_PER_SECOND`]; `None` where none of them is named.
+pub(crate) fn stolen_ticks(stat: &str, cores: &[usize]) -> Option<u64> {
+    let ticks = stat.lines().filter_map(|line| {
+        let (core, times) = line.strip_prefix("cpu")?.split_once(' ')?;
+        cores.contains(&core.parse().ok()?).then(|| times.split(' ').nth(7)?.parse::<u64>().ok())?
+    });
+    ticks.reduce(u64::saturating_add)
+}
+
 fn field(text: &str, name: &str) -> Option<String> {
     text.lines()
         .filter_map(|line| line.split_once(':'))
@@ -142,6 +152,11 @@ mod tests {
         assert_eq!(cpus("150000 100000\n"), Some(1.5));
         assert_eq!(cpus("max 100000\n"), None);
         assert_eq!(cpus("1 0"), None);
+        let stat = "cpu  9 9 9 9 9 9 9 60 0 0\ncpu0 1 2 3 4 5 6 7 10 0 0\ncpu1 1 2 3 4 5 6 7 20 0 0\ncpu11 1 2 3 4 5 6 7 30 0 0\nintr 1\n";
+        assert_eq!(stolen_ticks(stat, &[0, 1]), Some(30));
+        assert_eq!(stolen_ticks(stat, &[1]), Some(20));
+        assert_eq!(stolen_ticks("cpu0 1 2\n", &[0]), None);
+        assert_eq!(stolen_ticks("", &[0]), None);
         assert_eq!(field("model name\t: A CPU: fast\n", "model name").as_deref(), Some("A CPU: fast"));
     }
 
@@ -151,6 +166,7 @@ mod tests {
         assert!(before.max_rss_bytes > 1 << 16, "{before:?}");
         assert!(ProcessUse::of("0").is_err());
         let host = Host::this();
+        assert!(stolen_ticks(&fs::read_to_string("/proc/stat").unwrap(), &[0]).is_some());
         assert!(host.cores > 0 && host.memory_bytes > 1 << 20 && !host.kernel.is_empty(), "{host:?}");
     }
 }

@@ -9,6 +9,7 @@ mod load;
 mod messages;
 mod nothing;
 mod result;
+mod stolen;
 
 use std::{
     ffi::OsString,

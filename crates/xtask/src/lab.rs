@@ -115,7 +115,7 @@ pub(crate) fn run(report: &mut Report, options: Options) -> Result<()> {
     let measures = scenarios::matching(only).any(|scenario| scenario.name == "load-test");
     let eagle_bench = measures.then(workspace::eagle_bench).transpose()?;
     let has_crowds = scenarios::matching(only).any(|scenario| scenario.name == "hostile-crowds");
-    let hostile_member = has_crowds.then(workspace::hostile_member).transpose()?;
+    let hostile_member = has_crowds.then(|| workspace::hostile_member(rounds > 1)).transpose()?;
     let s3_server = workspace::s3_server()?;
     if of_image {
         // Inside there is no network to get helm from.

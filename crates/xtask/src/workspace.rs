@@ -110,9 +110,13 @@ pub(crate) fn eagle_bench() -> Result<PathBuf> {
     build("eagle-bench", "--bin", "eagle-bench", |_| Ok(()))
 }
 
-/// Builds the members of a cluster that mean harm and says where they are.
-pub(crate) fn hostile_member() -> Result<PathBuf> {
-    build("eagle-seeder", "--example", "hostile-member", |_| Ok(()))
+/// Builds the members of a cluster that mean harm and says where they are. Those of a release build leave the processors that all share to others: the
+/// key exchanges of a debug build take a whole one.
+pub(crate) fn hostile_member(release: bool) -> Result<PathBuf> {
+    build("eagle-seeder", "--example", "hostile-member", |command| {
+        command.args(release.then_some("--release"));
+        Ok(())
+    })
 }
 
 /// Builds the S3 server of the scenarios and says where it is.

@@ -23,7 +23,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::messages::{Messages, Model};
+use super::{
+    messages::{Messages, Model},
+    stolen::{Answer, Stolen},
+};
 
 /// A server that does not answer for so long has failed.
 const STALL: Duration = Duration::from_secs(20);
@@ -53,6 +56,10 @@ pub(super) struct Load {
     pub(super) answer_bytes: u64,
     /// Nanoseconds.
     pub(super) latency: Histogram<u64>,
+    /// The same of announces at times set beforehand, for which the hypervisor took no time from the cores.
+    pub(super) undisturbed: Option<Histogram<u64>>,
+    /// Time that the hypervisor took from both cores together, where the kernel says it; in the kernel's ticks.
+    pub(super) stolen_ticks: Option<u64>,
     /// Processor's time of the thread without that in which it had nothing to do, seconds.
     pub(super) cpu_seconds: f64,
 }
@@ -152,25 +159,36 @@ pub(super) async fn run(
         let open = try_join_all((0..connections).map(|_| Connection::open(address))).await?;
         let started = Instant::now();
         let cpu = cpu_seconds();
-        let parts = try_join_all(open.into_iter().enumerate().map(|(index, connection)| {
+        let stolen = Stolen::since(started);
+        let announces = try_join_all(open.into_iter().enumerate().map(|(index, connection)| {
             let plan = Plan { index, connections, pace, started, time };
             announce(connection, Arc::clone(&messages), plan)
-        }))
-        .await?;
+        }));
+        let parts = tokio::select! {
+            parts = announces => parts?,
+            () = stolen.watch() => unreachable!("it does not end"),
+        };
+        // For those that were answered since it was looked at.
+        stolen.look();
         let mut load = Load {
             seconds: started.elapsed().as_secs_f64(),
             announces: 0,
             updates: 0,
             answer_bytes: 0,
             latency: Histogram::new(DIGITS)?,
+            undisturbed: None,
+            stolen_ticks: stolen.ticks(),
             cpu_seconds: cpu_seconds() - cpu,
         };
-        for (latency, answer_bytes) in parts {
-            load.announces += latency.len();
-            load.updates += latency.len() * messages.updates;
-            load.answer_bytes += answer_bytes;
-            load.latency.add(latency)?;
+        let mut answers = Vec::new();
+        for part in parts {
+            load.announces += part.latency.len();
+            load.updates += part.latency.len() * messages.updates;
+            load.answer_bytes += part.answer_bytes;
+            load.latency.add(part.latency)?;
+            answers.extend(part.answers);
         }
+        load.undisturbed = stolen.undisturbed(&answers, DIGITS);
         ensure!(load.announces > 0, "nothing was answered");
         Ok(load)
     })
@@ -205,8 +223,16 @@ impl Plan {
     }
 }
 
-async fn announce(mut connection: Connection, messages: Arc<Messages>, plan: Plan) -> Result<(Histogram<u64>, u64)> {
-    let (mut latency, mut answer_bytes) = (Histogram::new(DIGITS)?, 0);
+/// What came of the announces of one connection.
+struct Part {
+    latency: Histogram<u64>,
+    /// Only where the times were set beforehand.
+    answers: Vec<Answer>,
+    answer_bytes: u64,
+}
+
+async fn announce(mut connection: Connection, messages: Arc<Messages>, plan: Plan) -> Result<Part> {
+    let mut part = Part { latency: Histogram::new(DIGITS)?, answers: Vec::new(), answer_bytes: 0 };
     let mut number = 0;
     while let Some(due) = plan.due(number) {
         if due > Instant::now() {
@@ -214,11 +240,15 @@ async fn announce(mut connection: Connection, messages: Arc<Messages>, plan: Pla
         }
         let at = (number * plan.connections + plan.index) % messages.requests.len();
         let request = messages.requests.get(at).context("there is nothing to send")?;
-        answer_bytes += u64::try_from(connection.exchange(request).await?)?;
-        latency.record(u64::try_from(due.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1))?;
+        part.answer_bytes += u64::try_from(connection.exchange(request).await?)?;
+        let latency = due.elapsed();
+        part.latency.record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1))?;
+        if let Pace::Rate(_) = plan.pace {
+            part.answers.push(Answer { due: due - plan.started, latency });
+        }
         number += 1;
     }
-    Ok((latency, answer_bytes))
+    Ok(part)
 }
 
 /// One connection that stays open.

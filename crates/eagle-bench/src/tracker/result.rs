@@ -3,11 +3,13 @@
 use std::fmt;
 
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::load::Load;
 use crate::{
     cli::TrackerArgs,
+    host::TICKS_PER_SECOND,
     report::{Circumstances, mebibytes},
 };
 
@@ -49,6 +51,8 @@ pub(super) struct Phase {
     pub(super) announces_per_second: f64,
     updates_per_second: f64,
     latency_seconds: Latency,
+    undisturbed: Option<Undisturbed>,
+    stolen_seconds: Option<f64>,
     server_cpu_seconds: f64,
     server_cpu_micros_per_announce: f64,
     load_cpu_seconds: f64,
@@ -61,6 +65,20 @@ struct Latency {
     p99: f64,
     p999: f64,
     max: f64,
+}
+
+impl Latency {
+    fn new(latency: &Histogram<u64>) -> Self {
+        let at = |quantile: f64| latency.value_at_quantile(quantile) as f64 / 1e9;
+        Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: latency.max() as f64 / 1e9 }
+    }
+}
+
+/// The answers for which the hypervisor took no time from the cores.
+#[derive(Debug, Serialize)]
+struct Undisturbed {
+    announces: u64,
+    latency_seconds: Latency,
 }
 
 /// Every node says everything.
@@ -84,24 +102,38 @@ pub(super) struct Expiry {
 
 impl Phase {
     pub(super) fn new(load: &Load, server_cpu_seconds: f64) -> Self {
-        let at = |quantile: f64| load.latency.value_at_quantile(quantile) as f64 / 1e9;
         let announces = load.announces as f64;
         Self {
             seconds: load.seconds,
             announces: load.announces,
             announces_per_second: announces / load.seconds,
             updates_per_second: load.updates as f64 / load.seconds,
-            latency_seconds: Latency {
-                p50: at(0.5),
-                p99: at(0.99),
-                p999: at(0.999),
-                max: load.latency.max() as f64 / 1e9,
-            },
+            latency_seconds: Latency::new(&load.latency),
+            undisturbed: load
+                .undisturbed
+                .as_ref()
+                .map(|latency| Undisturbed { announces: latency.len(), latency_seconds: Latency::new(latency) }),
+            stolen_seconds: load.stolen_ticks.map(|ticks| ticks as f64 / TICKS_PER_SECOND),
             server_cpu_seconds,
             server_cpu_micros_per_announce: server_cpu_seconds * 1e6 / announces,
             load_cpu_seconds: load.cpu_seconds,
             answer_bytes_mean: load.answer_bytes as f64 / announces,
         }
+    }
+
+    /// What the hypervisor took, and how fast answers were without it; empty if it took nothing.
+    fn disturbance(&self, name: &str) -> Option<String> {
+        let stolen = self.stolen_seconds.filter(|stolen| *stolen > 0.0)?;
+        let calm = match &self.undisturbed {
+            Some(Undisturbed { announces, latency_seconds: Latency { p99, max, .. } }) => format!(
+                "answers without that ({:.0} %): p99 {:.2} ms, max {:.2} ms",
+                *announces as f64 * 100.0 / self.announces as f64,
+                p99 * 1e3,
+                max * 1e3
+            ),
+            None => "hardly an answer came without that".to_owned(),
+        };
+        Some(format!("{name}: the hypervisor took {stolen:.2} s from the two cores in {:.0} s; {calm}", self.seconds))
     }
 
     fn row(&self, name: &str) -> Vec<String> {
@@ -178,6 +210,14 @@ impl fmt::Display for TrackerReport {
             column.set_cell_alignment(CellAlignment::Right);
         }
         writeln!(f, "{table}\n")?;
+        let paced = [
+            Some(("half load", &self.half_load)),
+            Some(("nothing, as often", &self.nothing_half_load)),
+            self.expiry.as_ref().map(|expiry| ("while nodes expire", &expiry.phase)),
+        ];
+        for line in paced.into_iter().flatten().filter_map(|(name, phase)| phase.disturbance(name)) {
+            writeln!(f, "{line}")?;
+        }
         writeln!(
             f,
             "{} pairs of blob and peer, announced in {:.1} s ({:.0}/s), take {} ({:.0} bytes each)",
