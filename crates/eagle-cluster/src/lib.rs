@@ -6,7 +6,7 @@
 //!
 //! HTTP between members goes through [`MemberTls`]: a [`MemberClient`] or [`MemberConnector`] at one end, a
 //! [`MemberAcceptor`] at the other, which lets plain HTTP in as that of a [`Who::Stranger`]. How many connections a listener has at a
-//! time, and which of them give way, is in [`places`].
+//! time, and which of them give way, is in [`places`]; how often each may come, in [`Pace`].
 
 mod acceptor;
 mod authority;
@@ -15,6 +15,7 @@ mod connector;
 mod files;
 mod key;
 mod keys;
+mod pace;
 pub mod parsers;
 pub mod places;
 mod sources;
@@ -30,6 +31,7 @@ pub use self::{
     files::{FilesError, TlsFiles},
     key::{ClusterKey, ParseKeyError, Purpose},
     keys::{ClusterKeys, Membership, ParseKeysError},
+    pace::{Pace, TooOften},
     sources::with_sources,
     stream::MemberStream,
     tls::{MemberTls, TlsError},

@@ -12,13 +12,14 @@ use std::{
     fmt,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
     pin::Pin,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-use eagle_cluster::{ClusterKey, ClusterKeys, Membership, Purpose, WaitingRoom};
+use eagle_cluster::{ClusterKey, ClusterKeys, Membership, Pace, Purpose, WaitingRoom};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::Rng as _;
 use sha2::Sha256;
@@ -26,6 +27,7 @@ use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::Semaphore,
     time::timeout,
 };
 
@@ -41,6 +43,19 @@ pub(crate) const HINT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Strangers are logged at most once in this time; all of them are counted.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
+/// Connections of one address in a second, in the long run. Each costs handshakes: 220 a second, of members that were thrown out and came back under
+/// another identity, left 43 % of the rate of others (`cargo xtask e2e --only hostile-crowds`, two cores). An address is one node as a rule, which
+/// connects once and stays.
+const NEWCOMERS: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
+/// Connections of one address at once: 64 nodes behind it, with one for control and one for data each.
+const NEWCOMERS_AT_ONCE: NonZeroU32 = NonZeroU32::new(128).expect("not zero");
+/// How long a connection of an address that had too many is held back before it is turned away: whoever dialled it waits longer.
+const HELD: Duration = Duration::from_secs(2);
+/// Connections that are held back at a time; the others are turned away at once, so that these do not keep those of other addresses out.
+const MAX_HELD: usize = 16;
+/// Addresses that are told apart, 8 bytes each.
+const ADDRESSES: usize = 1 << 12;
+
 /// Ends when a key is no longer accepted; never when it stays so.
 pub(crate) type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -52,6 +67,9 @@ pub(crate) struct Gate {
     strangers: AtomicU64,
     /// Milliseconds from the start to the last line in the log, plus one; 0 before the first.
     logged: AtomicU64,
+    newcomers: Pace,
+    held: Semaphore,
+    crowded_out: AtomicU64,
 }
 
 impl fmt::Debug for Gate {
@@ -68,6 +86,9 @@ impl Gate {
             started: Instant::now(),
             strangers: AtomicU64::new(0),
             logged: AtomicU64::new(0),
+            newcomers: Pace::new(NEWCOMERS, NEWCOMERS_AT_ONCE, ADDRESSES),
+            held: Semaphore::new(MAX_HELD),
+            crowded_out: AtomicU64::new(0),
         }
     }
 
@@ -79,6 +100,35 @@ impl Gate {
     /// Connections that did not begin as a member's, since the start.
     pub(crate) fn strangers(&self) -> u64 {
         self.strangers.load(Ordering::Relaxed)
+    }
+
+    /// Connections turned away because too many came from their address, since the start.
+    pub(crate) fn crowded_out(&self) -> u64 {
+        self.crowded_out.load(Ordering::Relaxed)
+    }
+
+    /// Waits, before the costly handshakes, until one more connection may come from the address of this one. One that says nothing counts for
+    /// nothing: it costs a socket until whoever calls gives up on it.
+    ///
+    /// # Errors
+    /// When too many came from there, or the connection breaks.
+    pub(crate) async fn turn(&self, stream: &TcpStream) -> io::Result<()> {
+        if stream.peek(&mut [0]).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let from = stream.peer_addr()?;
+        let network = network(from.ip());
+        if self.newcomers.take(&network) {
+            return Ok(());
+        }
+        if let Ok(_place) = self.held.try_acquire()
+            && self.newcomers.turn(&network, HELD).await.is_ok()
+        {
+            return Ok(());
+        }
+        self.crowded_out.fetch_add(1, Ordering::Relaxed);
+        let problem = format!("more than {NEWCOMERS} connections a second come from {}", from.ip());
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, problem))
     }
 
     /// Begins a connection that this node has dialled; the key that it is under.
@@ -159,6 +209,14 @@ impl Gate {
     }
 }
 
+/// Whose connections are counted together: an IPv4 address, or the network of 64 bits in which an IPv6 host can have any number of addresses.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
+}
+
 /// The accepted key that a hint is made with. Takes the same time whichever it is.
 pub(crate) fn key_of(keys: &ClusterKeys, hint: &[u8; HINT]) -> Option<ClusterKey> {
     let (nonce, told) = hint.split_at(NONCE);
@@ -196,7 +254,8 @@ fn tag(key: &ClusterKey, nonce: &[u8]) -> [u8; TAG] {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::watch;
+    use futures::future::join_all;
+    use tokio::{net::TcpListener, sync::watch};
 
     use super::*;
 
@@ -245,5 +304,52 @@ mod tests {
         let revoked = gate.revoked(second);
         drop(sender);
         assert!(timeout(Duration::from_secs(60), revoked).await.is_err());
+    }
+
+    /// A connection that came to `listener`, with its other end.
+    async fn connection(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let (ours, theirs) = tokio::join!(listener.accept(), TcpStream::connect(listener.local_addr().unwrap()));
+        (ours.unwrap().0, theirs.unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_address_has_so_many_connections_at_once() {
+        let gate = Gate::new(Membership::Open);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (silent, _silent) = connection(&listener).await;
+        let began = Instant::now();
+        for number in 0..NEWCOMERS_AT_ONCE.get() {
+            let (ours, mut theirs) = connection(&listener).await;
+            theirs.write_all(b"x").await.unwrap();
+            assert!(gate.turn(&ours).await.is_ok(), "{number}");
+        }
+        // Those that say nothing wait, and count for nothing.
+        let silent = timeout(Duration::from_millis(20), gate.turn(&silent)).await;
+        assert!(silent.is_err(), "{silent:?}");
+        // A slow machine takes so long for these that others are due meanwhile.
+        let due = u32::try_from(began.elapsed().as_millis()).unwrap() * NEWCOMERS.get() / 1_000;
+        let more = 10 * u32::try_from(MAX_HELD).unwrap() + due;
+        let mut ends = Vec::new();
+        for _ in 0..more {
+            let (ours, mut theirs) = connection(&listener).await;
+            theirs.write_all(b"x").await.unwrap();
+            ours.peek(&mut [0]).await.unwrap();
+            ends.push((ours, theirs));
+        }
+        let turns = join_all(ends.iter().map(|(ours, _)| gate.turn(ours))).await;
+        let refused = turns.into_iter().filter_map(Result::err).collect::<Vec<_>>();
+        // All that were held came in: at 20 a second the last of sixteen is due after 0.8 s.
+        assert!((1..=9 * MAX_HELD).contains(&refused.len()), "{} of {more}", refused.len());
+        assert_eq!(gate.crowded_out(), refused.len() as u64);
+        assert!(refused[0].to_string().contains("127.0.0.1"), "{}", refused[0]);
+    }
+
+    #[test]
+    fn an_ipv6_host_is_one_address() {
+        let of = |address: &str| network(address.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2:ffff::1"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

@@ -274,6 +274,11 @@ impl Network {
         self.shared.gate.strangers()
     }
 
+    /// Connections, also of data channels, that were turned away because too many came from their address, since the start.
+    pub fn crowded_out(&self) -> u64 {
+        self.shared.gate.crowded_out()
+    }
+
     /// Who may open a data channel.
     pub(crate) fn gate(&self) -> &Gate {
         &self.shared.gate

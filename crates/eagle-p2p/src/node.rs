@@ -128,6 +128,8 @@ pub struct NodeCounters {
     pub connected_peers: usize,
     /// Connections that were turned away because they did not begin as a member's.
     pub strangers: u64,
+    /// Connections that were turned away because too many came from their address.
+    pub crowded_out: u64,
 }
 
 /// A node; clones are the same node.
@@ -302,6 +304,7 @@ impl Node {
             control_sent: self.network.control_sent(),
             connected_peers: self.network.connected(),
             strangers: self.network.strangers(),
+            crowded_out: self.network.crowded_out(),
         }
     }
 

@@ -230,6 +230,7 @@ impl Server {
 
     /// Who dialled, and the session that the channel belongs to.
     async fn identify(&self, stream: TcpStream) -> io::Result<(PeerId, CancellationToken, Reader, Writer)> {
+        self.network.gate().turn(&stream).await?;
         stream.set_nodelay(true)?;
         let (peer, reader, writer) = match &self.acceptor {
             Some(acceptor) => transport::accept(acceptor, stream).await?,

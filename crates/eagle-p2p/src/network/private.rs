@@ -57,13 +57,16 @@ struct Private {
 /// Begins a connection: what comes out is a member's, as far as can be known before TLS.
 ///
 /// # Errors
-/// When the other end does not hold the cluster key, or the connection breaks.
+/// When the other end does not hold the cluster key, too many come from its address, or the connection breaks.
 async fn enter(gate: Arc<Gate>, mut stream: TcpStream, end: ConnectedPoint) -> io::Result<Gated> {
     let key = match end {
         ConnectedPoint::Dialer { .. } => gate.knock(&mut stream.0).await,
         ConnectedPoint::Listener { .. } => gate.admit(&mut stream.0).await,
-    };
-    let Some(key) = key? else { return Ok(Gated::Open(stream)) };
+    }?;
+    if end.is_listener() {
+        gate.turn(&stream.0).await?;
+    }
+    let Some(key) = key else { return Ok(Gated::Open(stream)) };
     // A node without a key may take the hint for the beginning of something long, and wait for the rest.
     let handshake = timeout(HINT_TIMEOUT, PnetConfig::new(shared_key(&key)).handshake(stream)).await;
     let stream = handshake.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())).map_err(refused)?;

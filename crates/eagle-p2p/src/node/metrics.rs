@@ -106,6 +106,11 @@ impl Collector for NodeCollector {
             ("cache_scrubbed_bytes", "Bytes read again to find damage.", stats.scrubbed_bytes),
             ("uploaded_bytes", "Bytes of pieces given to peers.", node.uploaded),
             ("control_bytes", "Bytes of control messages sent to peers, without those of TLS.", node.control_sent),
+            (
+                "peer_connections_refused",
+                "Connections to peer ports turned away because too many came from their address.",
+                node.crowded_out,
+            ),
             ("peer_strangers", "Connections to peer ports that did not begin as a member's.", node.strangers),
         ] {
             let metric = ConstCounter::new(value);

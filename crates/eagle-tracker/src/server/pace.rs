@@ -4,25 +4,11 @@
 //! to do harm, is held back, and not refused: each of its answers waits until it is due, and others have the processor. Members are
 //! believed who they say they are, so this does not hold off one that says a new name each time; what such a one can fill is bounded
 //! by the store.
-//!
-//! Nodes are told apart by a hash of their names in a table of fixed size, so that a flood of names takes no memory. Those of the same hash share what
-//! they may do; the hash is keyed, so that nobody can choose whom to share with.
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    num::NonZeroU32,
-    time::Duration,
-};
+use std::{num::NonZeroU32, time::Duration};
 
+use eagle_cluster::{Pace, TooOften};
 use eagle_core::NodeId;
-use governor::{
-    Quota, RateLimiter,
-    clock::Clock,
-    middleware::NoOpMiddleware,
-    nanos::Nanos,
-    state::{InMemoryState, NotKeyed, StateStore},
-};
-use tokio::time::{Instant, sleep, timeout};
 
 use super::reply::RequestError;
 
@@ -39,74 +25,26 @@ const PLACES: usize = 1 << 16;
 
 /// Holds back nodes that announce too often.
 #[derive(Debug)]
-pub(super) struct AnnouncePace {
-    limiter: RateLimiter<u64, Places, Uptime, NoOpMiddleware<Nanos>>,
-    hashes: RandomState,
-}
+pub(super) struct AnnouncePace(Pace);
 
 impl Default for AnnouncePace {
     fn default() -> Self {
-        let places = Places((0..PLACES).map(|_| InMemoryState::default()).collect());
-        let limiter = RateLimiter::new(Quota::per_second(RATE).allow_burst(BURST), places, Uptime(Instant::now()));
-        Self { limiter, hashes: RandomState::new() }
+        Self(Pace::new(RATE, BURST, PLACES))
     }
 }
 
 impl AnnouncePace {
     /// Waits until this node may announce; returns how long that took.
     pub(super) async fn turn(&self, node: &NodeId) -> Result<Duration, RequestError> {
-        let place = self.hashes.hash_one(node.as_str());
-        if self.limiter.check_key(&place).is_ok() {
-            return Ok(Duration::ZERO);
-        }
-        let came = Instant::now();
-        let waits = async {
-            while let Err(until) = self.limiter.check_key(&place) {
-                sleep(until.wait_time_from(self.limiter.clock().now())).await;
-            }
-        };
-        timeout(LONGEST, waits).await.map_err(|_| RequestError::TooOften(node.clone()))?;
-        Ok(came.elapsed())
-    }
-}
-
-/// When each node may announce again, by the hash of its name.
-struct Places(Box<[InMemoryState]>);
-
-impl StateStore for Places {
-    type Key = u64;
-
-    fn measure_and_replace<T, F, E>(&self, hash: &u64, f: F) -> Result<T, E>
-    where
-        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
-    {
-        // The remainder is less than the number of places, which fits.
-        let place = usize::try_from(hash % PLACES as u64).unwrap_or_default();
-        self.0[place].measure_and_replace(&NotKeyed::NonKey, f)
-    }
-}
-
-impl std::fmt::Debug for Places {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Places").finish_non_exhaustive()
-    }
-}
-
-/// Time since the tracker started, by tokio's clock, which tests can move.
-#[derive(Debug, Clone, Copy)]
-struct Uptime(Instant);
-
-impl Clock for Uptime {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        self.0.elapsed().into()
+        let turn = self.0.turn(node.as_str(), LONGEST).await;
+        turn.map_err(|TooOften| RequestError::TooOften(node.clone()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use futures::future::join_all;
+    use tokio::time::{Instant, sleep};
 
     use super::*;
 
