@@ -18,6 +18,7 @@ mod keys;
 mod pace;
 pub mod parsers;
 pub mod places;
+mod source;
 mod sources;
 mod stream;
 mod tls;
@@ -32,6 +33,7 @@ pub use self::{
     key::{ClusterKey, ParseKeyError, Purpose},
     keys::{ClusterKeys, Membership, ParseKeysError},
     pace::{Pace, TooOften},
+    source::source_of,
     sources::with_sources,
     stream::MemberStream,
     tls::{MemberTls, TlsError},

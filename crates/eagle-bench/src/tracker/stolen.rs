@@ -32,7 +32,7 @@ pub(super) struct Answer {
 }
 
 /// What had been taken at one time, in the kernel's ticks.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug)]
 struct Sample {
     at: Duration,
     ticks: u64,

@@ -3,12 +3,13 @@
 use std::{
     collections::HashMap,
     fmt::Display,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
+use eagle_cluster::source_of;
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
 
@@ -20,8 +21,6 @@ const BUDGET_BYTES: usize = 64 * MAX_REQUEST_BYTES;
 /// Most of them from one address: a member that sends slowly keeps others out only together with seven more. A node sends one announce at a
 /// time, and nodes behind one address have room for a thousand announces of 500 blobs.
 const SOURCE_BYTES: usize = BUDGET_BYTES / 8;
-/// Whoever has one address of IPv6 has all of its network (RFC 4291, section 2.5.4), and counts as one: bits of that.
-const NETWORK_BITS: u32 = 64;
 /// Longest time for a body to arrive: 4 MiB at 3.4 Mbit/s.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -83,16 +82,6 @@ impl Drop for Share {
                 used.sources.remove(&self.source);
             }
         }
-    }
-}
-
-/// Whom an address stands for.
-fn source_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> (128 - NETWORK_BITS) << (128 - NETWORK_BITS)))
-        }
-        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -222,14 +211,5 @@ mod tests {
         assert_eq!(read(9, 9).await.unwrap().bytes.len(), 9);
         drop(held);
         assert_eq!(budget.used(), (0, 0));
-    }
-
-    #[test]
-    fn a_network_of_ipv6_is_one_source() {
-        let source = |address: &str| source_of(address.parse().unwrap());
-        assert_eq!(source("2001:db8:0:1::1"), source("2001:db8:0:1:ffff::2"));
-        assert_ne!(source("2001:db8:0:1::1"), source("2001:db8:0:2::1"));
-        assert_eq!(source("::ffff:10.0.0.1"), source("10.0.0.1"));
-        assert_ne!(source("10.0.0.1"), source("10.0.0.2"));
     }
 }
