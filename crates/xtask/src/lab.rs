@@ -128,6 +128,7 @@ pub(crate) fn run(report: &mut Report, options: Options) -> Result<()> {
     let newer = newer(report, only)?;
     remove_abandoned();
     let directory = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+    setup::ensure_room(directory.path())?;
     let lock = File::create(directory.path().join(LOCK))?;
     lock.lock()?;
     fs::write(directory.path().join("image.json"), serde_json::to_vec(&image)?)?;

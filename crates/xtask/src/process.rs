@@ -20,8 +20,12 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 /// Between two looks at something that is waited for.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Characters of a log that go into an error.
+/// Characters of a log, and of what a command printed, that go into an error: `ctr` draws its progress ten times a second,
+/// which in front of the reason hides it.
 const LOG_TAIL: usize = 3_000;
+
+/// Warnings from before that end which are shown with it: where a log has every step, the reason is long past.
+const WARNINGS: usize = 12;
 
 /// A process that runs until it is stopped or dropped.
 #[derive(Debug)]
@@ -142,7 +146,7 @@ pub(crate) fn finish(command: &mut Command, deadline: Duration) -> Result<Finish
         let _ = child.wait();
     }
     let (stdout, stderr) = (read_back(&mut stdout)?, read_back(&mut stderr)?);
-    let status = ended.with_context(|| format!("output so far:\n{stdout}{stderr}"))?;
+    let status = ended.with_context(|| format!("output so far:\n{}{}", end_of(&stdout), end_of(&stderr)))?;
     Ok(Finished { status, stdout, stderr })
 }
 
@@ -150,7 +154,8 @@ pub(crate) fn finish(command: &mut Command, deadline: Duration) -> Result<Finish
 pub(crate) fn succeed(command: &mut Command, deadline: Duration) -> Result<String> {
     let finished = finish(command, deadline)?;
     if !finished.status.success() {
-        bail!("`{}` ended with {}\n{}{}", show(command), finished.status, finished.stdout, finished.stderr);
+        let (stdout, stderr) = (end_of(&finished.stdout), end_of(&finished.stderr));
+        bail!("`{}` ended with {}\n{stdout}{stderr}", show(command), finished.status);
     }
     Ok(finished.stdout)
 }
@@ -169,11 +174,31 @@ pub(crate) fn wait_until<T>(what: &str, deadline: Duration, mut look: impl FnMut
     }
 }
 
-/// The end of a log file, for an error.
+/// The end of a log file, and the last warnings before it, for an error.
 pub(crate) fn tail(log: &Path) -> String {
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let end = end_of(&text);
+    let mut warnings = warnings(&text[..text.len() - end.len()]);
+    if !warnings.is_empty() {
+        warnings.insert(0, "--- warnings before that ---");
+    }
+    let before: String = warnings.iter().map(|line| format!("{line}\n")).collect();
+    format!("{before}--- end of {} ---\n{end}", log.display())
+}
+
+/// The last lines that say of themselves that something went wrong: of Eagle, then of the container runtimes.
+fn warnings(text: &str) -> Vec<&str> {
+    const GRAVE: [&str; 4] = ["\"level\":\"WARN\"", "\"level\":\"ERROR\"", "level=warn", "level=error"];
+    let grave = |line: &&str| GRAVE.iter().any(|level| line.contains(level));
+    let mut last: Vec<_> = text.lines().rev().filter(grave).take(WARNINGS).collect();
+    last.reverse();
+    last
+}
+
+/// As much of the end of a text as goes into an error.
+fn end_of(text: &str) -> &str {
     let start = text.char_indices().rev().nth(LOG_TAIL).map_or(0, |(index, _)| index);
-    format!("--- end of {} ---\n{}", log.display(), &text[start..])
+    &text[start..]
 }
 
 fn read_back(file: &mut File) -> Result<String> {
@@ -187,4 +212,31 @@ fn show(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|argument| argument.to_string_lossy().into_owned()));
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_shown_by_its_end_and_the_warnings_before_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("eagle.log");
+        let warning = r#"{"level":"WARN","message":"the disk is full"}"#;
+        let steps = r#"{"level":"TRACE","message":"a step"}"#.to_owned() + "\n";
+        fs::write(&log, format!("{warning}\n{}the end", steps.repeat(LOG_TAIL))).unwrap();
+        let shown = tail(&log);
+        assert!(shown.contains(warning) && shown.ends_with("the end"), "{shown}");
+        assert!(shown.len() < 2 * LOG_TAIL);
+        fs::write(&log, format!("{warning}\n")).unwrap();
+        assert_eq!(tail(&log).matches(warning).count(), 1, "what the end has is not shown twice");
+    }
+
+    #[test]
+    fn what_a_command_printed_does_not_hide_why_it_failed() {
+        let script = "yes progress | head -c 100000; echo the reason >&2; exit 3";
+        let error = succeed(Command::new("sh").args(["-c", script]), Duration::from_secs(60)).unwrap_err().to_string();
+        assert!(error.ends_with("the reason\n") && error.contains("exit status: 3"), "{error}");
+        assert!(error.len() < 3 * LOG_TAIL, "{}", error.len());
+    }
 }

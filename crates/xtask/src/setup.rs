@@ -77,6 +77,9 @@ const E2E_EXTRA: &[&[&str]] = &[&["ca-certificates"]];
 const CHAOS_EXTRA: &[&[&str]] = &[&["libfaketime"]];
 const CHART_EXTRA: &[&[&str]] = &[&["python3-venv"]];
 
+/// What a run of the end-to-end scenarios takes of the disk at most, bytes: 5.4 GB were seen, with four runtimes that unpack the image.
+const E2E_ROOM: u64 = 8 << 30;
+
 /// apt on a slow mirror.
 const APT_DEADLINE: Duration = Duration::from_secs(900);
 
@@ -128,6 +131,20 @@ pub(crate) fn ensure(need: Need) -> Result<()> {
     drop(no_daemons);
     let still = self::missing(need);
     ensure!(still.is_empty(), "still missing after apt-get install: {still:?}");
+    Ok(())
+}
+
+/// Whether the scenarios have room in `directory`: a disk that fills up half way makes runtimes fail in ways that do not say so.
+pub(crate) fn ensure_room(directory: &Path) -> Result<()> {
+    let space = rustix::fs::statvfs(directory).with_context(|| format!("cannot look at {}", directory.display()))?;
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    ensure!(
+        free >= E2E_ROOM,
+        "{} has {} MiB of free space, and the end-to-end scenarios take up to {}; remove something (cargo clean), or set TMPDIR",
+        directory.display(),
+        free >> 20,
+        E2E_ROOM >> 20
+    );
     Ok(())
 }
 

@@ -18,6 +18,9 @@ use crate::{
 /// cargo may have to wait for another cargo.
 const METADATA_DEADLINE: Duration = Duration::from_secs(300);
 
+/// The example of `eagle-store` that is an S3 server.
+const S3_SERVER: &str = "s3-server";
+
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -107,21 +110,35 @@ pub(crate) fn static_eagle() -> Result<PathBuf> {
 
 /// Builds the `eagle-bench` program and says where it is.
 pub(crate) fn eagle_bench() -> Result<PathBuf> {
-    build("eagle-bench", "--bin", "eagle-bench", |_| Ok(()))
+    beside_tests("--bin", "eagle-bench")
 }
 
 /// Builds the members of a cluster that mean harm and says where they are. Those of a release build leave the processors that all share to others: the
 /// key exchanges of a debug build take a whole one.
 pub(crate) fn hostile_member(release: bool) -> Result<PathBuf> {
-    build("eagle-seeder", "--example", "hostile-member", |command| {
-        command.args(release.then_some("--release"));
+    let name = "hostile-member";
+    if !release {
+        return beside_tests("--example", name);
+    }
+    build("eagle-seeder", "--example", name, |command| {
+        command.arg("--release");
         Ok(())
     })
 }
 
 /// Builds the S3 server of the scenarios and says where it is.
 pub(crate) fn s3_server() -> Result<PathBuf> {
-    build("eagle-store", "--example", "s3-server", |_| Ok(()))
+    beside_tests("--example", S3_SERVER)
+}
+
+/// Builds a program from the crates as the workspace's tests have them, and says where it is. Built for its package alone, it would
+/// have crates with other features: each of these programs took minutes more.
+fn beside_tests(kind: &str, name: &str) -> Result<PathBuf> {
+    let mut command = cargo();
+    // Only where there is an example among what is built do the features that tests want count.
+    command.args(["build", "--workspace", "--example", S3_SERVER, kind, name]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    built(command, name)
 }
 
 /// Builds one program of a package, of this kind of target, in a way of its own, and says where it is.
