@@ -86,6 +86,8 @@ pub(super) async fn run(
 ) {
     let mut task = Task { shared, trackers, former: Vec::new(), client, found };
     tokio::select! {
+        // What the end breaks is no failure: a tracker that stops in the same moment closes the connections of announces.
+        biased;
         () = shutdown.cancelled() => {}
         () = task.announce() => {}
     }
@@ -245,5 +247,51 @@ async fn until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use eagle_core::{Digest, Geometry, PeerInfo, PieceSet};
+    use futures::future::BoxFuture;
+    use http::{Request, StatusCode};
+    use http_body_util::Full;
+    use tokio::time::sleep;
+
+    use super::{super::http::Transport, *};
+    use crate::client::{Announcer, BlobStatus};
+
+    /// A tracker that ends in the same moment as the node.
+    #[derive(Debug)]
+    struct EndsToo(CancellationToken);
+
+    impl Transport for EndsToo {
+        fn carry(&self, _: Request<Full<Bytes>>) -> BoxFuture<'_, Result<(StatusCode, Bytes), ExchangeError>> {
+            Box::pin(async {
+                self.0.cancelled().await;
+                Err(ExchangeError::Broken("it ends".to_owned()))
+            })
+        }
+    }
+
+    /// Which of two things that are ready comes first is drawn where nothing says it: 64 times the right one is no chance.
+    #[tokio::test(start_paused = true)]
+    async fn an_announce_that_the_end_breaks_is_no_failure() {
+        for seed in 0..64 {
+            let shutdown = CancellationToken::new();
+            let client = HttpClient::over(Arc::new(EndsToo(shutdown.clone())));
+            let (found, _peers) = mpsc::channel(1);
+            let trackers = vec!["http://tracker:6969".parse().unwrap()];
+            let announcer = Announcer::over(client, trackers, PeerInfo::example(), found, seed, shutdown.clone());
+            let geometry = Geometry::new(1 << 20, 1 << 16).unwrap();
+            let status = BlobStatus { geometry, pieces: PieceSet::Complete, want_peers: true };
+            announcer.update(Digest::of(b"blob"), status);
+            // The announce is under way.
+            sleep(Duration::from_millis(100)).await;
+            shutdown.cancel();
+            announcer.stopped().await;
+            assert!(!announcer.shared.lock().is_alone(), "{seed}: the tracker counts as failed");
+        }
     }
 }
