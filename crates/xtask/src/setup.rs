@@ -77,8 +77,8 @@ const E2E_EXTRA: &[&[&str]] = &[&["ca-certificates"]];
 const CHAOS_EXTRA: &[&[&str]] = &[&["libfaketime"]];
 const CHART_EXTRA: &[&[&str]] = &[&["python3-venv"]];
 
-/// What a run of the end-to-end scenarios takes of the disk at most, bytes: 5.4 GB were seen, with four runtimes that unpack the image.
-const E2E_ROOM: u64 = 8 << 30;
+/// What a run of the end-to-end scenarios wants of the disk, bytes: 4.7 GB were seen to go, where several runtimes unpack the image.
+const E2E_ROOM: u64 = 6 << 30;
 
 /// apt on a slow mirror.
 const APT_DEADLINE: Duration = Duration::from_secs(900);
