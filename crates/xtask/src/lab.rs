@@ -127,8 +127,8 @@ pub(crate) fn run(report: &mut Report, options: Options) -> Result<()> {
     let image = Image::make()?;
     let newer = newer(report, only)?;
     remove_abandoned();
+    setup::ensure_room(&std::env::temp_dir())?;
     let directory = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
-    setup::ensure_room(directory.path())?;
     let lock = File::create(directory.path().join(LOCK))?;
     lock.lock()?;
     fs::write(directory.path().join("image.json"), serde_json::to_vec(&image)?)?;

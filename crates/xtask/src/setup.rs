@@ -140,7 +140,7 @@ pub(crate) fn ensure_room(directory: &Path) -> Result<()> {
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     ensure!(
         free >= E2E_ROOM,
-        "{} has {} MiB of free space, and the end-to-end scenarios take up to {}; remove something (cargo clean), or set TMPDIR",
+        "{} has {} MiB of free space, and the end-to-end scenarios want {}; remove something (cargo clean), or set TMPDIR",
         directory.display(),
         free >> 20,
         E2E_ROOM >> 20
