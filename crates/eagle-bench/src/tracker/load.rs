@@ -4,7 +4,7 @@
 //! send more than a tracker can take.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     net::SocketAddr,
     sync::{
         Arc,
@@ -62,6 +62,8 @@ pub(super) struct Load {
     pub(super) stolen_ticks: Option<u64>,
     /// Processor's time of the thread without that in which it had nothing to do, seconds.
     pub(super) cpu_seconds: f64,
+    /// Longest time in which the thread did not look whether an announce was due or an answer had come. No latency is known better.
+    pub(super) longest_pause: Duration,
 }
 
 /// What a filled tracker should know.
@@ -96,6 +98,8 @@ where
 thread_local! {
     /// How long this thread has waited for something to do.
     static IDLE: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    /// Longest time from one look for something to do to the next, since a load began.
+    static LONGEST_PAUSE: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 /// Does the work without ever sleeping. Nodes are on other machines, whose threads a tracker does not wake; here a thread that slept would
@@ -110,6 +114,7 @@ async fn awake<T>(work: impl Future<Output = T>) -> T {
             if gap < NOTHING_TO_DO {
                 IDLE.set(IDLE.get() + gap);
             }
+            LONGEST_PAUSE.set(LONGEST_PAUSE.get().max(gap));
             last = now;
         }
     };
@@ -157,40 +162,35 @@ pub(super) async fn run(
 ) -> Result<Load> {
     on_thread(core, move || async move {
         let open = try_join_all((0..connections).map(|_| Connection::open(address))).await?;
+        let record = RefCell::new(Record::new(pace, time)?);
+        LONGEST_PAUSE.set(Duration::ZERO);
         let started = Instant::now();
         let cpu = cpu_seconds();
         let stolen = Stolen::since(started);
         let announces = try_join_all(open.into_iter().enumerate().map(|(index, connection)| {
             let plan = Plan { index, connections, pace, started, time };
-            announce(connection, Arc::clone(&messages), plan)
+            announce(connection, &messages, plan, &record)
         }));
-        let parts = tokio::select! {
-            parts = announces => parts?,
+        tokio::select! {
+            ended = announces => ended?,
             () = stolen.watch() => unreachable!("it does not end"),
         };
         // For those that were answered since it was looked at.
         stolen.look();
-        let mut load = Load {
-            seconds: started.elapsed().as_secs_f64(),
-            announces: 0,
-            updates: 0,
-            answer_bytes: 0,
-            latency: Histogram::new(DIGITS)?,
-            undisturbed: None,
+        let (seconds, longest_pause) = (started.elapsed().as_secs_f64(), LONGEST_PAUSE.get());
+        let Record { latency, answers, answer_bytes } = record.into_inner();
+        ensure!(!latency.is_empty(), "nothing was answered");
+        Ok(Load {
+            seconds,
+            announces: latency.len(),
+            updates: latency.len() * messages.updates,
+            answer_bytes,
+            undisturbed: stolen.undisturbed(&answers, DIGITS),
+            latency,
             stolen_ticks: stolen.ticks(),
             cpu_seconds: cpu_seconds() - cpu,
-        };
-        let mut answers = Vec::new();
-        for part in parts {
-            load.announces += part.latency.len();
-            load.updates += part.latency.len() * messages.updates;
-            load.answer_bytes += part.answer_bytes;
-            load.latency.add(part.latency)?;
-            answers.extend(part.answers);
-        }
-        load.undisturbed = stolen.undisturbed(&answers, DIGITS);
-        ensure!(load.announces > 0, "nothing was answered");
-        Ok(load)
+            longest_pause,
+        })
     })
     .await
 }
@@ -223,16 +223,42 @@ impl Plan {
     }
 }
 
-/// What came of the announces of one connection.
-struct Part {
+/// What came of the announces of all connections.
+///
+/// It takes no memory while announces are sent: where the kernel has to find a page first, a virtual machine may have to ask for it too, and
+/// what waits for that meanwhile would be late by the doing of these nodes.
+struct Record {
     latency: Histogram<u64>,
     /// Only where the times were set beforehand.
     answers: Vec<Answer>,
     answer_bytes: u64,
 }
 
-async fn announce(mut connection: Connection, messages: Arc<Messages>, plan: Plan) -> Result<Part> {
-    let mut part = Part { latency: Histogram::new(DIGITS)?, answers: Vec::new(), answer_bytes: 0 };
+impl Record {
+    fn new(pace: Pace, time: Duration) -> Result<Self> {
+        let mut latency = Histogram::new_with_bounds(1, nanoseconds(time + STALL), DIGITS)?;
+        // Writes to all of it.
+        latency.clear();
+        let answers = match pace {
+            Pace::Answered => Vec::new(),
+            Pace::Rate(rate) => {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is positive")]
+                let most = (rate * time.as_secs_f64()).ceil() as usize;
+                let mut answers = vec![Answer { due: Duration::MAX, latency: Duration::MAX }; most];
+                answers.clear();
+                answers
+            }
+        };
+        Ok(Self { latency, answers, answer_bytes: 0 })
+    }
+}
+
+/// At least one, since a histogram knows no zero.
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1)
+}
+
+async fn announce(mut connection: Connection, messages: &Messages, plan: Plan, record: &RefCell<Record>) -> Result<()> {
     let mut number = 0;
     while let Some(due) = plan.due(number) {
         if due > Instant::now() {
@@ -240,15 +266,17 @@ async fn announce(mut connection: Connection, messages: Arc<Messages>, plan: Pla
         }
         let at = (number * plan.connections + plan.index) % messages.requests.len();
         let request = messages.requests.get(at).context("there is nothing to send")?;
-        part.answer_bytes += u64::try_from(connection.exchange(request).await?)?;
+        let bytes = u64::try_from(connection.exchange(request).await?)?;
         let latency = due.elapsed();
-        part.latency.record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1))?;
+        let mut record = record.borrow_mut();
+        record.answer_bytes += bytes;
+        record.latency.saturating_record(nanoseconds(latency));
         if let Pace::Rate(_) = plan.pace {
-            part.answers.push(Answer { due: due - plan.started, latency });
+            record.answers.push(Answer { due: due - plan.started, latency });
         }
         number += 1;
     }
-    Ok(part)
+    Ok(())
 }
 
 /// One connection that stays open.
@@ -261,7 +289,10 @@ impl Connection {
     async fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("{address} cannot be reached"))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: Vec::with_capacity(64 << 10) })
+        // Written to, as `Record` is.
+        let mut buffer = vec![u8::MAX; 64 << 10];
+        buffer.clear();
+        Ok(Self { stream, buffer })
     }
 
     /// Sends a request and reads its answer; gives the bytes of that.
@@ -308,6 +339,20 @@ mod tests {
         for bad in [&b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\n\r\n", b"x\r\n\r\n"] {
             assert!(length(bad).is_err());
         }
+    }
+
+    #[test]
+    fn all_that_is_recorded_has_room_beforehand() {
+        let time = Duration::from_millis(1_500);
+        let record = Record::new(Pace::Rate(7.0), time).unwrap();
+        let planned: usize = (0..4)
+            .map(|index| {
+                let plan = Plan { index, connections: 4, pace: Pace::Rate(7.0), started: Instant::now(), time };
+                (0..).take_while(|number| plan.due(*number).is_some()).count()
+            })
+            .sum();
+        assert_eq!((planned, record.answers.capacity(), record.answers.len()), (11, 11, 0));
+        assert!(record.latency.high() >= nanoseconds(STALL));
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub(super) struct Phase {
     server_cpu_seconds: f64,
     server_cpu_micros_per_announce: f64,
     load_cpu_seconds: f64,
+    load_longest_pause_seconds: f64,
     answer_bytes_mean: f64,
 }
 
@@ -117,6 +118,7 @@ impl Phase {
             server_cpu_seconds,
             server_cpu_micros_per_announce: server_cpu_seconds * 1e6 / announces,
             load_cpu_seconds: load.cpu_seconds,
+            load_longest_pause_seconds: load.longest_pause.as_secs_f64(),
             answer_bytes_mean: load.answer_bytes as f64 / announces,
         }
     }
@@ -148,6 +150,7 @@ impl Phase {
             ms(p999),
             ms(max),
             format!("{:.1}", self.server_cpu_micros_per_announce),
+            ms(&self.load_longest_pause_seconds),
         ]
     }
 }
@@ -198,6 +201,7 @@ impl fmt::Display for TrackerReport {
             "p99.9 ms",
             "max ms",
             "CPU µs/announce",
+            "nodes' pause ms",
         ]);
         table.add_row(self.nothing.row("a server that does nothing"));
         table.add_row(self.full_load.row("tracker, as fast as it answers"));
