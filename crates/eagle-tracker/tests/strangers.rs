@@ -59,16 +59,29 @@ impl Cluster {
         let announcer = Announcer::start(vec![url], node, sender, self.members.clone(), stop.clone());
         let (geometry, pieces) = (Geometry::auto(10 << 20).unwrap(), PieceSet::Prefix(3));
         announcer.update(Digest::of(b"blob"), BlobStatus { geometry, pieces, want_peers: true });
-        let known = async {
-            while self.tracker.status()["peers"] != 1 {
+        // By this announcer: where one before it could not say that it stops, the tracker knows the node, and one that has not said
+        // anything would not say that it stops.
+        let mut registry = Registry::default();
+        announcer.register(&mut registry);
+        let answered = async {
+            while !has_answer(&registry) {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(DEADLINE, known).await.expect("the announce is taken");
+        timeout(DEADLINE, answered).await.expect("the announce is taken");
+        assert_eq!(self.tracker.status()["peers"], 1);
         stop.cancel();
         announcer.stopped().await;
         self.tracker.status()["peers"] == 0
     }
+}
+
+/// Whether an announcer with these metrics had an answer from a tracker.
+fn has_answer(registry: &Registry) -> bool {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+    let answered = text.lines().find_map(|line| line.strip_prefix("announces_total{outcome=\"answered\"} "));
+    answered.unwrap_or_else(|| panic!("no count of answers in {text}")) != "0"
 }
 
 /// All that comes until the connection ends; a reset is an end, too.
