@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use croner::Cron;
+use croner::{Cron, CronPattern};
 use eagle_registry::ImageReference;
 use futures::future::join_all;
 use jiff::{Timestamp, tz::TimeZone};
@@ -70,7 +70,15 @@ impl FromStr for CronExpression {
         if text.len() > MAX_CRON {
             return Err(error(format!("it has more than {MAX_CRON} bytes")));
         }
+        // The library passes over what is empty, and looks at every minute of three thousand years for one in a list of nothing.
+        if text.split_whitespace().flat_map(|field| field.split(',')).any(str::is_empty) {
+            return Err(error("something is missing before or after a comma".to_owned()));
+        }
         let cron = text.parse::<Cron>().map_err(|problem| error(problem.to_string()))?;
+        let CronPattern { seconds, minutes, hours, .. } = &cron.pattern;
+        if [seconds, minutes, hours].iter().any(|field| field.values().is_empty()) {
+            return Err(error("it names no time of the day".to_owned()));
+        }
         let expression = Self { text: text.to_owned(), cron };
         match expression.next(Timestamp::now()) {
             Some(_) => Ok(expression),
@@ -259,6 +267,15 @@ mod tests {
         assert_eq!(next("@daily", "2026-11-21T03:00:01Z"), "2026-11-22T00:00:00Z");
         for bad in ["", "soon", "* * *", "61 * * * *", "0 0 30 2 *", &"0,".repeat(200)] {
             assert!(bad.parse::<CronExpression>().is_err(), "{bad}");
+        }
+        // Found by the fuzzer: it was looked for, for minutes.
+        for empty in ["08 , * * * *", ", * * * *", "0 , * * *", "0 0 , * *", "0 0 * , *", "0 0 * * ,", "0,,5 * * * *"] {
+            let error = empty.parse::<CronExpression>().unwrap_err().to_string();
+            assert!(error.contains("comma"), "{error}");
+        }
+        // Few days are looked at of those that never come.
+        for never in ["0 0 31 2,4,6,9,11 *", "0 0 31W 2 *", "* * * 30 2 * 2030-4999"] {
+            assert!(never.parse::<CronExpression>().is_err(), "{never}");
         }
     }
 
